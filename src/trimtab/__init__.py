@@ -1,0 +1,65 @@
+"""trimtab makes PyTorch networks train steadily and generalise, and proves it.
+
+>>> import torch
+>>> import trimtab as tt
+>>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+>>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+>>> training = tt.attach(model, optimizer).apply("batch_norm, clip_norm(max_norm=1.0)")
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from trimtab.doctor import diagnose
+    from trimtab.recipe import NothingToDo, Recipe, RecipeError, Technique
+    from trimtab.training import Recorder, Training, attach
+    from trimtab.trial.compare import compare
+    from trimtab.trial.subjects import Script, Task
+    from trimtab.trial.treat import treat
+
+__version__ = "0.1.0"
+
+# name -> (room, rooms to load with it); nothing is imported before it is asked for
+_HOMES = {
+    "Script": "trimtab.trial",
+    "Task": "trimtab.trial",
+    "compare": "trimtab.trial",
+    "treat": "trimtab.trial",
+    "diagnose": "trimtab.doctor",
+    "Recorder": "trimtab.training",
+    "attach": "trimtab.training",
+    "Training": "trimtab.training",
+    "Technique": "trimtab.recipe",
+    "Recipe": "trimtab.recipe",
+    "RecipeError": "trimtab.recipe",
+    "NothingToDo": "trimtab.recipe",
+}
+
+__all__ = [
+    "NothingToDo",
+    "Recipe",
+    "RecipeError",
+    "Recorder",
+    "Script",
+    "Task",
+    "Technique",
+    "Training",
+    "attach",
+    "compare",
+    "diagnose",
+    "treat",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'trimtab' has no attribute {name!r}. It has: {', '.join(sorted(_HOMES))}.")
+    importlib.import_module("trimtab.techniques")  # recipes are read by name, so all techniques must be known
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*_HOMES, "__version__"])

@@ -1,0 +1,116 @@
+"""``trimtab catalogue [NAME]``: the techniques and parts, a group of them, and the card of one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from trimtab.cli.common import FILE, write_result
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from trimtab.cli.cards import Card
+
+
+@click.command("catalogue", short_help="List techniques and parts, or show a group or the card of one.")
+@click.option("--json", "json_file", type=FILE, metavar="FILE", help="Write the cards there, machine-readable.")
+@click.argument("name", required=False)
+def command(name: str | None, json_file: Path | None) -> None:
+    """List all techniques and parts, or show the card of one: formula, when it helps, when it hurts, source.
+
+    NAME is a technique (batch_norm), a part (BatchNorm2d), or a group of both: normalization.
+    """
+    from rich.console import Console
+
+    from trimtab.cli.cards import GROUPS, all_cards
+    from trimtab.recipe import nearest
+
+    cards, out = all_cards(), Console()
+    if name in GROUPS:
+        shown = [card for card in cards.values() if name in card.groups]
+        _group(out, [card for card in shown if not card.of])
+    elif name is None:
+        shown = list(cards.values())
+        _list(out, shown, GROUPS)
+    elif name in cards:
+        shown = [cards[name]]
+        _one(out, cards[name])
+    else:
+        raise click.UsageError(
+            f"There is no technique, part or group called {name!r}. {nearest(name, [*cards, *GROUPS])}"
+        )
+    if json_file:
+        write_result(out, json_file, {"cards": [_as_json(card) for card in shown]})
+
+
+def _one(out: Console, card: Card) -> None:
+    from rich.text import Text
+
+    out.print(Text.assemble((card.name, "bold"), f"{card.call.removeprefix(card.name)}  {card.place}\n"))
+    out.print(card.text, highlight=False, markup=False)
+    if card.of:
+        out.print(f"\nFormula, when it helps, when it hurts, source: trimtab catalogue {card.of}", highlight=False)
+
+
+def _list(out: Console, cards: list[Card], groups: Iterable[str]) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    for kind, columns in {
+        "technique": ("technique", "acts on", "what it does"),
+        "part": ("part", "group", "what it is"),
+    }.items():
+        table = Table(box=None, pad_edge=False)
+        for column in columns:
+            table.add_column(column, no_wrap=column != columns[2])
+        for card in cards:
+            if card.kind == kind and not card.of:
+                second = card.place.rsplit(" ", 1)[-1] if kind == "technique" else ", ".join(card.groups)
+                table.add_row(card.name, second, Text(card.meaning + _variants(card)))
+        out.print(table)
+        out.print()
+    out.print("The card of one: trimtab catalogue NAME", highlight=False)
+    for group in groups:
+        out.print(f"All of a group, with formulas: trimtab catalogue {group}", highlight=False)
+
+
+def _group(out: Console, cards: list[Card]) -> None:
+    from rich.padding import Padding
+    from rich.table import Table
+    from rich.text import Text
+
+    from trimtab.cli.formula import plain
+
+    for card in cards:
+        where = "a technique" if card.kind == "technique" else card.place
+        out.print(Text.assemble((card.name, "bold"), f"  {where}"))
+        table = Table(box=None, show_header=False, pad_edge=False)
+        table.add_column(no_wrap=True, style="dim")
+        table.add_column()
+        for title, said in (
+            ("meaning", card.meaning + _variants(card)),
+            ("formula", "\n".join(map(plain, card.formula))),
+            ("helps", card.helps),
+            ("hurts", card.hurts),
+            ("source", card.source),
+        ):
+            if said:  # a technique may have no formula; that parts say all of it is tested
+                table.add_row(title, Text(said))
+        out.print(Padding(table, (0, 0, 0, 2), expand=False))
+        out.print()
+
+
+def _variants(card: Card) -> str:
+    return f" Also: {', '.join(card.variants)}." if card.variants else ""
+
+
+def _as_json(card: Card) -> dict[str, Any]:
+    return {
+        "name": card.name, "kind": card.kind, "call": card.call, "place": card.place, "groups": card.groups,
+        "meaning": card.meaning, "formula": card.formula, "helps": card.helps, "hurts": card.hurts, "source": card.source,
+        "variants": card.variants, "variant_of": card.of or None,
+    }  # fmt: skip

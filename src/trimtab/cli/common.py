@@ -1,0 +1,277 @@
+"""What the commands share: the script's own command line, where results go, and how errors are told."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from trimtab.records import Comparison, Finding, RunRecord, Treatment
+    from trimtab.trial import Script
+
+# Everything after SCRIPT belongs to the script, options too.
+OF_SCRIPT = {"allow_interspersed_args": False, "ignore_unknown_options": False}
+
+# absolute from the start: a script under watch may change the current folder
+FILE = click.Path(path_type=Path, resolve_path=True, dir_okay=False)
+
+
+def script_arguments(command: Callable) -> Callable:
+    """``[-m] SCRIPT [ARGS]...``"""
+    command = click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[ARGS]...")(command)
+    command = click.argument("script")(command)
+    return click.option("-m", "module", is_flag=True, help="SCRIPT is a module, run as python -m does.")(command)
+
+
+def result_options(command: Callable) -> Callable:
+    """``--metric``, ``--html``, ``--json``"""
+    command = click.option(
+        "--json", "json_file", type=FILE, metavar="FILE", help="Write the result there, machine-readable."
+    )(command)
+    command = click.option(
+        "--html",
+        "html_file",
+        type=FILE,
+        metavar="FILE",
+        help="Where the report goes. [default: .trimtab/report.html beside SCRIPT]",
+    )(command)
+    return click.option(
+        "--metric",
+        metavar="REGEX",
+        callback=_pattern,
+        help="Read the metric from what SCRIPT prints, for example 'acc=([0-9.]+)'.",
+    )(command)
+
+
+def trial_options(command: Callable) -> Callable:
+    """``--budget``, ``--workers``, ``--fresh``"""
+    command = click.option("--fresh", is_flag=True, help="Run everything again, also trials kept from before.")(command)
+    command = click.option(
+        "--workers", type=click.IntRange(1), metavar="N", help="Trials at a time. [default: by the number of cores]"
+    )(command)
+    return click.option(
+        "--budget", callback=seconds, metavar="TIME", help="Start no new trial after this long: 90s, 3m, 1h."
+    )(command)
+
+
+def _pattern(ctx: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+    if value is None:
+        return None
+    try:
+        groups = re.compile(value).groups
+    except re.error as error:
+        raise click.BadParameter(f"{value!r} is not a regular expression ({error}).") from None
+    if groups != 1:
+        has = {0: "no group", 1: "1 group"}.get(groups, f"{groups} groups")
+        raise click.BadParameter(
+            f"{value!r} has {has}; it must have exactly one, around the number: 'acc=([0-9.]+)'. (?:...) groups without counting."
+        )
+    return value
+
+
+def seconds(ctx: click.Context, parameter: click.Parameter, value: str | None) -> float:
+    """A time such as ``90``, ``90s``, ``3m`` or ``1.5h``, in seconds."""
+    if value is None:
+        return float("inf")
+    match = re.fullmatch(r"([0-9]*\.?[0-9]+)\s*([smh]?)", value.strip())
+    if not match or float(match[1]) <= 0:
+        raise click.BadParameter(f"{value!r} is not a time. Write seconds, minutes or hours: 90s, 3m, 1.5h.")
+    return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
+
+
+def make_script(script: str, arguments: tuple[str, ...], module: bool) -> Script:
+    """The subject of a command."""
+    from trimtab.trial.subjects import Script, SubjectError
+
+    try:
+        return Script(script, tuple(arguments), module)
+    except SubjectError as error:
+        raise click.UsageError(str(error)) from None
+
+
+@contextlib.contextmanager
+def told_plainly() -> Iterator[None]:
+    """Errors that are about the user's input or script end the command with their message, not with a traceback."""
+    from trimtab.recipe import RecipeError
+    from trimtab.store import StoreError
+    from trimtab.trial.session import TrialError
+
+    try:
+        yield
+    except RecipeError as error:
+        raise click.UsageError(str(error)) from None
+    except TrialError as error:
+        raise click.ClickException(f"{error}{_misplaced()}") from None
+    except StoreError as error:
+        raise click.ClickException(str(error)) from None
+
+
+@contextlib.contextmanager
+def noted(console: Console, kind: type[Warning]) -> Iterator[None]:
+    """Warnings of our own as plain sentences; all others as they would be."""
+    usual = warnings.showwarning
+
+    def show(message: Warning | str, category: type[Warning], *place: Any) -> None:
+        if issubclass(category, kind):
+            say(console, str(message), "yellow")
+        else:
+            usual(message, category, *place)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", kind)
+        warnings.showwarning = show  # type: ignore[assignment]
+        yield
+
+
+@contextlib.contextmanager
+def trials_told(console: Console) -> Iterator[None]:
+    """:func:`told_plainly` for commands that run trials: notes of the session as plain lines, Ctrl-C without a traceback."""
+    from trimtab.trial.session import StoreWarning
+
+    with noted(console, StoreWarning), told_plainly():
+        try:
+            yield
+        except KeyboardInterrupt:
+            say(
+                console,
+                "Interrupted. Finished trials are kept: start the same command again and it goes on from here.",
+                "yellow",
+            )
+            raise SystemExit(130) from None
+
+
+def _misplaced() -> str:
+    """A hint for options of ours that stand behind SCRIPT and so were given to the script."""
+    context = click.get_current_context(silent=True)
+    if context is None:
+        return ""
+    ours = {name for parameter in context.command.params for name in parameter.opts if name.startswith("--")}
+    given = [a.split("=")[0] for a in context.params.get("arguments", ())]
+    wrong = [option for option in dict.fromkeys(given) if option in ours]
+    if not wrong:
+        return ""
+    return (
+        f"\n{' and '.join(wrong)} stood behind the script and so belonged to it. For trimtab, write it before: "
+        f"trimtab {context.command.name} {wrong[0]} ... {context.params['script']}"
+    )
+
+
+def say(console: Console, text: str, style: str = "") -> None:
+    """A sentence on the terminal, as it is: no markup, no line broken by us, so that paths can be copied."""
+    console.print(text, style=style, highlight=False, markup=False, soft_wrap=True)
+
+
+def tell(
+    console: Console,
+    html: Path,
+    json_file: Path | None,
+    run: RunRecord,
+    findings: tuple[Finding, ...],
+    treatment: Treatment | None = None,
+    comparison: Comparison | None = None,
+    kept: bool = True,
+) -> None:
+    """Print the result, write the page (and the JSON), and say where they are, or why they could not be written."""
+    from trimtab.report.terminal import summary
+    from trimtab.trial.session import report_command
+
+    console.print(summary(run, findings, treatment, comparison), crop=False)
+    if json_file:
+        write_json(console, json_file, run, findings, treatment, comparison)
+    try:
+        from trimtab.report.page import write_page
+
+        write_page(html, run, findings, treatment, comparison)
+    except Exception as error:  # the result is told; that its page could not be drawn is no reason to fail
+        again = (
+            f" Once that is mended: {report_command(run.id, html.parent)}"
+            if kept and html.parent.name == ".trimtab"
+            else ""
+        )
+        say(
+            console,
+            f"The report {_shown(html)} could not be written ({type(error).__name__}: {error}).{again}",
+            "yellow",
+        )
+    else:
+        say(console, f"Report: {_shown(html)}")
+
+
+def write_json(
+    console: Console,
+    json_file: Path,
+    run: RunRecord,
+    findings: tuple[Finding, ...],
+    treatment: Treatment | None = None,
+    comparison: Comparison | None = None,
+) -> None:
+    """Write the machine-readable result of trials."""
+    write_result(console, json_file, as_json(run, findings, treatment, comparison))
+
+
+def write_result(console: Console, json_file: Path, result: dict[str, Any]) -> None:
+    """Write what a command found, machine-readable, or say why that was not possible."""
+    from trimtab.records import to_json
+
+    try:
+        json_file.parent.mkdir(parents=True, exist_ok=True)
+        json_file.write_bytes(to_json(result))
+    except OSError as error:
+        say(console, f"{_shown(json_file)} could not be written ({error}).", "yellow")
+
+
+def _shown(path: Path) -> str:
+    """A path as one types it here."""
+    relative = os.path.relpath(path)
+    return str(path) if relative.startswith("..") else relative
+
+
+def as_json(
+    run: RunRecord, findings: tuple, treatment: Treatment | None, comparison: Comparison | None
+) -> dict[str, Any]:
+    """The machine-readable result."""
+    found = [
+        {
+            "problem": f.problem, "severity": f.severity, "where": f.where, "confidence": f.confidence, "title": f.title,
+            "evidence": f.evidence, "remedies": f.remedies, "training": f.training,
+        }
+        for f in findings
+    ]  # fmt: skip
+    result: dict[str, Any] = {
+        "run": {
+            "id": run.id,
+            "subject": run.subject,
+            "exit_code": run.exit_code,
+            "error": run.error,
+            "seconds": run.seconds,
+        },
+        "metric": run.metric,
+        "findings": found,
+    }
+    if treatment is not None:
+        arm = treatment.confirmation.arms[0] if treatment.confirmation else None
+        result["treatment"] = {
+            "recipe": treatment.recipe,
+            "metric": treatment.metric,
+            "effect": arm.effect if arm else None,
+            "low": arm.low if arm else None,
+            "high": arm.high if arm else None,
+            "seeds": arm.seeds if arm else (),
+            "proven": bool(arm and arm.proven),
+            "confirmation": treatment.confirmation,
+            "search": treatment.search,
+            "lines": treatment.lines,
+            "words": treatment.words,
+        }
+    if comparison is not None:
+        result["comparison"] = comparison
+    return result

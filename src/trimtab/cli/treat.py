@@ -1,0 +1,70 @@
+"""``trimtab treat SCRIPT``: find out what helps, by how much, and how to keep it."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from trimtab.cli.common import (
+    OF_SCRIPT,
+    make_script,
+    result_options,
+    say,
+    script_arguments,
+    tell,
+    trial_options,
+    trials_told,
+)
+
+
+@click.command("treat", short_help="Diagnose SCRIPT, try the remedies, confirm the best.", context_settings=OF_SCRIPT)
+@click.option(
+    "--seeds",
+    default=5,
+    show_default=True,
+    type=click.IntRange(2),
+    metavar="N",
+    help="How many fresh seeds confirm the winner.",
+)
+@trial_options
+@result_options
+@script_arguments
+def command(
+    script: str, arguments: tuple[str, ...], module: bool, metric: str | None, html_file: Path | None,
+    json_file: Path | None, seeds: int, budget: float, workers: int | None, fresh: bool,
+) -> None:  # fmt: skip
+    """Diagnose SCRIPT, try the remedies over paired seeds, and confirm the best on fresh ones.
+
+    Everything after SCRIPT belongs to the script. Finished trials are kept in .trimtab/ beside it: start the same command
+    again after an interruption and it goes on where it was.
+
+    \b
+    Exit codes:
+      0  something was proven to help, or nothing needs treating
+      1  the script failed, so there is nothing to compare with
+      2  wrong usage
+      3  something is wrong, and nothing provably helps
+    """
+    subject = make_script(script, arguments, module)
+    from rich.console import Console
+
+    from trimtab.trial.engines import LocalEngine
+    from trimtab.trial.progress import TrialBar
+    from trimtab.trial.session import Session
+    from trimtab.trial.treat import treat_watched
+
+    errors = Console(stderr=True)
+    with trials_told(errors):
+        with TrialBar(errors) as bar, Session(subject, metric, LocalEngine(workers), bar, budget, fresh) as session:
+            run, treatment = treat_watched(session, seeds=seeds)
+        out = Console()
+        html = html_file or subject.folder / "report.html"
+        tell(out, html, json_file, run, treatment.findings, treatment, kept=session.store is not None)
+        if session.reused:
+            say(out, f"Kept from before and not repeated: {session.reused} runs.")
+    arm = treatment.confirmation.arms[0] if treatment.confirmation else None
+    needed = any(finding.severity != "info" for finding in treatment.findings)
+    helped = arm is not None and (arm.proven or (not arm.differences and bool(arm.values)))
+    sys.exit(0 if helped or not needed else 3)

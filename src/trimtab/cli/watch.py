@@ -1,0 +1,107 @@
+"""``trimtab watch SCRIPT``: run a script as it is, and say what was wrong."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import click
+
+from trimtab.cli.common import (
+    OF_SCRIPT,
+    make_script,
+    noted,
+    result_options,
+    say,
+    script_arguments,
+    tell,
+    told_plainly,
+    write_json,
+)
+
+
+@click.command("watch", short_help="Run SCRIPT unchanged, watch it, and diagnose it.", context_settings=OF_SCRIPT)
+@click.option(
+    "--every",
+    default=10,
+    show_default=True,
+    type=click.IntRange(1),
+    metavar="N",
+    help="Measure layers and gradients every N steps.",
+)
+@result_options
+@script_arguments
+def command(
+    script: str, arguments: tuple[str, ...], module: bool, metric: str | None, html_file: Path | None,
+    json_file: Path | None, every: int,
+) -> None:  # fmt: skip
+    """Run SCRIPT unchanged, watch it, and diagnose it.
+
+    Everything after SCRIPT belongs to the script. Its output goes where it always goes and its exit code is kept; what
+    trimtab has to say goes to standard error, to a report, and to .trimtab/ beside the script.
+    """
+    with told_plainly():
+        sys.exit(_watch(script, arguments, module, metric, html_file, json_file, every))
+
+
+def _watch(
+    script: str, arguments: tuple[str, ...], module: bool, metric: str | None, html_file: Path | None,
+    json_file: Path | None, every: int,
+) -> int:  # fmt: skip
+    from rich.console import Console
+
+    from trimtab.doctor import diagnose
+    from trimtab.store import Store, StoreError
+    from trimtab.training import Recorder, run_script
+    from trimtab.training.recorder import WatchWarning
+
+    console = Console(stderr=True)
+    subject = make_script(script, arguments, module)
+    folder = subject.folder.resolve()  # now: the script may change the current folder
+    html = html_file or folder / "report.html"
+    quiet = int(os.environ.get("RANK", "0")) > 0  # under torchrun every rank watches, rank 0 reports
+    store = None
+    if not quiet:
+        try:
+            store = Store(folder)
+        except StoreError as error:
+            say(
+                console,
+                f"{error} This run is watched all the same; its record stays in memory until it is told.",
+                "yellow",
+            )
+    recorder = Recorder(subject.label, store, metric, every=every)
+    with noted(console, WatchWarning):
+        outcome = run_script(
+            script, arguments, module=module,
+            on_training=recorder.guarded(recorder.watch), on_line=recorder.guarded(recorder.line),
+        )  # fmt: skip
+        recorder.exit_code, recorder.error = outcome.exit_code, outcome.error
+        run = recorder.close()
+    kept = store is not None and recorder.store is not None
+    if quiet:
+        return outcome.exit_code
+
+    if outcome.error:
+        say(console, f"The script did not end well: {outcome.error}. What was recorded until then is kept.", "red")
+    if store is not None and not kept:
+        say(console, f"{store.path} could not take the whole record; what is said here was kept in memory.", "yellow")
+    if metric is not None and run.metric is None and run.main is not None:
+        say(
+            console,
+            f"--metric {metric!r} matched no line that the script printed; it must match a printed line, with one group around the number.",
+            "yellow",
+        )
+    if run.main is None or run.main.steps == 0:
+        say(
+            console,
+            "No training was seen: the script made no torch.optim step. trimtab sees trainings that call backward() and "
+            "optimizer.step().",
+            "yellow",
+        )
+        if json_file:
+            write_json(console, json_file, run, ())
+        return outcome.exit_code
+    tell(console, html, json_file, run, diagnose(run), kept=kept)
+    return outcome.exit_code

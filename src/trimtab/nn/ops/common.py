@@ -1,0 +1,192 @@
+"""What the ops share: which backend serves a call, activations, and dropout without a stored mask."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+
+kernels: Any = None
+why_no_kernels = ""
+try:
+    kernels = importlib.import_module("trimtab._cpu")
+except ImportError as error:  # a source tree that was never built: everything works, more slowly
+    why_no_kernels = str(error)
+
+ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "none": lambda z: z,
+    "relu": F.relu,
+    "gelu": F.gelu,
+    "gelu_tanh": lambda z: F.gelu(z, approximate="tanh"),
+    "silu": F.silu,
+}
+CODES = {name: code for code, name in enumerate(ACTIVATIONS)}  # the order of cpp/table.h
+DTYPES = (torch.float32, torch.bfloat16)
+MASK = 0xFFFFFFFF
+_interpreters = torch._C._functorch.peek_interpreter_stack  # of torch.func: vmap, jvp, grad
+_dispatch_modes = torch._C._len_torch_dispatch_stack
+FORCED = os.environ.get("TRIMTAB_BACKEND", "")
+
+
+def backend_of(x: torch.Tensor) -> str:
+    """``"cpu"`` if a compiled kernel serves tensors like x, ``"torch"`` if torch's own operations do.
+
+    Kernels serve dense float32 and bfloat16 tensors on the CPU. Whatever needs to see inside the op goes through torch:
+    ``torch.func`` transforms, forward-mode derivatives, tracing and export. ``TRIMTAB_BACKEND=torch`` turns kernels off.
+    """
+    if kernels is None or x.device.type != "cpu" or x.dtype not in DTYPES or x.numel() == 0:
+        return "torch"
+    if x.layout is not torch.strided or FORCED == "torch":
+        return "torch"
+    if torch.compiler.is_compiling():
+        return "torch" if torch.compiler.is_exporting() else "cpu"
+    if (
+        type(x) not in (torch.Tensor, torch.nn.Parameter)
+        or _interpreters() is not None
+        or torch.autograd.forward_ad._current_level >= 0
+        or torch._C._get_tracing_state() is not None
+        or _dispatch_modes() > 0
+    ):
+        return "torch"
+    return "cpu"
+
+
+# Plain norms of fewer entries than this are quicker by torch's own operations, whose calls cost half a kernel's from Python:
+# measured forward and backward in cache (benchmarks/small_norms.py). bfloat16 is absent where torch's sums are too coarse.
+SMALL: dict[str, dict[torch.dtype, int]] = {
+    "batch": {torch.float32: 1 << 16, torch.bfloat16: 1 << 18},
+    "layer": {torch.float32: 1 << 18},
+    "group": {torch.float32: 1 << 18, torch.bfloat16: 1 << 18},
+    "instance": {torch.float32: 1 << 16, torch.bfloat16: 1 << 13},
+}
+
+
+def torch_is_better(kind: str, x: torch.Tensor) -> bool:
+    """Whether torch's own operation should do a plain norm: where no kernel serves, and where the tensor is small."""
+    return x.numel() < SMALL[kind].get(x.dtype, 0) or backend_of(x) == "torch"
+
+
+def pointer(tensor: torch.Tensor | None) -> int:
+    """The address that a kernel reads or writes; 0 for no tensor. The caller keeps the tensor alive."""
+    return 0 if tensor is None else tensor.data_ptr()
+
+
+def as_float(tensor: torch.Tensor | None) -> torch.Tensor | None:
+    """Weights as kernels take them: float32, contiguous."""
+    if tensor is None or (tensor.dtype is torch.float32 and tensor.is_contiguous()):
+        return tensor
+    return tensor.detach().to(torch.float32).contiguous()
+
+
+def in_type(tensor: torch.Tensor | None, x: torch.Tensor) -> torch.Tensor | None:
+    """The tensor in the type of x: torch's operations want weights of the input's type."""
+    return tensor if tensor is None or tensor.dtype is x.dtype else tensor.to(x.dtype)
+
+
+def memory_format_of(x: torch.Tensor) -> torch.memory_format:
+    """channels_last where x is laid out so (and in no simpler way), else contiguous."""
+    if not x.is_contiguous():
+        if x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last):
+            return torch.channels_last
+        if x.dim() == 5 and x.is_contiguous(memory_format=torch.channels_last_3d):
+            return torch.channels_last_3d
+    return torch.contiguous_format
+
+
+def draw_key(generator: torch.Generator | None = None) -> torch.Tensor:
+    """A seed for one dropout mask, from torch's generator unless another is given, so that ``torch.manual_seed`` and activation
+    checkpointing (which restores that generator) reproduce the mask."""
+    if generator is None:
+        return torch.randint(2**62, (1,))
+    return torch.randint(2**62, (1,), generator=generator, device=generator.device)
+
+
+def seed_of(key: torch.Tensor | None) -> int:
+    return 0 if key is None else int(key)
+
+
+def keep_mask(x: torch.Tensor, p: float, key: torch.Tensor) -> torch.Tensor:
+    """Which entries of x a dropout keeps: those whose hash of (place in memory, key) reaches p.
+
+    The same hash as in ``cpp/epilogue.h``: two rounds of multiply and xor-shift on a 32-bit counter, a second key between them.
+    """
+    z = (seed_of(key) + 0x9E3779B97F4A7C15) % 2**64  # splitmix64 makes two keys of the seed
+    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
+    z = (z ^ (z >> 27)) * 0x94D049BB133111EB % 2**64
+    z ^= z >> 31
+    first, second = z & MASK, z >> 32
+    i = torch.arange(x.numel(), device=x.device)
+    h = (i & MASK) ^ ((first + (i >> 32) * 0x9E3779B9) & MASK)
+    h = ((h ^ (h >> 16)) * 0x7FEB352D) & MASK
+    h = (((h ^ (h >> 15)) + second) & MASK) * 0x846CA68B & MASK
+    h ^= h >> 16
+    keep = h >= min(int(p * 2**32), MASK)
+    if memory_format_of(x) is torch.contiguous_format:
+        return keep.view(x.shape)
+    return keep.as_strided(x.shape, x.stride())
+
+
+def drop(x: torch.Tensor, p: float, key: torch.Tensor | None, like: torch.Tensor) -> torch.Tensor:
+    """Inverted dropout with the mask of ``key``, laid out like the tensor ``like``."""
+    if key is None:
+        return x
+    return torch.where(keep_mask(like, p, key), x / (1 - p) if p < 1 else x, 0)
+
+
+def after(
+    z: torch.Tensor,
+    residual: torch.Tensor | None,
+    activation: str,
+    p: float,
+    key: torch.Tensor | None,
+    like: torch.Tensor,
+) -> torch.Tensor:
+    """dropout(activation(z + residual)) in torch's operations."""
+    if residual is not None:
+        z = z + residual
+    return drop(ACTIVATIONS[activation](z), p, key, like)
+
+
+def after_arguments(activation: str, p: float, residual: torch.Tensor | None, key: torch.Tensor | None) -> tuple:
+    """What follows the norm, in the order in which kernels take it."""
+    return CODES[activation], pointer(residual), p if key is not None else 0.0, seed_of(key)
+
+
+def like_input(tensor: torch.Tensor | None, x: torch.Tensor) -> torch.Tensor | None:
+    """The tensor with the shape, type and layout of x, as kernels take what goes along with x."""
+    if tensor is None or (
+        tensor.is_contiguous() and x.is_contiguous() and tensor.dtype is x.dtype and tensor.shape == x.shape
+    ):
+        return tensor
+    return tensor.to(x.dtype).expand(x.shape).contiguous(memory_format=memory_format_of(x))
+
+
+def gradient_room(weights: torch.Tensor | None, wanted: bool) -> torch.Tensor | None:
+    """Room for the gradient of float32 weights."""
+    return torch.empty_like(weights) if weights is not None and wanted else None
+
+
+def residual_room(dy: Any, wanted: bool, activation: str, key: torch.Tensor | None) -> torch.Tensor | None:
+    """Room for the gradient of the residual; ``dy`` itself where nothing stands between the two."""
+    if not wanted:
+        return None
+    return dy if activation == "none" and key is None else torch.empty_like(dy)
+
+
+def as_type_of(gradient: torch.Tensor | None, weights: torch.Tensor | None) -> torch.Tensor | None:
+    """The gradient in the type of the weights, which need not be float32."""
+    if gradient is None or weights is None or gradient.dtype is weights.dtype:
+        return gradient
+    return gradient.to(weights.dtype)
+
+
+def without_residual_if_linear(tensors: tuple, results: tuple, settings: tuple) -> tuple:
+    """(x, weight, bias, residual, ...), the residual only if an activation stands behind it: else its value is not read again.
+
+    ``settings`` end with the activation and p.
+    """
+    return tensors if settings[-2] != "none" else (*tensors[:3], None, *tensors[4:])

@@ -1,0 +1,254 @@
+"""Frozen data: what a run was, what was found in it, and what trials showed.
+
+Everything that is drawn, judged or saved passes through these records; none of them holds a tensor.
+They are ``msgspec`` structs: compare by value, print readably, and read and write as JSON or MessagePack.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import msgspec
+import numpy as np
+
+Severity = Literal["info", "warning", "error"]
+Goal = Literal["max", "min"]
+Status = Literal["ok", "diverged", "failed", "no_effect"]
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True):
+    """Base of all records: immutable, keyword-only."""
+
+
+class Series(Record):
+    """One number over the steps of a training. ``values[i]`` was seen at ``steps[i]``; steps never decrease."""
+
+    steps: tuple[int, ...] = ()
+    values: tuple[float, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    @property
+    def array(self) -> np.ndarray:
+        """The values as float64, shape ``(n,)``."""
+        return np.asarray(self.values, dtype=np.float64)
+
+    @property
+    def finite(self) -> Series:
+        """The part of the series whose values are finite numbers."""
+        keep = [i for i, value in enumerate(self.values) if math.isfinite(value)]
+        return Series(steps=tuple(self.steps[i] for i in keep), values=tuple(self.values[i] for i in keep))
+
+    @property
+    def last(self) -> float:
+        """The newest value; NaN for an empty series."""
+        return self.values[-1] if self.values else math.nan
+
+
+class Profile(Record):
+    """One number per layer (or parameter) on each sampled step: ``rows[i][j]`` is ``names[j]`` at ``steps[i]``."""
+
+    names: tuple[str, ...] = ()
+    steps: tuple[int, ...] = ()
+    rows: tuple[tuple[float, ...], ...] = ()
+
+    @property
+    def array(self) -> np.ndarray:
+        """All rows as float64, shape ``(steps, names)``; NaN where a layer was not called."""
+        return np.asarray(self.rows, dtype=np.float64).reshape(len(self.steps), len(self.names))
+
+    def of(self, name: str) -> Series:
+        """The series of one layer."""
+        column = self.names.index(name)
+        return Series(steps=self.steps, values=tuple(row[column] for row in self.rows))
+
+
+class Layer(Record):
+    """A module of the model that does work of its own, in the order in which the forward pass calls it."""
+
+    name: str
+    kind: str
+    parameters: tuple[str, ...] = ()
+    units: int = 0
+
+
+class CodePlace(Record):
+    """Where a script makes its optimizer, and what it calls model and optimizer there."""
+
+    file: str
+    line: int
+    source: str
+    model_name: str = ""
+    optimizer_name: str = ""
+
+
+class Metric(Record):
+    """The number a run is judged by: a series of the run, whether more or less is better, and why this one."""
+
+    name: str
+    goal: Goal
+    why: str = ""
+
+    def better(self, a: float, b: float) -> bool:
+        """Whether ``a`` is strictly better than ``b``; a number is always better than NaN."""
+        if math.isnan(a) or math.isnan(b):
+            return math.isnan(b) and not math.isnan(a)
+        return a > b if self.goal == "max" else a < b
+
+
+class TrainingRecord(Record):
+    """One training inside a run: one model, its optimizers, and everything that was measured of them.
+
+    ``series`` has one number a step or an evaluation (``loss``, ``lr``, ``val accuracy`` ...),
+    ``profiles`` one number per layer on sampled steps (``activation_std``, ``grad_norm`` ...),
+    ``facts`` single numbers (``parameters``, ``classes`` ...).
+    """
+
+    name: str
+    model: str
+    optimizers: tuple[str, ...] = ()
+    steps: int = 0
+    epochs: int | None = None
+    layers: tuple[Layer, ...] = ()
+    series: dict[str, Series] = {}
+    profiles: dict[str, Profile] = {}
+    facts: dict[str, float] = {}
+    code: CodePlace | None = None
+    notes: tuple[str, ...] = ()
+
+    def get(self, name: str) -> Series:
+        """The series of that name, empty if the run had none."""
+        return self.series.get(name, Series())
+
+
+class RunRecord(Record):
+    """One watched run of a script (or of attached code): its trainings, how it ended, and what it printed last."""
+
+    id: str
+    subject: str
+    started: float = 0.0
+    seconds: float = 0.0
+    exit_code: int = 0
+    error: str = ""
+    output_tail: str = ""
+    trainings: tuple[TrainingRecord, ...] = ()
+    metric: Metric | None = None
+    versions: dict[str, str] = {}
+    applied: tuple[str, ...] = ()
+
+    @property
+    def main(self) -> TrainingRecord | None:
+        """The training that made the most steps."""
+        return max(self.trainings, key=lambda training: training.steps, default=None)
+
+
+class Evidence(Record):
+    """One observation that speaks for a finding: a sentence, its numbers, and the series or profile that shows it."""
+
+    text: str
+    numbers: dict[str, float] = {}
+    shows: tuple[str, ...] = ()
+
+
+class Finding(Record):
+    """A named problem with its place, its evidence, its cause and what to try. ``remedies`` are recipes, best first."""
+
+    problem: str
+    severity: Severity
+    where: str
+    title: str
+    evidence: tuple[Evidence, ...]
+    cause: str
+    source: str
+    remedies: tuple[str, ...] = ()
+    confidence: float = 1.0
+    training: str = ""
+
+
+class Trial(Record):
+    """One run of a subject under a recipe and a seed. ``value`` is the metric at the end, NaN unless status is ok."""
+
+    subject: str
+    recipe: str
+    seed: int
+    status: Status
+    value: float = math.nan
+    seconds: float = 0.0
+    error: str = ""
+    curves: dict[str, Series] = {}
+    changed: tuple[str, ...] = ()
+
+
+class Arm(Record):
+    """A recipe against the baseline over paired seeds. Effects are oriented so that positive is better.
+
+    ``low``/``high`` bound the mean paired difference (t interval at ``Comparison.level``), ``p_sign`` is the exact two-sided
+    sign-flip probability, ``p_holm`` the t-test probability after Holm's correction over the arms.
+    """
+
+    recipe: str
+    seeds: tuple[int, ...]
+    values: tuple[float, ...]
+    differences: tuple[float, ...]
+    mean: float
+    effect: float
+    low: float
+    high: float
+    p: float
+    p_sign: float
+    p_holm: float
+    wins: int
+    diverged: int = 0
+    failed: int = 0
+    no_effect: int = 0
+    baseline_diverged: int = 0
+    note: str = ""
+
+    @property
+    def proven(self) -> bool:
+        """Whether the interval of the improvement excludes zero and no seed was lost on the way."""
+        return self.low > 0 and self.diverged + self.failed + self.no_effect == 0
+
+
+class Comparison(Record):
+    """Recipes against the untreated subject, each over the same seeds."""
+
+    subject: str
+    metric: Metric
+    seeds: tuple[int, ...]
+    baseline: tuple[float, ...]
+    arms: tuple[Arm, ...]
+    trials: tuple[Trial, ...] = ()
+    level: float = 0.95
+    words: tuple[str, ...] = ()
+
+    def arm(self, recipe: str) -> Arm:
+        """The arm of that recipe."""
+        return next(arm for arm in self.arms if arm.recipe == recipe)
+
+
+class Treatment(Record):
+    """The end of a treatment: what was found, what was tried, what helped, by how much, and how to keep it.
+
+    ``recipe`` is empty when nothing helped (or nothing needed to); ``confirmation`` compares it with the untreated
+    subject on seeds that played no part in choosing it. ``run`` is the id of the watched run that it started from.
+    """
+
+    subject: str
+    findings: tuple[Finding, ...]
+    run: str = ""
+    recipe: str = ""
+    metric: Metric | None = None
+    search: Comparison | None = None
+    confirmation: Comparison | None = None
+    lines: tuple[str, ...] = ()
+    words: tuple[str, ...] = ()
+    seconds: float = 0.0
+
+
+def to_json(record: Record | Sequence[Record] | dict) -> bytes:
+    """A record as indented JSON; numbers that JSON cannot say (NaN, infinity) become ``null``."""
+    return msgspec.json.format(msgspec.json.encode(record), indent=2)

@@ -1,0 +1,27 @@
+"""The room of reports: one HTML page that opens anywhere, a summary for the terminal, and the verdict that both share.
+
+>>> from trimtab.report import verdict
+>>> from trimtab.records import RunRecord, TrainingRecord
+>>> verdict(RunRecord(id="r1", subject="train.py", trainings=(TrainingRecord(name="model", model="Sequential"),)))
+'Nothing needs treating'
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from trimtab.report.page import write_page
+from trimtab.report.verdict import verdict
+
+if TYPE_CHECKING:
+    from trimtab.report.terminal import comparison_view, findings_view, summary, treatment_view
+
+__all__ = ["comparison_view", "findings_view", "summary", "treatment_view", "verdict", "write_page"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:  # rich is imported with the first view
+        from trimtab.report import terminal
+
+        return getattr(terminal, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

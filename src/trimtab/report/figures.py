@@ -1,0 +1,138 @@
+"""Which pictures a page shows of a training and of a comparison, and what is said of those it cannot show.
+
+To add a picture of a training, write its file in ``plots`` and a line in ``PROFILES`` or in ``of_training``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from trimtab.records import Arm, Comparison, Metric, Profile, TrainingRecord
+from trimtab.report.plots import gradient_profile
+from trimtab.report.plots.curves import CurvesData, curves_data, draw_curves, group, quantity
+from trimtab.report.plots.heatmap import HeatmapData, draw_heatmap, heatmap_data
+from trimtab.report.plots.seeds import curve_names, seeds_data
+from trimtab.report.words import spelled
+
+# name of the profile, its title, what it tells, whether it is a share of units, whether its absence is worth a line
+PROFILES = (
+    ("grad_norms", "Gradient profile", "How much gradient reaches each layer, input at the top. Even colours are healthy: a slope over depth is a vanishing or exploding gradient.", False, True),
+    ("activation_std", "Activation spread", "Standard deviation of each layer's output. It should neither die out nor blow up with depth.", False, True),
+    ("dead_units", "Dead units", "Share of units that were zero for every sample seen.", True, True),
+    ("saturation", "Saturated units", "Share of units in the flat region of their activation.", True, False),
+    ("activation_mean", "Activation mean", "Mean of each layer's output.", False, False),
+    ("update_ratio", "Update ratio", "Size of a step relative to the weights it changes; about 1e-3 is usual.", False, False),
+)  # fmt: skip
+_TITLES = {
+    "lr": "learning rate",
+    "grad_norm": "gradient norm",
+    "input_largest": "input, largest feature",
+    "input_typical": "input, typical feature",
+}
+LEADING = 3  # loss, metric and learning rate stand before the profiles, other series behind them
+_CURVES = 8
+_PROFILES = 8
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One figure of the page; ``svg`` is empty when there was nothing to draw, and ``caption`` then says why."""
+
+    key: str
+    title: str
+    caption: str
+    svg: str = ""
+    legend: tuple[tuple[str, str], ...] = ()
+    shows: tuple[str, ...] = ()
+
+
+def of_training(training: TrainingRecord, key: str, metric: Metric | None) -> Iterator[Picture]:
+    """Curves of everything that was measured: losses first, then the metric, the learning rate and the rest."""
+    groups = group(training.series)
+    judged = quantity(metric.name) if metric is not None else ""
+    names = sorted(groups, key=lambda name: (name.lower() != "loss", name != judged, name != "lr"))
+    if not any(name.lower() == "loss" for name in groups):
+        yield Picture(f"{key}-loss", "Loss", "No loss curve: no loss was seen in this training.")
+    for number, name in enumerate(names):
+        members, title = groups[name], _TITLES.get(name, name.replace("_", " "))
+        data = curves_data(training, members, title) if number < _CURVES else None
+        if data is not None:
+            yield _curves(f"{key}-{number}", data, _curve_caption(data, members, metric))
+        elif number < _CURVES:
+            yield Picture(f"{key}-{number}", title.capitalize(), f"No curve of {name}: the series is empty.")
+    if left := names[_CURVES:]:
+        yield Picture(
+            f"{key}-more", "More series", f"Recorded but not drawn, to keep this page small: {', '.join(left)}."
+        )
+
+
+def profiles_of_training(training: TrainingRecord, key: str) -> Iterator[Picture]:
+    """Heat maps of the known profiles in their order, then of any other that the run recorded."""
+    known = {*gradient_profile.NAMES, *(name for name, *_ in PROFILES)}
+    others = [(name, name, "", False, True) for name in training.profiles if name not in known]
+    for number, (name, title, caption, share, owed) in enumerate([*PROFILES, *others]):
+        data = _heat(training, name, title, share) if number < _PROFILES else None
+        if data is not None:
+            yield Picture(
+                f"{key}-{name}", title, _heat_caption(caption, data), draw_heatmap(data), shows=_recorded(name)
+            )
+        elif number >= _PROFILES and name in training.profiles:
+            yield Picture(f"{key}-{name}", title, "Recorded but not drawn, to keep this page small.", shows=(name,))
+        elif owed or name in training.profiles:
+            yield Picture(
+                f"{key}-{name}",
+                title,
+                f"No {title.lower()}: no sampled step of this run recorded {name!r}.",
+                shows=(name,),
+            )
+
+
+def _heat(training: TrainingRecord, name: str, title: str, share: bool) -> HeatmapData | None:
+    if name in gradient_profile.NAMES:
+        return gradient_profile.gradient_profile_data(training, title)
+    return heatmap_data(training.profiles.get(name, Profile()), title, share)
+
+
+def _recorded(name: str) -> tuple[str, ...]:
+    return gradient_profile.NAMES if name in gradient_profile.NAMES else (name,)
+
+
+def of_seeds(comparison: Comparison, arm: Arm, key: str) -> Iterator[Picture]:
+    """Losses and metric over the seeds, untreated against the arm."""
+    names = curve_names(comparison)
+    wanted = sorted(names, key=lambda name: (name != comparison.metric.name, quantity(name) != "loss"))
+    for number, name in enumerate(wanted[:4]):
+        data = seeds_data(comparison, arm.recipe, name)
+        if data is not None:
+            yield _curves(f"{key}-{number}", data, "Line: mean of the seeds. Band: lowest to highest seed.")
+    if not names:
+        yield Picture(f"{key}-none", "Curves of the trials", "No curves: the trials kept none.")
+
+
+def _curves(key: str, data: CurvesData, caption: str) -> Picture:
+    title = spelled(data.title)
+    return Picture(key, title[:1].upper() + title[1:], caption, draw_curves(data), data.legend, data.names)
+
+
+def _curve_caption(data: CurvesData, members: list[str], metric: Metric | None) -> str:
+    parts = []
+    if metric is not None and metric.name in members:
+        parts.append(f"The run is judged by {metric.name!r} ({'more' if metric.goal == 'max' else 'less'} is better).")
+    if any(len(curve.broken) for curve in data.curves):
+        parts.append("Crosses at the top mark steps where the value was not finite.")
+    return " ".join(parts)
+
+
+def _heat_caption(caption: str, data: HeatmapData) -> str:
+    parts = [caption] if caption else []
+    if not data.cells.any():
+        parts.append("Every value is 0.")
+    if data.broken:
+        parts.append("Not finite: orange is NaN (or a layer that was not called), red is infinite.")
+    if (data.first != data.last).any():
+        parts.append("Each column shows the largest value of several sampled steps.")
+    if data.absent:
+        names = ", ".join(data.absent[:5]) + (" ..." if len(data.absent) > 5 else "")
+        parts.append(f"Not shown, because they never had a number: {names}.")
+    return " ".join(parts)

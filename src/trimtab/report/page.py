@@ -1,0 +1,140 @@
+"""The report as one HTML file that needs nothing else: no network, no other file, light and dark."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+from trimtab.records import Arm, Comparison, Finding, RunRecord, TrainingRecord, Treatment
+from trimtab.report import figures, words
+from trimtab.report.figures import Picture
+from trimtab.report.plots.trials import draw_axis, draw_trials, trials_data
+from trimtab.report.verdict import headline, tone, verdict
+
+BUDGET = 1_500_000  # bytes of pictures; what would exceed it is named on the page, not drawn
+
+
+@dataclass(frozen=True)
+class Section:
+    """The pictures of one training."""
+
+    training: TrainingRecord
+    pictures: tuple[Picture, ...]
+
+
+@dataclass(frozen=True)
+class Table:
+    """One comparison: its rows with their strips, and the curves of its best arm."""
+
+    title: str
+    comparison: Comparison
+    rows: tuple[tuple[Arm, str], ...]
+    axis: str
+    pictures: tuple[Picture, ...]
+
+
+def write_page(
+    path: str | Path,
+    run: RunRecord,
+    findings: Sequence[Finding] = (),
+    treatment: Treatment | None = None,
+    comparison: Comparison | None = None,
+) -> Path:
+    """Write the report of a run to ``path`` and return the path. A reader never sees a half-written file."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = page(run, findings, treatment, comparison)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8", errors="replace") as file:
+            file.write(text)
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)  # mkstemp's file is its owner's alone
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    return path
+
+
+def page(
+    run: RunRecord,
+    findings: Sequence[Finding] = (),
+    treatment: Treatment | None = None,
+    comparison: Comparison | None = None,
+) -> str:
+    """The whole page as text."""
+    from jinja2 import Environment, StrictUndefined
+    from markupsafe import Markup
+
+    room = files(__package__)
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters |= {
+        "number": words.number,
+        "duration": words.duration,
+        "effect": words.effect,
+        "spelled": words.spelled,
+    }
+    findings = words.by_severity(findings or (treatment.findings if treatment is not None else ()))
+    tables = tuple(_tables(treatment, comparison))
+    sections = tuple(_sections(run, BUDGET - sum(len(p.svg) for table in tables for p in table.pictures)))
+    shown = headline(treatment, comparison)
+    return environment.from_string((room / "page.html").read_text(encoding="utf-8")).render(
+        run=run, findings=findings, treatment=treatment, tables=tables, sections=sections,
+        main=next((section for section in sections if section.training is run.main), None),
+        verdict=verdict(run, findings, treatment, comparison), tone=tone(run, findings, treatment, comparison),
+        before=words.baseline_mean(*shown) if shown else None, headline=shown, places=words.decimals(shown[1]) if shown else 2,
+        anchors=_anchors(sections), words=words, started=time.strftime("%Y-%m-%d %H:%M", time.localtime(run.started)),
+        style=Markup((room / "page.css").read_text(encoding="utf-8")),
+        script=Markup((room / "page.js").read_text(encoding="utf-8")),
+    )  # fmt: skip
+
+
+def _tables(treatment: Treatment | None, comparison: Comparison | None) -> Iterator[Table]:
+    shown = [("Comparison", comparison)]
+    if treatment is not None:
+        shown += [("Confirmation on fresh seeds", treatment.confirmation), ("Search: what was tried", treatment.search)]
+    for number, (title, part) in enumerate(shown):
+        if part is None:
+            continue
+        data = trials_data(part)
+        strips = (
+            [draw_trials(data, row) for row in range(len(part.arms))] if data is not None else [""] * len(part.arms)
+        )
+        chosen = headline(treatment if part is not comparison else None, part) if part.arms else None
+        curves = chosen is not None and (number < 2 or treatment is None or treatment.confirmation is None)
+        pictures = tuple(figures.of_seeds(part, chosen[1], f"trial-{number}")) if chosen is not None and curves else ()
+        rows = tuple(zip(part.arms, strips, strict=True))
+        yield Table(title, part, rows, draw_axis(data) if data is not None else "", pictures)
+
+
+def _sections(run: RunRecord, budget: int) -> Iterator[Section]:
+    """The trainings with the most steps first; once the budget is spent, a line stands for the pictures."""
+    for number, training in enumerate(sorted(run.trainings, key=lambda training: -training.steps)):
+        if budget <= 0:
+            note = Picture(
+                f"t{number}-none", "Curves", "Not drawn, to keep this page small; the record of the run has them."
+            )
+            yield Section(training, (note,))
+            continue
+        curves = tuple(figures.of_training(training, f"t{number}", run.metric))
+        profiles = tuple(figures.profiles_of_training(training, f"t{number}"))
+        pictures = (*curves[: figures.LEADING], *profiles, *curves[figures.LEADING :])
+        budget -= sum(len(picture.svg) for picture in pictures)
+        yield Section(training, pictures)
+
+
+def _anchors(sections: Sequence[Section]) -> dict[tuple[str, str], str]:
+    """Where a series or profile is drawn: ``(training, name)`` to the key of its picture."""
+    found: dict[tuple[str, str], str] = {}
+    for section in reversed(sections):
+        for picture in section.pictures:
+            for name in picture.shows if picture.svg else ():
+                found[section.training.name, name] = found["", name] = picture.key
+    return found

@@ -1,0 +1,192 @@
+"""Sample data for every plot and view: seven sigmoid layers that do not train, and what batch normalization does to them.
+
+``python -m trimtab.report.sample out.html`` writes the page of a treated run and prints the terminal's view of it;
+a second argument chooses the page: ``treated``, ``compared``, ``watched`` or ``clean``.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+import numpy as np
+
+from trimtab.records import (
+    Arm,
+    CodePlace,
+    Comparison,
+    Evidence,
+    Finding,
+    Layer,
+    Metric,
+    Profile,
+    RunRecord,
+    Series,
+    TrainingRecord,
+    Treatment,
+    Trial,
+)  # fmt: skip
+
+ACCURACY = Metric(name="val accuracy", goal="max", why="the script evaluates a classifier after every epoch")
+WINNER = "batch_norm(after='linear')"
+
+
+def series(values: np.ndarray, every: int = 1) -> Series:
+    """Values seen on every ``every``-th step."""
+    return Series(steps=tuple(range(0, len(values) * every, every)), values=tuple(float(value) for value in values))
+
+
+def run(steps: int = 940, spike: int | None = None, sick: bool = True, seed: int = 0) -> RunRecord:
+    """A watched run; ``spike`` is a step at which the loss jumps, ``sick`` whether the gradient vanishes."""
+    random = np.random.default_rng(seed)
+    time = np.arange(steps) / steps
+    loss = (
+        (2.31 + 0.02 * random.standard_normal(steps))
+        if sick
+        else 2.3 * np.exp(-4 * time) + 0.08 + 0.04 * random.random(steps)
+    )
+    if spike is not None:
+        loss[spike] = loss.max() * 4
+    every = max(steps // 20, 1)
+    after = time[::every]
+    accuracy = 0.1 + 0.01 * random.standard_normal(len(after)) if sick else 0.97 - 0.87 * np.exp(-7 * after)
+    names = tuple(f"net.{2 * layer}" for layer in range(8))
+    kept = {
+        "loss": series(loss), "val loss": series(loss[::every] + 0.01 * random.standard_normal(len(after)), every),
+        "val accuracy": series(accuracy, every), "lr": series(0.1 * (1 + np.cos(np.pi * after)) / 2, every),
+    }  # fmt: skip
+    training = TrainingRecord(
+        name="net", model="Sequential", optimizers=("SGD",), steps=steps, epochs=20, series=kept,
+        layers=tuple(Layer(name=name, kind="Linear", parameters=(f"{name}.weight", f"{name}.bias"), units=64) for name in names),
+        profiles=_profiles(names, np.arange(0, steps, max(steps // 60, 1)), sick, random),
+        facts={"parameters": 33802.0, "classes": 10.0, "batch size": 32.0},
+        code=CodePlace(file="digits.py", line=24, source="optimizer = torch.optim.SGD(net.parameters(), lr=0.1)"),
+        notes=(f"Layers were sampled on {len(range(0, steps, max(steps // 60, 1)))} of {steps:,} steps.",),
+    )  # fmt: skip
+    return RunRecord(
+        id="20260105-101500-digits", subject="digits.py", started=1767608100.0, seconds=41.7, trainings=(training,), metric=ACCURACY,
+        versions={"trimtab": "0.1.0", "torch": "2.9.0", "python": "3.12.4", "platform": "Linux x86_64"},
+        output_tail="epoch 19: loss 2.304, accuracy 0.101" if sick else "epoch 19: loss 0.110, accuracy 0.966",
+    )  # fmt: skip
+
+
+def _profiles(names: Sequence[str], steps: np.ndarray, sick: bool, random: np.random.Generator) -> dict[str, Profile]:
+    depth = np.arange(len(names) - 1, -1, -1)[None]
+    noise = np.exp(0.3 * random.standard_normal((len(steps), len(names))))
+    gradient = 0.4 * (0.12 if sick else 0.85) ** depth * noise * np.linspace(1.4, 0.7, len(steps))[:, None]
+    spread = (0.02 + 0.4 * 0.45 ** depth[:, ::-1]) * noise**0.4 if sick else 0.5 * noise**0.3
+    dead = np.clip(0.02 * noise * np.linspace(0.2, 4, len(steps))[:, None] * (1 + depth[:, ::-1] / 2), 0, 1)
+    if sick:
+        gradient[len(steps) // 2, 3], gradient[len(steps) // 2, 4] = np.inf, np.nan
+    parameters = tuple(f"{name}.{kind}" for name in names for kind in ("weight", "bias"))
+    both = np.repeat(gradient, 2, axis=1) * np.tile([0.96, 0.28], len(names))
+    tables = {
+        "grad_norms": (parameters, both),
+        "activation_std": (tuple(names), spread),
+        "dead_units": (tuple(names), dead),
+    }
+    return {
+        name: Profile(names=names, steps=tuple(steps.tolist()), rows=tuple(tuple(row) for row in table.tolist()))
+        for name, (names, table) in tables.items()
+    }
+
+
+def findings() -> tuple[Finding, ...]:
+    """What the judge says of the sick run."""
+    vanishing = Finding(
+        problem="vanishing_gradient", severity="error", where="net.0", training="net", confidence=0.97,
+        title="The gradient vanishes on its way to the first layers",
+        evidence=(
+            Evidence(
+                text="From net.14 to net.0 the gradient shrinks by a factor of 2.8 million, in the median of 63 sampled steps.",
+                numbers={"last layer": 0.41, "first layer": 1.5e-7, "per layer": 0.12}, shows=("grad_norms",),
+            ),
+            Evidence(text="The loss fell by 0.3 % in 940 steps.", numbers={"first": 2.314, "last": 2.307}, shows=("loss",)),
+        ),
+        cause="The derivative of a sigmoid is at most 1/4. Each layer multiplies the gradient by it and by its weights, so that after "
+        "seven layers hardly anything reaches the input, and the first layers keep their random weights.",
+        source="Hochreiter 1991; Glorot and Bengio 2010, Understanding the difficulty of training deep feedforward neural networks",
+        remedies=(WINNER, "layer_norm(after='linear')", "xavier_init(), residual(every=2)"),
+    )  # fmt: skip
+    unscaled = Finding(
+        problem="unscaled_inputs", severity="warning", where="data", training="net",
+        title="The inputs are not scaled",
+        evidence=(Evidence(text="The inputs run from 0 to 16 with mean 4.9.", numbers={"mean": 4.88, "std": 6.02}),),
+        cause="Inputs far from zero mean and unit spread push sigmoids into their flat region and make the loss badly conditioned.",
+        source="LeCun et al. 1998, Efficient BackProp", remedies=("standardize_inputs()",),
+    )  # fmt: skip
+    return vanishing, unscaled
+
+
+def comparison(seeds: Sequence[int] = (10, 11, 12, 13, 14), recipes: Sequence[str] = (WINNER,)) -> Comparison:
+    """Trials of recipes whose true effects shrink with their place in the list."""
+    random = np.random.default_rng(len(seeds) + 7)
+    baseline = 0.10 + 0.008 * random.standard_normal(len(seeds))
+    trials = [_trial("", seed, value, random) for seed, value in zip(seeds, baseline, strict=True)]
+    arms = []
+    for place, recipe in enumerate(recipes):
+        values = np.clip(
+            0.94 * 0.35**place + 0.05 * (place > 0) + 0.014 * (1 + place) * random.standard_normal(len(seeds)), 0.02, 1
+        )
+        trials += [_trial(recipe, seed, value, random) for seed, value in zip(seeds, values, strict=True)]
+        difference = values - baseline
+        half = 2.78 * difference.std(ddof=1) / len(seeds) ** 0.5
+        p = float(min(1.0, 0.0004 * 30**place))
+        arms.append(Arm(
+            recipe=recipe, seeds=tuple(seeds), values=tuple(values.tolist()), differences=tuple(difference.tolist()),
+            mean=float(values.mean()), effect=float(difference.mean()), low=float(difference.mean() - half),
+            high=float(difference.mean() + half), p=p, p_sign=2.0 ** (1 - len(seeds)), p_holm=min(1.0, p * len(recipes)),
+            wins=int((difference > 0).sum()), diverged=int(place == 2), note="1 seed ended with NaN" if place == 2 else "",
+        ))  # fmt: skip
+    words = (f"{len(seeds)} paired seeds; the interval is that of the mean paired difference.",)
+    return Comparison(subject="digits.py", metric=ACCURACY, seeds=tuple(seeds), baseline=tuple(baseline.tolist()), arms=tuple(arms),
+                      trials=tuple(trials), words=words)  # fmt: skip
+
+
+def _trial(recipe: str, seed: int, value: float, random: np.random.Generator) -> Trial:
+    time = np.linspace(0, 1, 236)
+    trained = max(float(value) - 0.1, 0.0)
+    loss = 2.31 - 2.4 * trained * (1 - np.exp(-5 * time)) + 0.03 * random.standard_normal(len(time))
+    accuracy = (
+        0.1 + (float(value) - 0.1) * (1 - np.exp(-6 * time[::12])) + 0.006 * random.standard_normal(len(time[::12]))
+    )
+    curves = {"loss": series(loss, 4), "val accuracy": series(accuracy, 48)}
+    return Trial(
+        subject="digits.py", recipe=recipe, seed=seed, status="ok", value=float(value), seconds=8.2, curves=curves
+    )
+
+
+def search() -> Comparison:
+    """The comparison in which the winner was chosen."""
+    return comparison(
+        (0, 1, 2), (WINNER, "layer_norm(after='linear')", "xavier_init(), residual(every=2)", "standardize_inputs()")
+    )
+
+
+def treatment() -> Treatment:
+    """The treatment of the sick run."""
+    return Treatment(
+        subject="digits.py", findings=findings(), recipe=WINNER, metric=ACCURACY, search=search(), confirmation=comparison(), seconds=212.0,
+        lines=("import trimtab as tt", "", "net = make_net()", "optimizer = torch.optim.SGD(net.parameters(), lr=0.1)",
+               'tt.attach(net, optimizer).apply("batch_norm(after=\'linear\')")'),
+        words=("4 recipes were tried on 3 seeds; the best was confirmed on 5 seeds that played no part in choosing it.",),
+    )  # fmt: skip
+
+
+def main(path: str, kind: str = "treated") -> None:
+    """Write the page of one kind to ``path`` and print the terminal's view of the same."""
+    from rich.console import Console
+
+    from trimtab.report import summary, write_page
+
+    compared = comparison((0, 1, 2, 3, 4), (WINNER, "layer_norm(after='linear')", "clip_norm(1.0)"))
+    shown: dict[str, tuple[RunRecord, tuple[Finding, ...], Treatment | None, Comparison | None]] = {
+        "treated": (run(), findings(), treatment(), None), "compared": (run(), (), None, compared),
+        "watched": (run(10_000, spike=7_321), findings(), None, None), "clean": (run(sick=False), (), None, None),
+    }  # fmt: skip
+    Console().print(summary(*shown[kind]))
+    print(write_page(path, *shown[kind]))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,124 @@
+"""The report for a terminal, as rich renderables: verdict, findings, trial table, the lines to add."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from trimtab.records import Arm, Comparison, Finding, RunRecord, Treatment
+from trimtab.report.verdict import Tone, tone, verdict
+from trimtab.report.words import baseline_mean, by_severity, count, duration, effect, lost, mean, number, spelled
+
+_SEVERITY = {"error": "bold red", "warning": "bold yellow", "info": "bold cyan"}
+_TONE: dict[Tone, str] = {"good": "bold green", "bad": "bold red", "plain": "bold"}
+
+
+def summary(
+    run: RunRecord,
+    findings: Sequence[Finding] = (),
+    treatment: Treatment | None = None,
+    comparison: Comparison | None = None,
+) -> RenderableType:
+    """Everything that a command prints at its end, the verdict first."""
+    findings = findings or (treatment.findings if treatment is not None else ())
+    style = _TONE[tone(run, findings, treatment, comparison)]
+    parts: list[RenderableType] = [Text(verdict(run, findings, treatment, comparison), style=style), _run_line(run)]
+    if findings:
+        parts += [Text(), findings_view(findings)]
+    if comparison is not None:
+        parts += [Text(), comparison_view(comparison)]
+    if treatment is not None:
+        parts += [Text(), treatment_view(treatment)]
+    return Group(*parts)
+
+
+def findings_view(findings: Sequence[Finding]) -> RenderableType:
+    """Each finding with its place, its evidence and what to try, the gravest first."""
+    blocks: list[RenderableType] = []
+    for finding in by_severity(findings):
+        if blocks:
+            blocks.append(Text())
+        blocks.append(Text.assemble((f"{finding.severity:<8}", _SEVERITY[finding.severity]), (finding.title, "bold")))
+        lines: list[RenderableType] = [Text(f"{finding.problem} at {finding.where}", style="dim")]
+        lines += [_hanging("-", Text(evidence.text)) for evidence in finding.evidence]
+        if finding.remedies:
+            lines.append(Text("Try, best first:"))
+            lines += [Padding(Text(remedy, style="cyan"), (0, 0, 0, 2)) for remedy in finding.remedies]
+        blocks.append(Padding(Group(*lines), (0, 0, 0, 8)))
+    return Group(*blocks)
+
+
+def comparison_view(comparison: Comparison, words: bool = True) -> RenderableType:
+    """The arms in a table: mean, effect with interval, probabilities, wins, lost seeds; then notes and words."""
+    goal = "more" if comparison.metric.goal == "max" else "less"
+    table = Table(
+        title=f"{spelled(comparison.metric.name)} ({goal} is better), {count(len(comparison.seeds), 'paired seed')}",
+        title_justify="left", title_style="", box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim",
+    )  # fmt: skip
+    interval = f"effect [{comparison.level * 100:g} %]"
+    table.add_column("recipe", overflow="fold", ratio=1)
+    for heading in ("mean", interval, "p sign", "p Holm", "wins"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    rows: list[tuple[tuple[RenderableType, ...], str, str]] = []  # cells, lost seeds, style
+    if comparison.arms:
+        first = comparison.arms[0]
+        missing = f"{first.baseline_diverged} diverged" if first.baseline_diverged else ""
+        untreated = mean(comparison, baseline_mean(comparison, first))
+        rows.append((("untreated", untreated, "", "", "", ""), missing, "dim"))
+    for arm in comparison.arms:
+        wins = f"{arm.wins}/{len(arm.seeds)}"
+        numbers = (effect(arm), number(arm.p_sign), number(arm.p_holm), wins)
+        rows.append(((Text(arm.recipe), mean(comparison, arm.mean), *numbers), lost(arm), _arm_style(arm)))
+    if any(missing for _, missing, _ in rows):
+        table.add_column("lost seeds", no_wrap=True)
+    for cells, missing, style in rows:
+        table.add_row(*cells, *([missing] if len(table.columns) > len(cells) else []), style=style)
+    noted: dict[str, list[str]] = {}
+    for arm in comparison.arms:
+        if arm.note:
+            noted.setdefault(arm.note, []).append(arm.recipe)
+    notes = [_hanging("-", Text(f"{'; '.join(recipes)}: {note}")) for note, recipes in noted.items()]
+    sentences = comparison.words if words else ()
+    return Group(table, *notes, *(_hanging("-", Text(sentence)) for sentence in sentences))
+
+
+def treatment_view(treatment: Treatment) -> RenderableType:
+    """What was tried, what was confirmed, in words, and the lines that keep it."""
+    parts: list[RenderableType] = []
+    if treatment.search is not None:
+        last = treatment.confirmation is None  # what the statistics can show is said once, below the last table
+        parts += [Text("Search", style="bold"), comparison_view(treatment.search, words=last), Text()]
+    if treatment.confirmation is not None:
+        parts += [Text("Confirmation on fresh seeds", style="bold"), comparison_view(treatment.confirmation), Text()]
+    parts += [_hanging("-", Text(sentence)) for sentence in treatment.words]
+    if treatment.lines:
+        parts.append(Text("Lines to add:", style="bold"))
+        # flush left and unbroken, to be copied as they are
+        parts += [Text(line, style="green", no_wrap=True, overflow="ignore") for line in treatment.lines]
+    return Group(*parts)
+
+
+def _run_line(run: RunRecord) -> Text:
+    parts = [run.subject]
+    if (main := run.main) is not None:
+        parts.append(count(main.steps, "step"))
+        if len(main.get("loss")):
+            parts.append(f"last loss {number(main.get('loss').last)}")
+        if run.metric is not None and run.metric.name != "loss" and len(main.get(run.metric.name)):
+            parts.append(f"{spelled(run.metric.name)} {number(main.get(run.metric.name).last)}")
+    return Text(", ".join([*parts, duration(run.seconds)]), style="dim")
+
+
+def _hanging(mark: str, text: Text) -> RenderableType:
+    """A mark and a text whose further lines stand under its first."""
+    grid = Table.grid(padding=(0, 1, 0, 0))
+    grid.add_row(Text(mark, style="dim"), text)
+    return grid
+
+
+def _arm_style(arm: Arm) -> str:
+    return "green" if arm.proven else "red" if arm.high < 0 or lost(arm) else ""

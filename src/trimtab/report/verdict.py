@@ -1,0 +1,137 @@
+"""The verdict: what a run, its treatment or a comparison came to, in one sentence."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+from trimtab.records import Arm, Comparison, Finding, RunRecord, Treatment
+from trimtab.report.words import baseline_mean, by_severity, count, decimals, effect, spelled
+
+Tone = Literal["good", "bad", "plain"]
+
+
+def verdict(
+    run: RunRecord,
+    findings: Sequence[Finding] = (),
+    treatment: Treatment | None = None,
+    comparison: Comparison | None = None,
+) -> str:
+    """One sentence: of the treatment if there is one, else of the comparison, else of the findings."""
+    if treatment is not None:
+        return _of_treatment(treatment, findings or treatment.findings)
+    if comparison is not None:
+        return _of_comparison(comparison)
+    ended = f"The run ended with an error: {run.error.strip().splitlines()[-1]}" if run.error.strip() else ""
+    if findings:
+        return _of_findings(findings) + (f". {ended}" if ended else "")
+    if ended:
+        return ended
+    if run.exit_code:
+        return f"The run ended with exit code {run.exit_code}"
+    return "Nothing needs treating" if run.trainings else "No training was seen in this run"
+
+
+def tone(
+    run: RunRecord,
+    findings: Sequence[Finding] = (),
+    treatment: Treatment | None = None,
+    comparison: Comparison | None = None,
+) -> Tone:
+    """Whether the verdict is good news: an improvement that is proven, or nothing to treat."""
+    if treatment is not None and not treatment.recipe:
+        findings, comparison = findings or treatment.findings, None
+    elif treatment is not None or comparison is not None:
+        found = headline(treatment, comparison)
+        confirmed = treatment is None or treatment.confirmation is not None
+        return "good" if confirmed and found is not None and found[1].proven else "plain"
+    if run.error or run.exit_code or any(finding.severity == "error" for finding in findings):
+        return "bad"
+    return "plain" if not run.trainings or any(finding.severity == "warning" for finding in findings) else "good"
+
+
+def headline(treatment: Treatment | None, comparison: Comparison | None) -> tuple[Comparison, Arm] | None:
+    """The comparison and the arm that the verdict speaks of, if it speaks of one."""
+    if treatment is not None:
+        shown = treatment.confirmation or treatment.search
+        chosen = [arm for arm in shown.arms if arm.recipe == treatment.recipe] if shown and treatment.recipe else []
+        return (shown, chosen[0]) if shown and chosen else None
+    if comparison is not None and comparison.arms:
+        return comparison, best(comparison)
+    return None
+
+
+def best(comparison: Comparison) -> Arm:
+    """The arm with the largest effect, a proven one before all others."""
+    return max(comparison.arms, key=lambda arm: (arm.proven, arm.effect if math.isfinite(arm.effect) else -math.inf))
+
+
+def _of_treatment(treatment: Treatment, findings: Sequence[Finding]) -> str:
+    shown = headline(treatment, None)
+    if treatment.recipe and shown is None:
+        return f"{treatment.recipe} was chosen; its effect was not measured"
+    if shown is not None:
+        seeds = "confirming seed" if treatment.confirmation is not None else "searching seed"
+        return _change(*shown, seeds) + (
+            "" if treatment.confirmation is not None else "; not yet confirmed on fresh seeds"
+        )
+    if not findings:
+        return "Nothing needs treating"
+    tried = len(treatment.search.arms) if treatment.search is not None else 0
+    tale = [
+        "no remedy was tried",
+        "the remedy tried is not proven to help",
+        f"none of the {tried} remedies tried is proven to help",
+    ]
+    return f"{count(len(findings), 'finding')}; {tale[min(tried, 2)]}"
+
+
+def _of_comparison(comparison: Comparison) -> str:
+    if not comparison.arms:
+        return "Nothing was compared"
+    arm = best(comparison)
+    if arm.proven or len(comparison.arms) == 1:
+        return _change(comparison, arm, "paired seed")
+    return f"None of the {len(comparison.arms)} recipes is proven to help; the best: {_change(comparison, arm, 'paired seed')}"
+
+
+def _change(comparison: Comparison, arm: Arm, noun: str) -> str:
+    """``<recipe> raised <metric> from <before> to <after>: <effect> over <n> seeds``, and what speaks against it."""
+    metric, goal, places = spelled(comparison.metric.name), comparison.metric.goal, decimals(arm)
+    before, seeds = baseline_mean(comparison, arm), count(len(arm.seeds), noun)
+    if not math.isfinite(arm.mean):
+        return f"{arm.recipe} ended with no {metric} on any of {seeds}"
+    if not math.isfinite(before):
+        return (
+            f"{arm.recipe} reached {metric} {arm.mean:.{places}f} over {seeds}; untreated, no seed ended with a number"
+        )
+    verb = "raised" if arm.mean > before else "lowered" if arm.mean < before else "left"
+    span = f"at {before:.{places}f}" if verb == "left" else f"from {before:.{places}f} to {arm.mean:.{places}f}"
+    size = effect(arm) if goal == "max" else f"better by {effect(arm, sign=False)}"
+    if goal == "min" and arm.effect < 0:
+        size = f"effect {effect(arm)}, where above 0 is better,"
+    text = f"{arm.recipe} {verb} {metric} {span}: {size} over {seeds}"
+    if arm.proven:
+        return text
+    lost_seeds = arm.diverged + arm.failed + arm.no_effect
+    if lost_seeds:
+        return f"{text}; not proven, {count(lost_seeds, 'seed')} lost"
+    if not math.isfinite(arm.high - arm.low):
+        return f"{text}; not proven, there is no interval"
+    return f"{text}; it made things worse" if arm.high < 0 else f"{text}; not proven, the interval includes zero"
+
+
+def _of_findings(findings: Sequence[Finding]) -> str:
+    errors = sum(finding.severity == "error" for finding in findings)
+    warnings = sum(finding.severity == "warning" for finding in findings)
+    kinds = [count(errors, "error")] * bool(errors) + [count(warnings, "warning")] * bool(warnings)
+    notes = len(findings) - errors - warnings
+    if not kinds:
+        return f"Nothing needs treating ({count(notes, 'note')})"
+    first = by_severity(findings)[0].title
+    if len(findings) == 1:
+        return f"1 finding: {first}"
+    return (
+        f"{count(len(findings), 'finding')} ({', '.join(kinds + [count(notes, 'note')] * bool(notes))}); first: {first}"
+    )

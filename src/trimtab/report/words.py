@@ -1,0 +1,95 @@
+"""How numbers and names are said in reports: the page and the terminal use the same words."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+
+from trimtab.records import Arm, Comparison, Finding, Severity
+
+SEVERITIES: tuple[Severity, ...] = ("error", "warning", "info")
+
+
+def number(value: float) -> str:
+    """A number as a reader wants it.
+
+    >>> [number(x) for x in (0.94123, 12345.0, 3e-9, 940, float("nan"), float("-inf"))]
+    ['0.9412', '12,345', '3e-09', '940', 'NaN', '-inf']
+    """
+    value = float(value)
+    if not math.isfinite(value):
+        return "NaN" if math.isnan(value) else str(value)
+    if value.is_integer() and abs(value) < 1e15:
+        return f"{value:,.0f}"
+    return f"{value:.4g}" if 1e-3 <= abs(value) < 1e5 else f"{value:.3g}"
+
+
+def count(items: int, noun: str) -> str:
+    """``1 seed``, ``5 seeds``."""
+    return f"{items:,} {noun}" if items == 1 else f"{items:,} {noun}s"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a short text.
+
+    >>> [duration(x) for x in (0.25, 42, 200, 7_500)]
+    ['0.2 s', '42 s', '3 min 20 s', '2 h 05 min']
+    """
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    return (
+        f"{whole // 60} min {whole % 60:02d} s" if whole < 3600 else f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    )
+
+
+def spelled(metric: str) -> str:
+    """The name of a metric without abbreviations.
+
+    >>> spelled("val accuracy"), spelled("val_loss")
+    ('validation accuracy', 'validation loss')
+    """
+    return re.sub(r"^(val|valid)[ _/]", "validation ", metric)
+
+
+def decimals(arm: Arm) -> int:
+    """Digits after the point that the arm's interval can carry: at least two below 10, none from 100 on."""
+    sizes = [abs(x) for x in (arm.mean, arm.effect, arm.low, arm.high) if math.isfinite(x)]
+    least = 2 if max(sizes, default=0) < 10 else 1 if max(sizes) < 100 else 0
+    half = (arm.high - arm.low) / 2
+    return min(max(least, -math.floor(math.log10(half))), 8) if math.isfinite(half) and half > 0 else least
+
+
+def effect(arm: Arm, sign: bool = True) -> str:
+    """``+0.84 [0.82, 0.86]``; without brackets where there is no interval (a single seed)."""
+    places = decimals(arm)
+    if not math.isfinite(arm.effect):
+        return "no effect measured"
+    text = f"{arm.effect:{'+' if sign else ''}.{places}f}"
+    return f"{text} [{arm.low:.{places}f}, {arm.high:.{places}f}]" if math.isfinite(arm.high - arm.low) else text
+
+
+def mean(comparison: Comparison, value: float) -> str:
+    """A mean of the trial table, with the same digits in every row."""
+    return f"{value:.{max(map(decimals, comparison.arms), default=2) + 1}f}" if math.isfinite(value) else "NaN"
+
+
+def baseline_mean(comparison: Comparison, arm: Arm) -> float:
+    """Mean of the untreated subject over the arm's seeds, NaN if none of them ended with a number."""
+    by_seed = dict(zip(comparison.seeds, comparison.baseline, strict=False))
+    values = [by_seed[seed] for seed in arm.seeds if math.isfinite(by_seed.get(seed, math.nan))]
+    return sum(values) / len(values) if values else math.nan
+
+
+def lost(arm: Arm) -> str:
+    """The seeds that an arm lost, in words; empty if none."""
+    parts = [(arm.diverged, "diverged"), (arm.failed, "failed"), (arm.no_effect, "without effect")]
+    return ", ".join(f"{seeds} {what}" for seeds, what in parts if seeds)
+
+
+def by_severity(findings: Sequence[Finding]) -> list[Finding]:
+    """Findings with the gravest first; the judge's own order is kept within a severity."""
+    return sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity))

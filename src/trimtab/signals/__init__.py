@@ -1,0 +1,13 @@
+"""Signals: the quantities that are measured on sampled steps of a training, one file each."""
+
+from trimtab.signals.activations import Activations
+from trimtab.signals.dead_units import DeadUnits
+from trimtab.signals.gradients import Gradients
+from trimtab.signals.inputs import Inputs
+from trimtab.signals.movement import Movement
+from trimtab.signals.signal import Reading, Signal
+from trimtab.signals.updates import Updates
+
+ALL: tuple[type[Signal], ...] = (Activations, DeadUnits, Gradients, Inputs, Movement, Updates)
+
+__all__ = ["ALL", "Activations", "DeadUnits", "Gradients", "Inputs", "Movement", "Reading", "Signal", "Updates"]

@@ -1,0 +1,240 @@
+"""Putting normalizations into a live model: where, and with which gain at the start.
+
+What ``batch_norm``, ``layer_norm``, ``group_norm`` and ``rms_norm`` share. A norm stands *behind* the layers of a kind (``after="linear"``), in
+*front* of them (``before="linear"``), or on either side of the activations that follow them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from trimtab.nn.flow import Flow, follow, only_user
+from trimtab.nn.identity_init import identity_init
+from trimtab.nn.layouts import BatchNormLast, GroupNormLast
+from trimtab.recipe import Change, TrainingLike
+from trimtab.techniques.surgery import (
+    CONV,
+    KINDS,
+    LINEAR,
+    NORM,
+    Hung,
+    followed_by_norm,
+    hidden_layers,
+    layers,
+    names,
+    nothing,
+    preceded_by_norm,
+    training_now,
+    weight_of,
+)
+
+PLACES = (*KINDS, "activation")
+CLASHES = {
+    one: "both would normalize the same outputs" for one in ("batch_norm", "group_norm", "layer_norm", "rms_norm")
+}
+
+
+@dataclass(frozen=True)
+class Site:
+    """A place for a norm: which module it hangs on, at which end, and the layer whose optimizer group it joins.
+
+    ``features`` stand last behind linear layers, and second, with ``positions`` dimensions behind them, behind convolutions.
+    """
+
+    name: str
+    host: nn.Module
+    beside: Any
+    features: int
+    before: bool = False
+
+    @property
+    def positions(self) -> int:
+        return 0 if isinstance(self.beside, nn.Linear) else self.beside.weight.ndim - 2
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return {"device": self.beside.weight.device, "dtype": self.beside.weight.dtype}
+
+
+Make = Callable[[Site], tuple[nn.Module, Callable[[Any, torch.Tensor], torch.Tensor]]]
+
+
+def check_place(technique: Any) -> None:
+    """Raise for an ``after`` or ``before`` that is none of the places."""
+    if technique.before and technique.after != "all":
+        raise ValueError(f"{technique.name} takes after={technique.after!r} or before={technique.before!r}, not both.")
+    field = "before" if technique.before else "after"
+    if getattr(technique, field) not in PLACES:
+        raise ValueError(
+            f"{technique.name}({field}={getattr(technique, field)!r}): {field} must be one of "
+            f"{', '.join(map(repr, PLACES))}."
+        )
+
+
+def insert_norms(technique: Any, training: TrainingLike, what: str, make: Make) -> Change:
+    """Hang a norm at every place that ``technique.after``, ``before`` and ``only`` name and that has none yet.
+
+    ``make(site)`` gives the norm and how it is called; its parameters join the optimizer in the group of the layer beside it.
+    """
+    passed_over: list[str] = []
+    sites = [site for site in _sites(technique, training, passed_over) if fnmatchcase(site.name, technique.only)]
+    if not sites:
+        raise nothing(technique, _why_none(technique, passed_over))
+    hung: list[Hung] = []
+    try:
+        for site in sites:
+            norm, call = make(site)
+            if technique.identity:
+                _Recover(norm)
+            hung.append(Hung(site.host, "input_norm" if site.before else "norm", norm, call, site.before))
+            training.add_parameters(norm.parameters(), beside=weight_of(site.beside))
+    except BaseException:
+        _take_off(training, hung)
+        raise
+    end = "before" if technique.before else "behind"
+    kind = "activations" if technique.before == "activation" or technique.after == "activation" else "layers"
+    told = [(site.name, site) for site in sites]
+    summary = f"{what} {end} {len(sites)} {kind if len(sites) > 1 else kind[:-1]}: {names(told)}"
+    details = [
+        f"{site.name}: {type(one.layer._modules[one.child]).__name__}({site.features})"
+        for site, one in zip(sites, hung, strict=True)
+    ]
+    return Change(
+        summary,
+        lambda: _take_off(training, hung),
+        lambda: any(one.called for one in hung),
+        (*details, *passed_over),
+    )
+
+
+def _take_off(training: TrainingLike, hung: list[Hung]) -> None:
+    for one in hung:
+        training.remove_parameters(one.layer._modules[one.child].parameters())  # type: ignore[union-attr]
+        one.take_off()
+
+
+def _why_none(technique: Any, passed_over: list[str]) -> str:
+    if passed_over:
+        return " ".join(passed_over[:3])
+    where = f" under the name {technique.only!r}" if technique.only != "*" else ""
+    if "activation" in (technique.after, technique.before):
+        return f"the model has no activation behind a hidden layer{where} without a normalization."
+    if technique.before:
+        return (
+            f"the model has no linear or convolution layer{where} behind another one without a normalization before it."
+        )
+    return f"the model has no hidden linear or convolution layer{where} without a normalization behind it."
+
+
+def _sites(technique: Any, training: TrainingLike, passed_over: list[str]) -> Iterator[Site]:
+    if "activation" in (technique.after, technique.before):
+        yield from _at_activations(technique, training, passed_over)
+    elif technique.before:
+        first = [id(layer) for _, layer in layers(training)][:1]
+        for name, layer in layers(training, technique.before):
+            if id(layer) not in first and not preceded_by_norm(training, layer):
+                features = getattr(layer, "in_features" if isinstance(layer, LINEAR) else "in_channels")
+                yield Site(name, layer, layer, int(features), True)
+    else:
+        for name, layer in hidden_layers(training, technique.after):
+            if not followed_by_norm(training, layer):
+                yield Site(name, layer, layer, features_of(layer))
+
+
+def features_of(layer: Any) -> int:
+    """How many features a linear or convolution layer gives."""
+    return int(getattr(layer, "out_features" if isinstance(layer, LINEAR) else "out_channels"))
+
+
+# -- at activations ------------------------------------------------------------------------------------------------------
+
+_ACTIVATIONS = frozenset(
+    "relu relu_ relu6 leaky_relu leaky_relu_ prelu elu elu_ celu selu gelu silu mish sigmoid sigmoid_ tanh tanh_ hardswish "
+    "hardtanh hardsigmoid softplus softsign rrelu".split()
+)
+
+
+def is_activation(module: nn.Module | None, node: fx.Node | None) -> bool:
+    """Whether a node of a graph applies an activation function, as a module or as a function."""
+    if isinstance(module, nn.Module):
+        kind = type(module)
+        known = kind.__module__ in ("torch.nn.modules.activation", "transformers.activations")
+        return known and not any(word in kind.__name__ for word in ("Softmax", "Softmin", "Attention"))
+    if node is None or node.op not in ("call_function", "call_method"):
+        return False
+    return (node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")) in _ACTIVATIONS
+
+
+def _at_activations(technique: Any, training: TrainingLike, passed_over: list[str]) -> Iterator[Site]:
+    named = {id(module): name for name, module in training.named_modules()}
+    for model in training.models:
+        flow = follow(model)
+        for name, layer in hidden_layers(training):
+            if id(layer) not in {id(part) for part in model.modules()}:
+                continue
+            call = flow.call(layer)
+            if call is None:
+                passed_over.append(f"{name}: left alone: what follows it could not be read from the code.")
+                continue
+            node = call.only_user()
+            module = call.scope.module(node)
+            if node is None or not is_activation(module, node):
+                continue
+            if technique.before:
+                if not followed_by_norm(training, layer):
+                    yield Site(name, layer, layer, features_of(layer))
+                continue
+            host = _behind(flow, call, node, module)
+            if isinstance(host, str):
+                passed_over.append(f"{name}: left alone: {host}")
+            elif host is not None:
+                at, before = host
+                yield Site(named[id(at)], at, layer, features_of(layer), before)
+
+
+def _behind(flow: Flow, call: Any, node: fx.Node, module: nn.Module | None) -> tuple[nn.Module, bool] | str | None:
+    """What to hang a norm on so that it acts on the activation's value; or why nothing can be."""
+    after = only_user(node)
+    following = call.scope.module(after)
+    if isinstance(following, NORM):
+        return None
+    if module is not None and flow.call(module) is not None:
+        return None if any(isinstance(child, NORM) for child in module.children()) else (module, False)
+    if following is not None and isinstance(following, LINEAR + CONV) and flow.call(following) is not None:
+        taken = any(isinstance(child, NORM) for child in following.children())
+        return None if taken else (following, True)
+    return "its activation is no module of its own, and what follows it is no layer either."
+
+
+# -- gains that start as the identity ------------------------------------------------------------------------------------
+
+
+class _Recover:
+    """Sets gain and shift from the first training batch so that the norm hands it on unchanged; then goes away.
+
+    A checkpoint that is loaded before has gains of its own, and they are left alone.
+    """
+
+    def __init__(self, norm: nn.Module) -> None:
+        norm.register_forward_pre_hook(self)
+        norm.register_load_state_dict_post_hook(_forget)
+
+    def __call__(self, norm: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        if training_now(norm):
+            _forget(norm)
+            x = inputs[0].detach()
+            if isinstance(norm, (BatchNormLast, GroupNormLast)):
+                x = x.reshape(-1, x.shape[-1])
+            identity_init(norm, x, rtol=float("inf"))
+
+
+def _forget(norm: nn.Module, *_: Any) -> None:
+    for key, hook in list(norm._forward_pre_hooks.items()):
+        if isinstance(hook, _Recover):
+            del norm._forward_pre_hooks[key]

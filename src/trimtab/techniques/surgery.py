@@ -1,0 +1,159 @@
+"""Finding layers in a model and hanging modules on them, without moving or renaming anything that is there.
+
+A module that acts on a layer's output (or input) becomes a child of that layer and is called by a hook of it. The layer, its
+parameters and their names in ``state_dict`` stay what they were; the child's parameters are added under the layer's name;
+``train()``, ``eval()``, ``to()``, ``deepcopy`` and checkpoints reach it like any other module.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.utils import parametrize
+
+from trimtab.recipe import NothingToDo, TrainingLike
+from trimtab.techniques.norms import Norm, recognise
+
+LINEAR: tuple[type[nn.Module], ...] = (nn.Linear,)
+CONV: tuple[type[nn.Module], ...] = (nn.modules.conv._ConvNd,)
+NORM: tuple[type[nn.Module], ...] = (
+    nn.modules.batchnorm._NormBase,
+    nn.LayerNorm,
+    nn.GroupNorm,
+    nn.RMSNorm,
+    nn.LocalResponseNorm,
+)
+KINDS = {"linear": LINEAR, "conv": CONV, "all": LINEAR + CONV}
+BEFORE = ("input_norm", "trimtab_input_norm")  # the roles of norms that act on a layer's input
+
+
+def layers(training: TrainingLike, kind: str = "all") -> Iterator[tuple[str, Any]]:
+    """Linear and convolution layers in the order of their definition.
+
+    Projections inside ``nn.MultiheadAttention`` are left out: it uses their weights without calling them.
+    """
+    inside_attention: set[int] = set()
+    for name, module in training.named_modules():
+        if isinstance(module, nn.MultiheadAttention):
+            inside_attention |= {id(part) for part in module.modules()}
+        if isinstance(module, KINDS[kind]) and id(module) not in inside_attention:
+            if isinstance(module.weight, nn.UninitializedParameter):
+                continue
+            yield name, module
+
+
+def weight_of(layer: Any) -> nn.Parameter | None:
+    """The parameter that a layer's weight is, or is computed from; ``None`` where that is not one of its shape."""
+    if not parametrize.is_parametrized(layer, "weight"):
+        return layer.weight
+    original = getattr(layer.parametrizations.weight, "original", None)
+    return original if original is not None and original.shape == layer.weight.shape else None
+
+
+def hidden_layers(training: TrainingLike, kind: str = "all") -> list[tuple[str, Any]]:
+    """:func:`layers` without the last of the model, whose output is the answer itself."""
+    last = [id(module) for _, module in layers(training)][-1:]
+    return [(name, module) for name, module in layers(training, kind) if id(module) not in last]
+
+
+def followed_by_norm(training: TrainingLike, layer: nn.Module) -> bool:
+    """Whether the next module defined after the layer (or one hung on it) is a normalization."""
+    if any(isinstance(child, NORM) and role not in BEFORE for role, child in layer.named_children()):
+        return True
+    modules = _in_order(training)
+    place = next(i for i, module in enumerate(modules) if module is layer)
+    return place + 1 < len(modules) and is_norm(modules[place + 1])
+
+
+def preceded_by_norm(training: TrainingLike, layer: nn.Module) -> bool:
+    """Whether the module defined before the layer (or one hung on the layer's input) is a normalization."""
+    if any(isinstance(child, NORM) and role in BEFORE for role, child in layer.named_children()):
+        return True
+    modules = _in_order(training)
+    place = next(i for i, module in enumerate(modules) if module is layer)
+    return place > 0 and is_norm(modules[place - 1])
+
+
+def is_norm(module: nn.Module) -> bool:
+    """Whether a module is a normalization: by its class, or by what it computes."""
+    return isinstance(module, NORM) or isinstance(recognise(module), Norm)
+
+
+def _in_order(training: TrainingLike) -> list[nn.Module]:
+    """All modules in the order of their definition, but containers and what hangs on a layer's input."""
+    named = ((name.rpartition(".")[2], module) for name, module in training.named_modules())
+    return [module for role, module in named if role not in BEFORE and not isinstance(module, nn.Sequential)]
+
+
+def training_now(module: nn.Module) -> bool:
+    """Whether an inserted module should behave as in training.
+
+    Scripts without normalization or dropout often never call ``eval()``, which is right for them; a module that we insert
+    must not make it wrong. So training behaviour needs training mode *and* gradients.
+    """
+    return module.training and torch.is_grad_enabled()
+
+
+class Hung:
+    """A module hung on a layer; calls it on the layer's output (or, with ``before``, on its first input)."""
+
+    def __init__(
+        self, layer: nn.Module, role: str, child: nn.Module, call: Callable[..., Any], before: bool = False
+    ) -> None:
+        self.layer, self.call = layer, call
+        self.child = role if role not in layer._modules and not hasattr(layer, role) else f"trimtab_{role}"
+        self.called = False
+        child.train(layer.training)
+        layer.add_module(self.child, child)
+        self.handle = (
+            layer.register_forward_pre_hook(self._before) if before else layer.register_forward_hook(self._after)
+        )
+
+    # The child is looked up by name, so that a deep copy of the layer calls its own copy.
+    def _after(self, layer: nn.Module, inputs: tuple, output: torch.Tensor) -> torch.Tensor:
+        self.called = self.called or True
+        return self.call(layer._modules[self.child], output)
+
+    def _before(self, layer: nn.Module, inputs: tuple) -> tuple:
+        self.called = self.called or True
+        return (self.call(layer._modules[self.child], inputs[0]), *inputs[1:])
+
+    def take_off(self) -> None:
+        self.handle.remove()
+        del self.layer._modules[self.child]
+
+
+def take_from_optimizers(training: TrainingLike, parameters: Iterable[nn.Parameter]) -> Callable[[], None]:
+    """Take parameters out of the optimizers; the returned function puts them, and their state, where they were."""
+    gone = {id(parameter) for parameter in parameters}
+    if not gone:
+        return lambda: None
+    held: list[tuple[list[Any], int, Any]] = []
+    states: list[tuple[Any, Any, Any]] = []
+    for optimizer in training.optimizers:
+        for group in optimizer.param_groups:
+            held += [(group["params"], place, p) for place, p in enumerate(group["params"]) if id(p) in gone]
+        states += [(optimizer.state, p, state) for p, state in optimizer.state.items() if id(p) in gone]
+    training.remove_parameters([p for _, _, p in held])
+
+    def put_back() -> None:
+        for params, place, parameter in held:  # in ascending order, so that each finds its place
+            params.insert(place, parameter)
+        for all_states, parameter, state in states:
+            all_states[parameter] = state
+
+    return put_back
+
+
+def nothing(technique: object, why: str) -> NothingToDo:
+    """The error of a technique that finds nothing to act on."""
+    return NothingToDo(f"{technique} found nothing to act on: {why}")
+
+
+def names(found: list[tuple[str, Any]]) -> str:
+    """Layer names for a sentence: the first few and how many more."""
+    listed = [name or "(model)" for name, _ in found]
+    return ", ".join(listed[:4]) + (f" and {len(listed) - 4} more" if len(listed) > 4 else "")

@@ -1,0 +1,168 @@
+"""Residual branches that start at zero."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+import torch
+from torch import fx, nn
+
+from trimtab.nn.flow import Scope, follow
+from trimtab.recipe import Change, Technique, TrainingLike
+from trimtab.techniques.norms import Norm, recognise
+from trimtab.techniques.surgery import CONV, LINEAR, names, nothing
+
+_ADDITIONS = (operator.add, operator.iadd, torch.add)
+_PASSING = frozenset(
+    "permute transpose contiguous view reshape movedim flatten squeeze unsqueeze dropout dropout2d".split()
+)
+
+
+@dataclass(frozen=True)
+class ZeroInitResidual(Technique):
+    """Sets the last scale of every residual branch to 0, so that each block starts as the identity.
+
+    ``y = x + gamma * branch(x)`` with gamma the gain of the norm that ends the branch (ResNet; a shift that is no longer 0 is set
+    to 0 too), or its layer scale (ConvNeXt). The
+    branches are read from the code of the model: an addition of which one side ends in a scale and the other is the input, or a
+    shortcut of it of at most one layer. Blocks whose branch ends in a linear or convolution layer (GPT-2, ViT) have no such
+    scale and are left alone. The optimizer's state of the scales is forgotten; undo brings values and state back.
+
+    Helps: deep residual networks trained from scratch, large batches and learning rates. Hurts: a model that is trained already,
+    whose branches it switches off. Good first setting: the default (there is nothing to set), before the first step.
+
+    Args:
+        only: look at scales whose name matches this pattern, ``"encoder.*"``.
+
+    Source: Goyal et al., "Accurate, Large Minibatch SGD: Training ImageNet in 1 Hour", 2017, section 5.1; Bachlechner et
+    al., "ReZero is All You Need", UAI 2021.
+
+    >>> import trimtab as tt
+    >>> class Block(nn.Module):
+    ...     def __init__(self):
+    ...         super().__init__()
+    ...         self.conv, self.norm = nn.Conv2d(3, 3, 3, padding=1), nn.BatchNorm2d(3)
+    ...     def forward(self, x):
+    ...         return x + self.norm(self.conv(x))
+    >>> model = nn.Sequential(Block(), Block())
+    >>> training = tt.attach(model, torch.optim.SGD(model.parameters(), lr=0.1)).apply("zero_init_residual")
+    >>> x = torch.randn(2, 3, 8, 8)
+    >>> torch.equal(model(x), x)
+    True
+    """
+
+    acts_on = "model"
+
+    only: str = "*"
+
+    def apply(self, training: TrainingLike) -> Change:
+        named = {id(parameter): name for name, parameter in training.named_parameters()}
+        found: list[tuple[str, list[nn.Parameter]]] = []
+        for model in training.models:
+            for scope in follow(model).scopes:
+                for scales in _scales(scope):
+                    name = named.get(id(scales[0]), "")
+                    if fnmatchcase(name, self.only) and all(scales[0] is not known[0] for _, known in found):
+                        found.append((name, scales))
+        if not found:
+            raise nothing(self, "the model has no residual branch that ends in a norm with a gain or in a layer scale.")
+        changed = [parameter for _, scales in found for parameter in scales]
+        before = [parameter.detach().clone() for parameter in changed]
+        states = [
+            (o, parameter, o.state.pop(parameter))
+            for o in training.optimizers
+            for parameter in changed
+            if parameter in o.state
+        ]
+        with torch.no_grad():
+            for parameter in changed:
+                parameter.zero_()
+
+        def undo() -> None:
+            with torch.no_grad():
+                for parameter, value in zip(changed, before, strict=True):
+                    parameter.copy_(value)
+            for optimizer, parameter, state in states:
+                optimizer.state[parameter] = state
+
+        summary = f"{len(found)} residual branch{'es' if len(found) > 1 else ''} set to zero: {names(found)}"
+        return Change(
+            summary,
+            undo,
+            details=tuple(f"{name}: 0" + (", and its shift" if len(scales) > 1 else "") for name, scales in found),
+        )
+
+
+def _scales(scope: Scope) -> Iterator[list[nn.Parameter]]:
+    """The last scale of each residual branch in a scope."""
+    for node in scope.graph.nodes:
+        sides = [a for a in node.args if isinstance(a, fx.Node)]
+        if node.op != "call_function" or node.target not in _ADDITIONS or len(sides) != 2:
+            continue
+        above = [_above(side) for side in sides]
+        if not any(n.op == "placeholder" or n.op.startswith("call") for n in above[0] & above[1]):
+            continue  # nothing in common: two streams, not a branch and its shortcut
+        alone = [_layers(scope, above[0] - above[1]), _layers(scope, above[1] - above[0])]
+        branch = 0 if alone[0] > alone[1] else 1
+        if alone[0] == alone[1] or alone[1 - branch] > 1:
+            continue
+        scales = _scales_at_the_end(scope, sides[branch])
+        if scales:
+            yield scales
+
+
+def _above(node: fx.Node) -> set[fx.Node]:
+    """The node and all that it is computed from."""
+    seen, todo = set(), [node]
+    while todo:
+        one = todo.pop()
+        if one not in seen:
+            seen.add(one)
+            todo += one.all_input_nodes
+    return seen
+
+
+def _layers(scope: Scope, nodes: set[fx.Node]) -> int:
+    """How many linear and convolution layers are among the nodes, also inside of modules that were not followed."""
+    called = (module for module in map(scope.module, nodes) if module is not None)
+    return sum(isinstance(part, LINEAR + CONV) for module in called for part in module.modules())
+
+
+def _scales_at_the_end(scope: Scope, node: fx.Node) -> list[nn.Parameter]:
+    """The scale that ends a branch, with the shift behind it where that is not 0."""
+    while True:
+        module = scope.module(node)
+        source = next((a for a in node.args if isinstance(a, fx.Node)), None)
+        if len(node.users) != 1:
+            return []  # somebody else wants this value as it is
+        if module is not None:
+            norm = recognise(module)
+            if isinstance(norm, Norm):
+                gain = None if norm.gain is None or norm.offset else module._parameters.get(norm.gain)
+                shift = None if norm.shift is None else module._parameters.get(norm.shift)
+                moved = shift is not None and bool(shift.detach().any())
+                return [p for p in (gain, shift if moved else None) if p is not None] if gain is not None else []
+            passes = not any(True for _ in module.parameters()) and (
+                isinstance(module, nn.Identity) or "drop" in type(module).__name__.lower()
+            )
+        elif node.op == "call_function" and node.target in (operator.mul, torch.mul):
+            return _layer_scale(scope, node)
+        else:
+            target = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+            passes = node.op in ("call_method", "call_function") and target in _PASSING
+        if not passes or source is None:
+            return []
+        node = source
+
+
+def _layer_scale(scope: Scope, node: fx.Node) -> list[nn.Parameter]:
+    for factor in node.all_input_nodes:
+        if factor.op == "get_attr":
+            path, _, name = str(factor.target).rpartition(".")
+            value = getattr(scope.modules.get(path), name, None)
+            if isinstance(value, nn.Parameter) and value.squeeze().ndim <= 1:
+                return [value]
+    return []

@@ -1,0 +1,379 @@
+"""The live handle on a training in progress."""
+
+from __future__ import annotations
+
+import functools
+import weakref
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import nn
+
+from trimtab.recipe import Change, Event, NothingToDo, Recipe, Technique
+from trimtab.training import taps
+from trimtab.training.find import unwrap
+
+if TYPE_CHECKING:
+    from trimtab.training.recorder import Recorder
+
+_all: weakref.WeakSet[Training] = weakref.WeakSet()
+_stop_listening: list[Callable[[], None]] = []
+_MOST = 4096  # backward calls that one update may sum up; older ones belong to gradients that nobody is going to use
+
+
+class Backward:
+    """One call of ``backward``: the value it started from, if that was one number, and the trainings that counted it."""
+
+    def __init__(self, value: torch.Tensor | None) -> None:
+        self.value = None if value is None else value.clone()  # users may change theirs in place
+        self.counted: weakref.WeakSet[Training] = weakref.WeakSet()
+
+
+class Member:
+    """An optimizer that takes part in a training, and the backward calls whose gradients wait for its next step."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer, hooks: tuple[Any, ...]) -> None:
+        self.optimizer = weakref.ref(optimizer)
+        self.hooks = hooks
+        self.waiting: list[Backward] = []
+        self.erased: list[Backward] = []  # gradients were zeroed since: used only if nothing newer comes
+        self._seen: list[tuple[torch.Tensor | None, int]] = []
+
+    def parameters(self) -> Iterator[torch.Tensor]:
+        optimizer = self.optimizer()
+        if optimizer is not None:
+            for group in optimizer.param_groups:
+                yield from group["params"]
+
+    def erase(self) -> None:
+        """The gradients were thrown away."""
+        if self.waiting:
+            self.erased, self.waiting = self.waiting, []
+
+    def take(self) -> list[Backward]:
+        """The backward calls that the step happening now makes use of."""
+        taken = self.waiting or self.erased
+        self.waiting, self.erased = [], []
+        return taken
+
+    def look(self) -> None:
+        """Remember the gradients as they are before a backward."""
+        self._seen = [(p.grad, -1 if p.grad is None else p.grad._version) for p in self.parameters()]
+
+    def touched(self) -> bool:
+        """Whether the backward since :meth:`look` reached any of the parameters."""
+        seen, self._seen = self._seen, []
+        grads = (p.grad for p in self.parameters())
+        return any(
+            now is not None and (now is not before or now._version != version)
+            for now, (before, version) in zip(grads, seen, strict=False)
+        )
+
+
+class Training:
+    """A training in progress: its models, its optimizers, the step it is at, and the events it passes through.
+
+    Made by :func:`trimtab.attach` in code of your own, and by the script runner for every model that an unmodified script
+    trains. A *step* is one update: one or more calls of ``backward`` (gradient accumulation) and the ``optimizer.step()``
+    that uses them; several optimizers stepping after the same ``backward`` make one step; a closure (LBFGS) makes one.
+    The training *loss* of a step is the sum of the values that ``backward`` started from, unscaled where a
+    ``GradScaler`` scaled them: the number whose gradient the step applies. With a closure it is that of its first call.
+
+    Events, for :meth:`on`: ``"backward"`` (gradients are about to be computed; no argument), ``"gradients"`` (all gradients
+    that an optimizer is going to use are there), ``"before_step"``, ``"after_step"`` (each called with the optimizer), and
+    ``"step"`` (a step was made; called with its loss or ``None``).
+    """
+
+    def __init__(self, models: Sequence[nn.Module], optimizers: Sequence[torch.optim.Optimizer]) -> None:
+        self.models: tuple[nn.Module, ...] = tuple(unwrap(model) for model in models)
+        self.step = 0
+        self.changes: list[Change] = []
+        self.kept: list[torch.optim.Optimizer] = []  # optimizers that live at least as long as the handle
+        self._members: list[Member] = []
+        self._events: dict[str, list[Callable[..., None]]] = {}
+        self._losses: list[Backward] = []
+        self._stepped: set[int] | None = None  # the optimizers that took part in the last step
+        self._generators = 0
+        for optimizer in optimizers:
+            self.join(optimizer)
+        _all.add(self)
+        if not _stop_listening:
+            _stop_listening.append(taps.listen("before_backward", _on_before_backward))
+            _stop_listening.append(taps.listen("backward", _on_backward))
+            _stop_listening.append(taps.listen("zero_grad", _on_zero_grad))
+
+    # -- what is there -----------------------------------------------------------------------------------------------
+
+    @property
+    def model(self) -> nn.Module | None:
+        """The model; the largest where several are trained together; ``None`` for parameters outside any module."""
+        return max(self.models, key=lambda m: sum(p.numel() for p in m.parameters()), default=None)
+
+    @property
+    def optimizers(self) -> list[torch.optim.Optimizer]:
+        """The optimizers that are still in use. A script may replace its optimizer: the handle keeps no old one alive."""
+        alive = (member.optimizer() for member in self._members)
+        return [optimizer for optimizer in alive if optimizer is not None]
+
+    @property
+    def phase(self) -> Literal["train", "eval"]:
+        """``"train"`` while the model is in training mode and gradients are recorded."""
+        return "train" if torch.is_grad_enabled() and any(model.training for model in self.models) else "eval"
+
+    def named_modules(self) -> Iterator[tuple[str, nn.Module]]:
+        """All modules with their names; with several models, prefixed by the model's class (and number)."""
+        for prefix, model in self._prefixed():
+            for name, module in model.named_modules():
+                yield ".".join(filter(None, (prefix, name))), module
+
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """All parameters of the models, then optimized tensors that belong to no module."""
+        known = set()
+        for prefix, model in self._prefixed():
+            for name, parameter in model.named_parameters():
+                known.add(id(parameter))
+                yield ".".join(filter(None, (prefix, name))), parameter
+        loose = [p for o in self.optimizers for g in o.param_groups for p in g["params"] if id(p) not in known]
+        for number, parameter in enumerate(loose):
+            yield f"parameter{number}", parameter
+
+    def _prefixed(self) -> Iterator[tuple[str, nn.Module]]:
+        if len(self.models) == 1:
+            yield "", self.models[0]
+            return
+        names = [type(model).__name__.lower() for model in self.models]
+        for number, (name, model) in enumerate(zip(names, self.models, strict=True)):
+            yield (f"{name}{number}" if names.count(name) > 1 else name), model
+
+    # -- events ------------------------------------------------------------------------------------------------------
+
+    def on(self, event: Event | Literal["backward", "step"], call: Callable[..., None]) -> Callable[[], None]:
+        """Call ``call(optimizer)`` at every such event; the returned function ends it."""
+        self._events.setdefault(event, []).append(call)
+
+        def stop() -> None:
+            if call in self._events.get(event, []):
+                self._events[event].remove(call)
+
+        return stop
+
+    def _emit(self, event: str, *what: Any) -> None:
+        for call in tuple(self._events.get(event, ())):
+            call(*what)
+
+    def join(self, optimizer: torch.optim.Optimizer) -> None:
+        """Let another optimizer take part in this training."""
+        if any(known is optimizer for known in self.optimizers):
+            return
+        self._members = [member for member in self._members if member.optimizer() is not None]
+        # The hooks keep the handle alive as long as the optimizer.
+        hooks = optimizer.register_step_pre_hook(self._before_step), optimizer.register_step_post_hook(self._after_step)
+        self._members.append(Member(optimizer, hooks))
+
+    def _member(self, optimizer: torch.optim.Optimizer) -> Member:
+        return next(member for member in self._members if member.optimizer() is optimizer)
+
+    def _before_step(
+        self, optimizer: torch.optim.Optimizer, args: tuple, kwargs: dict[str, Any]
+    ) -> tuple[tuple, dict] | None:
+        place = len(args) > 1 and args[1]  # args[0] is the optimizer
+        closure = place or kwargs.get("closure")
+        if not callable(closure):
+            self._use(optimizer)
+            self._emit("gradients", optimizer)
+            self._emit("before_step", optimizer)
+            return None
+        self._emit("before_step", optimizer)
+        calls = 0
+
+        @functools.wraps(closure)
+        def watched() -> Any:
+            nonlocal calls
+            result = closure()
+            if calls == 0:
+                self._use(optimizer)
+            else:  # the optimizer tries other points: not the loss of this step
+                self._member(optimizer).take()
+            calls += 1
+            self._emit("gradients", optimizer)
+            return result
+
+        return ((args[0], watched, *args[2:]), kwargs) if place else (args, {**kwargs, "closure": watched})
+
+    def _use(self, optimizer: torch.optim.Optimizer) -> None:
+        """The gradients that are there now are those of the step."""
+        fresh = [call for call in self._member(optimizer).take() if self not in call.counted]
+        for call in fresh:
+            call.counted.add(self)
+        self._losses += fresh
+
+    def _after_step(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        self._emit("after_step", optimizer)
+        if not self._losses:
+            # Another optimizer after the same backward, or gradients that were set by hand?
+            joins = self._stepped is not None and id(optimizer) not in self._stepped
+            if joins or all(p.grad is None for p in self._member(optimizer).parameters()):
+                if self._stepped is not None:
+                    self._stepped.add(id(optimizer))
+                return
+        values = [call.value for call in self._losses if call.value is not None]
+        loss = sum(values[1:], start=values[0]) if values else None
+        self._losses, self._stepped = [], {id(optimizer)}
+        self._emit("step", loss)
+        self.step += 1
+
+    def watch(self, **options: Any) -> Recorder:
+        """Begin to record this training: ``with tt.attach(model, optimizer).watch() as recorder: ...``.
+
+        ``recorder.close()`` ends it and gives the :class:`~trimtab.records.RunRecord` that :func:`trimtab.diagnose` reads.
+        Options are those of :class:`trimtab.Recorder` (``store=``, ``every=`` ...).
+        """
+        from trimtab.training.find import code_place
+        from trimtab.training.recorder import Recorder
+
+        place = code_place(self.model)
+        recorder = Recorder(**{"subject": place.file if place else "attached code", **options})
+        recorder.watch(self, place)
+        return recorder
+
+    # -- techniques --------------------------------------------------------------------------------------------------
+
+    def apply(self, what: str | Technique | Recipe | Iterable[Technique]) -> Training:
+        """Apply a recipe in place: ``training.apply("batch_norm(after='linear'), clip_norm(1.0)")``.
+
+        Parameters keep their identity and their optimizer state; new parameters join the optimizer. :meth:`undo` takes
+        everything back. Raises :class:`~trimtab.recipe.RecipeError` for a text that does not read and
+        :class:`~trimtab.recipe.NothingToDo` when a technique finds nothing to act on; then nothing is changed.
+        """
+        self.changes += Recipe.of(what).apply(self)
+        return self
+
+    def undo(self) -> Training:
+        """Take back everything that :meth:`apply` changed, newest first."""
+        while self.changes:
+            self.changes.pop().undo()
+        return self
+
+    def add_parameters(self, parameters: Iterable[nn.Parameter], beside: nn.Parameter | None) -> None:
+        """Give new parameters to the optimizer, in the group of ``beside`` (the parameter of the layer they follow).
+
+        They join an existing group, so that learning-rate schedulers made earlier stay right.
+        """
+        optimizer, group = self._group_of(beside)
+        new = list(parameters)
+        if type(optimizer).__name__ == "Muon" and any(p.ndim != 2 for p in new):
+            raise NothingToDo("Muon only takes two-dimensional parameters, so a norm's scale and shift cannot join it.")
+        if isinstance(optimizer, torch.optim.LBFGS) and optimizer.state:
+            raise NothingToDo(
+                "LBFGS has begun and its history has a fixed length; apply the recipe before the first step."
+            )
+        group["params"].extend(new)
+
+    def remove_parameters(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Take parameters and their state out of the optimizers again."""
+        gone = {id(parameter) for parameter in parameters}
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                # in place: LBFGS and others keep this very list
+                group["params"][:] = [p for p in group["params"] if id(p) not in gone]
+            for parameter in [p for p in optimizer.state if id(p) in gone]:
+                del optimizer.state[parameter]
+
+    def _group_of(self, parameter: nn.Parameter | None) -> tuple[torch.optim.Optimizer, dict[str, Any]]:
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                if any(p is parameter for p in group["params"]):
+                    return optimizer, group
+        return self.optimizers[0], self.optimizers[0].param_groups[0]
+
+    def generator(self, purpose: str, device: torch.device | None = None) -> torch.Generator:
+        """A random generator of its own for a technique.
+
+        It is seeded from the seed of torch's generator without drawing from it, so that a technique leaves the data
+        order and the initialization of the training as they were.
+        """
+        self._generators += 1
+        seed = zlib.crc32(f"{torch.initial_seed()} {purpose} {self._generators}".encode())
+        return torch.Generator(device or "cpu").manual_seed(seed)
+
+
+def _members() -> list[Member]:
+    return [member for training in tuple(_all) for member in training._members if member.optimizer() is not None]
+
+
+def _on_before_backward() -> None:
+    for training in tuple(_all):
+        training._emit("backward")
+    members = _members()
+    for member in members:
+        if len(members) > 1:
+            member.look()
+        if member.waiting and all(p.grad is None for p in member.parameters()):
+            member.erase()  # thrown away by hand: p.grad = None
+
+
+def _on_backward(value: torch.Tensor | None) -> None:
+    call = Backward(value)
+    members = _members()
+    for member in members:
+        if len(members) == 1 or member.touched():
+            member.waiting = [*member.waiting[-_MOST:], call]
+
+
+def _on_zero_grad(what: torch.optim.Optimizer | nn.Module) -> None:
+    inside = {id(p) for p in what.parameters()} if isinstance(what, nn.Module) else set()
+    for member in _members():
+        if member.waiting and (
+            member.optimizer() is what or (inside and all(id(p) in inside for p in member.parameters()))
+        ):
+            member.erase()
+
+
+def attach(
+    model: nn.Module | Sequence[nn.Module], optimizer: torch.optim.Optimizer | Sequence[torch.optim.Optimizer]
+) -> Training:
+    """A live handle on a training of your own: ``tt.attach(model, optimizer).apply("batch_norm(after='linear')")``.
+
+    Call it once, after the optimizer is made and before the first step. The handle stays alive with the optimizer.
+
+    Args:
+        model: the model, or several that are trained together.
+        optimizer: its optimizer, or several.
+
+    Raises:
+        TypeError: if these are not modules and optimizers.
+
+    >>> import torch
+    >>> model = torch.nn.Linear(2, 1)
+    >>> training = attach(model, torch.optim.SGD(model.parameters(), lr=0.1))
+    >>> training.step
+    0
+    """
+    models = _listed(model, nn.Module)
+    optimizers = [_inner(one) for one in _listed(optimizer, torch.optim.Optimizer)]
+    for thing, kind in [(m, nn.Module) for m in models] + [(o, torch.optim.Optimizer) for o in optimizers]:
+        if not isinstance(thing, kind):
+            raise TypeError(
+                f"attach(model, optimizer) takes a torch.nn.Module and a torch.optim.Optimizer (or lists of them); "
+                f"got {type(thing).__name__} where a {kind.__name__} belongs."
+            )
+    if not optimizers:
+        raise TypeError(
+            "attach(model, optimizer) needs at least one optimizer: its steps are what a training consists of."
+        )
+    training = Training(models, optimizers)
+    training.kept = optimizers
+    return training
+
+
+def _listed(what: Any, kind: type) -> list[Any]:
+    return list(what) if isinstance(what, (list, tuple)) and not isinstance(what, kind) else [what]
+
+
+def _inner(optimizer: Any) -> Any:
+    """The optimizer inside wrappers such as accelerate's, which step the one they hold and have no hooks of their own."""
+    while "_optimizer_step_pre_hooks" not in getattr(optimizer, "__dict__", {}) and hasattr(optimizer, "optimizer"):
+        optimizer = optimizer.optimizer
+    return optimizer

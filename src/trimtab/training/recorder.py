@@ -1,0 +1,254 @@
+"""The recorder of a run: its trainings, its evaluations, what it prints, and where all of that is kept.
+
+Nothing that is recorded changes the run: no random number is drawn, no graph is kept, and an error in here ends the recording,
+never the training.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+import sqlite3
+import sys
+import time
+import traceback
+import uuid
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import torch
+from torch import nn
+
+from trimtab.records import CodePlace, RunRecord
+from trimtab.store import Store
+from trimtab.training import taps
+from trimtab.training.evaluations import Evaluations, choose_metric, printed_numbers
+from trimtab.training.handle import Training
+from trimtab.training.watch import Watch
+
+EVERY = 10
+FLUSH = 0.25  # seconds between writes to the store
+IDLE = 100  # steps of other trainings after which one counts as over
+
+
+class WatchWarning(UserWarning):
+    """The watch had to turn itself off; the training goes on."""
+
+
+def _warn(text: str) -> None:
+    try:
+        warnings.warn(text, WatchWarning, stacklevel=3)
+    except WatchWarning:  # warnings are errors in this run; ours must not end it
+        print(text, file=sys.stderr)
+
+
+class Recorder:
+    """Records one run: any number of trainings, their evaluations and what the script prints.
+
+    Args:
+        subject: what runs, for people.
+        store: where rows go while the run is going on; without one they stay in memory.
+        metric: a regular expression with one group that reads the metric from a line of output.
+        sampled: measure layers and gradients on sampled steps; without, only losses and evaluations.
+        every: sample every so many steps (fewer when measuring takes more than 1.5 % of the run).
+    """
+
+    def __init__(
+        self,
+        subject: str = "",
+        store: Store | None = None,
+        metric: str | None = None,
+        sampled: bool = True,
+        every: int = EVERY,
+    ) -> None:
+        self.id = time.strftime("%Y%m%d-%H%M%S-") + uuid.uuid4().hex[:6]
+        self.subject, self.store, self.metric_pattern = subject, store, metric
+        self.sampled, self.every = sampled, every
+        self.off = ""
+        self.watches: list[Watch] = []
+        self.printed: list[str] = []
+        self.started = time.time()
+        self.error, self.exit_code = "", 0
+        self._clock = time.perf_counter()
+        self._flushed = 0.0
+        self._shape: list = []
+        self._evaluations = Evaluations()
+        self._current: Watch | None = None
+        self._early: list[tuple[str, float]] = []
+        self.compiled = False  # layers inside compiled code are left alone
+        self.forwarded: Watch | None = None  # whose model ran last, as far as was measured
+        self._stops = [
+            taps.listen("loss", self.guarded(self._on_loss)),
+            taps.listen("loader", self.guarded(self._on_loader)),
+            taps.listen("compile", self.guarded(self.on_compile)),
+        ]
+        self._loader_starts = 0
+        self.steps = 0
+
+    # -- keeping the training safe from us ---------------------------------------------------------------------------
+
+    def guarded(self, call: Callable[..., Any]) -> Callable[..., None]:
+        """``call``, except that an error in it turns the watch off with a warning."""
+
+        @functools.wraps(call)
+        def safe(*args: Any, **kwargs: Any) -> None:
+            if self.off:
+                return
+            try:
+                call(*args, **kwargs)
+            except Exception as error:
+                self.turn_off(error)
+
+        return safe
+
+    def turn_off(self, error: Exception) -> None:
+        """End all measuring; what was recorded stays."""
+        self.off = f"{type(error).__name__}: {error}".rstrip(": ")
+        for watch in self.watches:
+            watch.release()
+        for stop in self._stops:
+            stop()
+        where = traceback.extract_tb(error.__traceback__)[-1] if error.__traceback__ else None
+        place = f" ({where.filename.rsplit('/', 1)[-1]}:{where.lineno})" if where else ""
+        _warn(f"trimtab's watch met an error of its own and turned itself off; the training goes on. {self.off}{place}")
+
+    # -- what happens in the run -------------------------------------------------------------------------------------
+
+    def watch(self, training: Training, code: CodePlace | None = None) -> Watch:
+        """Begin to watch another training of this run."""
+        watch = Watch(self, training, len(self.watches), code)
+        self.watches.append(watch)
+        return watch
+
+    def _on_loss(self, name: str, output: Any, target: Any, value: torch.Tensor, kwargs: dict[str, Any]) -> None:
+        if value.requires_grad:
+            watch = self.watches[0] if len(self.watches) == 1 else self.forwarded
+            if watch is not None:
+                watch.on_training_loss(name, output, target)
+        elif not torch.is_grad_enabled():
+            self._evaluations.add(name, output, target, value, kwargs)
+
+    def _on_loader(self, loader: Any) -> None:
+        self._loader_starts += 1
+
+    def on_compile(self, _: nn.Module | None = None) -> None:
+        """A module is going to be compiled: its layers cannot be seen, and hooks would make it compile again."""
+        self.compiled = True
+        for watch in self.watches:
+            watch.unhook()
+
+    def line(self, text: str) -> None:
+        """A line that the script printed."""
+        self.printed.append(text)
+        del self.printed[:-200]
+        if self.metric_pattern is not None:
+            match = re.search(self.metric_pattern, text)
+            value = _number(match[1]) if match else None
+            if value is not None:
+                self.evaluated(
+                    "metric " + (self.metric_pattern.split("=")[0].split("(")[0].strip(" :\\^") or "value"), value
+                )
+        for name, value in printed_numbers(text).items():
+            self.evaluated(f"printed {name}", value)
+
+    def evaluated(self, name: str, value: float) -> None:
+        """A number that judges the training as it stands now."""
+        if self._current is None:
+            self._early.append((name, value))
+        else:
+            self._current.add(name, self._current.step, value)
+
+    def close_evaluations(self) -> None:
+        """Training goes on: evaluations so far are complete."""
+        for name, value in self._evaluations.close():
+            self.evaluated(name, value)
+
+    def stepped(self, watch: Watch) -> None:
+        """A training has made a step: it is the one that evaluations from here on speak of."""
+        self._current = watch
+        for name, value in self._early:
+            watch.add(name, 0, value)
+        self._early.clear()
+        self.steps += 1
+        watch.seen_at = self.steps
+        for other in self.watches:
+            if self.steps - other.seen_at > IDLE:
+                other.unhook()  # its training is over, as it seems; another step would begin a new sample
+        watch.epochs.add(self._loader_starts)
+        now = time.perf_counter()
+        if self.store and now - self._flushed > FLUSH:
+            self.flush()
+            self._flushed = now
+
+    # -- writing it down ---------------------------------------------------------------------------------------------
+
+    def flush(self, finished: bool = False) -> None:
+        """Write what is new to the store. If the store fails, the record goes on in memory."""
+        if self.store is None:
+            return
+        points: list = []
+        profiles: list = []
+        for watch in self.watches:
+            watch.settle()
+            points += watch.new_points
+            profiles += watch.new_profiles
+            watch.new_points, watch.new_profiles = [], []
+        shape = [(len(w.layers), len(w.facts), [len(names) for names, *_ in w.profiles.values()]) for w in self.watches]
+        try:
+            self.store.add_rows(self.id, points, profiles)
+            if finished or shape != self._shape:
+                self.store.put_run(self.record(heads=not finished), finished=finished)
+                self._shape = shape
+        except (sqlite3.Error, OSError) as error:
+            _warn(
+                f"trimtab cannot write to {self.store.path} any more ({error}). The run goes on and is kept in memory; "
+                "make room to keep it on disk."
+            )
+            self.store = None
+
+    def close(self) -> RunRecord:
+        """End the watch and give the whole record."""
+        if not self.off:
+            self.guarded(self.close_evaluations)()
+            for watch in self.watches:
+                self.guarded(watch.finish)()
+        for watch in self.watches:
+            watch.release()
+        for stop in self._stops:
+            stop()
+        self.flush(finished=True)
+        return self.record()
+
+    def record(self, heads: bool = False) -> RunRecord:
+        """What is known so far; with ``heads``, without the measured numbers."""
+        trainings = tuple(watch.record(heads) for watch in self.watches)
+        record = RunRecord(
+            id=self.id,
+            subject=self.subject,
+            started=self.started,
+            seconds=time.perf_counter() - self._clock,
+            exit_code=self.exit_code,
+            error=self.error,
+            output_tail="\n".join(self.printed[-20:]),
+            trainings=trainings,
+            versions={"python": sys.version.split()[0], "torch": str(torch.__version__)},
+            applied=tuple(c.summary for w in self.watches for c in (w.changes or ())),
+        )
+        main = record.main
+        metric = choose_metric(main.series, self.metric_pattern) if main and not heads else None
+        return msgspec.structs.replace(record, metric=metric)
+
+    def __enter__(self) -> Recorder:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _number(text: str | None) -> float | None:
+    try:
+        return float(text or "")
+    except ValueError:
+        return None

@@ -1,0 +1,160 @@
+"""The places where PyTorch tells us that training happens: taps on a handful of its functions.
+
+While at least one listener is registered, these functions of PyTorch are replaced by wrappers that call the original and
+then tell the listeners what passed; with the last listener gone the originals are back. Wrappers change no value, consume
+no random number and step aside while ``torch.compile`` traces.
+
+===================================== ================================================================================
+``torch.optim.Optimizer.__init__``    an optimizer was made (the right moment for surgery: nothing has run yet)
+``torch.optim.Optimizer.zero_grad``   gradients computed so far are not going to be used
+``torch.nn.Module.zero_grad``         the same
+``torch.autograd.backward``           gradients were computed, from which value (``Tensor.backward`` comes through here)
+``torch.nn.functional`` losses        a loss was evaluated, of what and against what (the loss modules come through here)
+``torch.amp.GradScaler.scale``        which unscaled loss a scaled one stands for
+``torch.compile``, ``Module.compile`` a module is going to be compiled
+``DataLoader.__iter__``               a pass over a data loader began
+===================================== ================================================================================
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.data import DataLoader
+
+Kind = Literal["optimizer", "before_backward", "backward", "zero_grad", "loss", "compile", "loader"]
+
+LOSSES = (
+    "cross_entropy nll_loss binary_cross_entropy binary_cross_entropy_with_logits mse_loss l1_loss smooth_l1_loss "
+    "huber_loss kl_div poisson_nll_loss gaussian_nll_loss hinge_embedding_loss margin_ranking_loss soft_margin_loss "
+    "multilabel_margin_loss multilabel_soft_margin_loss multi_margin_loss cosine_embedding_loss triplet_margin_loss ctc_loss"
+).split()
+
+_listeners: dict[Kind, list[Callable[..., None]]] = {
+    "optimizer": [], "before_backward": [], "backward": [], "zero_grad": [], "loss": [], "compile": [],
+    "loader": [],
+}  # fmt: skip
+_originals: list[tuple[Any, str, Any, Any]] = []
+
+
+def listen(kind: Kind, call: Callable[..., None]) -> Callable[[], None]:
+    """Register a listener; the returned function takes it off again."""
+    if not _originals:
+        _install()
+    _listeners[kind].append(call)
+
+    def stop() -> None:
+        if call in _listeners[kind]:
+            _listeners[kind].remove(call)
+        if not any(_listeners.values()):
+            _remove()
+
+    return stop
+
+
+def _tell(kind: Kind, *what: Any) -> None:
+    for call in tuple(_listeners[kind]):
+        call(*what)
+
+
+def _replace(owner: Any, name: str, make: Callable[[Any], Any]) -> None:
+    original = getattr(owner, name)
+    wrapper = functools.wraps(original)(make(original))
+    _originals.append((owner, name, original, wrapper))
+    setattr(owner, name, wrapper)
+
+
+def _remove() -> None:
+    while _originals:
+        owner, name, original, wrapper = _originals.pop()
+        if getattr(owner, name) is wrapper:  # somebody else may have wrapped ours meanwhile: then leave theirs alone
+            setattr(owner, name, original)
+
+
+def _install() -> None:
+    _replace(torch.optim.Optimizer, "__init__", _optimizer_tap)
+    _replace(torch.optim.Optimizer, "zero_grad", _zero_grad_tap)
+    _replace(nn.Module, "zero_grad", _zero_grad_tap)
+    _replace(nn.Module, "compile", _compile_tap)
+    _replace(torch, "compile", _compile_tap)
+    _replace(torch.autograd, "backward", _backward_tap)
+    for name in LOSSES:
+        _replace(F, name, functools.partial(_loss_tap, name))
+    _replace(torch.amp.GradScaler, "scale", _scale_tap)
+    _replace(DataLoader, "__iter__", _loader_tap)
+
+
+def _optimizer_tap(original: Callable) -> Callable:
+    def init(self: torch.optim.Optimizer, *args: Any, **kwargs: Any) -> None:
+        original(self, *args, **kwargs)
+        _tell("optimizer", self)
+
+    return init
+
+
+def _zero_grad_tap(original: Callable) -> Callable:
+    def zero_grad(self: torch.optim.Optimizer | nn.Module, *args: Any, **kwargs: Any) -> None:
+        original(self, *args, **kwargs)
+        _tell("zero_grad", self)
+
+    return zero_grad
+
+
+def _backward_tap(original: Callable) -> Callable:
+    def backward(tensors: Any, grad_tensors: Any = None, *args: Any, **kwargs: Any) -> None:
+        # The value is read before the call: users may change the loss in place afterwards.
+        value = _scalar(tensors) if grad_tensors is None else None
+        _tell("before_backward")
+        original(tensors, grad_tensors, *args, **kwargs)
+        _tell("backward", value)
+
+    return backward
+
+
+def _compile_tap(original: Callable) -> Callable:
+    def compile(model: Any = None, *args: Any, **kwargs: Any) -> Any:
+        if isinstance(model, nn.Module):
+            _tell("compile", model)
+        return original(model, *args, **kwargs)
+
+    return compile
+
+
+def _scalar(tensors: Any) -> torch.Tensor | None:
+    if isinstance(tensors, torch.Tensor) and tensors.numel() == 1:
+        return getattr(tensors, "_trimtab_unscaled", tensors).detach()
+    return None
+
+
+def _loss_tap(name: str, original: Callable) -> Callable:
+    def loss(input: Any, *args: Any, **kwargs: Any) -> Any:
+        value = original(input, *args, **kwargs)
+        if not torch.compiler.is_compiling() and isinstance(value, torch.Tensor):
+            target = args[0] if args else kwargs.get("target")
+            _tell("loss", name, input, target, value, kwargs)
+        return value
+
+    return loss
+
+
+def _scale_tap(original: Callable) -> Callable:
+    def scale(self: Any, outputs: Any) -> Any:
+        scaled = original(self, outputs)
+        if isinstance(outputs, torch.Tensor) and scaled is not outputs:
+            scaled._trimtab_unscaled = outputs.detach()
+        return scaled
+
+    return scale
+
+
+def _loader_tap(original: Callable) -> Callable:
+    def iterate(self: DataLoader) -> Any:
+        _tell("loader", self)
+        return original(self)
+
+    return iterate

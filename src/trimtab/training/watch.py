@@ -1,0 +1,381 @@
+"""The watch on one training: every step its loss and learning rate, on sampled steps its layers, gradients and updates.
+
+Every tenth step is sampled while the time spent on it stays within 1.5 % of the run (and a tenth of a second to begin with);
+beyond that, samples are spread more thinly.
+
+Layers are seen through one global forward hook that is there on sampled steps only. Hooks on the modules themselves would
+travel with them: a script that copies, pickles or compiles its model between two steps would copy, pickle or trace them too.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+import weakref
+from collections import defaultdict, deque
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+import trimtab.signals as signals
+from trimtab.records import CodePlace, Layer, Profile, Series, TrainingRecord
+from trimtab.signals.signal import norms
+from trimtab.training.evaluations import accuracy
+from trimtab.training.find import is_compiled
+from trimtab.training.handle import Training
+
+if TYPE_CHECKING:
+    from trimtab.training.recorder import Recorder
+
+SHARE = 0.015  # of the run's time that measuring may take
+ALLOWANCE = 0.1  # seconds that it may take beyond that
+FOLLOWED = 250_000  # entries of the gradient: up to here its norm is read on every step
+SPIKE = 5.0  # times the median of the last gradient norms
+COMPILED = "Code of this run is compiled: layers' outputs are not measured inside it, gradients and updates are."
+
+
+class Watch:
+    """The watch on one training: its series, and the signals on sampled steps."""
+
+    def __init__(self, recorder: Recorder, training: Training, index: int, code: CodePlace | None) -> None:
+        self.recorder, self.index, self.code = recorder, index, code
+        self._training = weakref.ref(training)
+        self.changes = training.changes
+        self.model = " + ".join(type(model).__name__ for model in training.models) or "loose parameters"
+        self.optimizers = tuple(type(optimizer).__name__ for optimizer in training.optimizers)
+        self.step = 0
+        self.epochs: set[int] = set()
+        self.series: dict[str, tuple[list[int], list[float]]] = defaultdict(lambda: ([], []))
+        self.profiles: dict[str, tuple[dict[str, None], list[int], list[dict[str, float]]]] = defaultdict(
+            lambda: ({}, [], [])
+        )
+        self.facts: dict[str, float] = {"parameters": sum(p.numel() for _, p in training.named_parameters())}
+        self.layers: dict[str, Layer] = {}
+        self.notes: list[str] = []
+        self.new_points: list[tuple[int, str, int, float]] = []
+        self.new_profiles: list[tuple[int, str, int, list[float]]] = []
+        self._waiting: list[tuple[str, int, torch.Tensor]] = []  # numbers still on an accelerator
+        self._rates: tuple[float, ...] = ()
+        self._targets: torch.Tensor | None = None  # what is known of the targets: class counts, or moments
+        self._signals = [make() for make in signals.ALL]
+        self._sample: int | None = None  # the step being measured
+        self._upcoming: int | None = None  # the step to be measured next: its forward pass has not begun
+        self._read_due = False
+        self._gradients_of: set[int] = set()  # optimizers whose gradients, and whose steps, this sample has seen
+        self._stepped: set[int] = set()
+        self._samples = 0
+        self._spent, self._began, self._next = 0.0, time.perf_counter(), 0
+        self._recent_norms: deque[float] = deque(maxlen=25)
+        self._last_norm_at = -1
+        self._hook: Any = None
+        self._table: dict[int, str] = {}  # names of the modules to measure, by id
+        self._seen: set[str] = set()
+        self.seen_at = recorder.steps
+        safe = recorder.guarded
+        self._stops = [
+            training.on("backward", safe(self._on_backward)),
+            training.on("gradients", safe(self._look_for_spike)),
+            training.on("gradients", safe(self._timed(self._on_gradients))),
+            training.on("before_step", safe(self._timed(self._before_step))),
+            training.on("after_step", safe(self._timed(self._after_step))),
+            training.on("step", safe(self._on_step)),
+        ]
+        if any(is_compiled(model) for model in training.models):
+            recorder.on_compile()
+        if recorder.sampled:
+            safe(self._begin_sample)()
+
+    def note(self, text: str) -> None:
+        """A remark for the record, once."""
+        if text not in self.notes:
+            self.notes.append(text)
+
+    def _timed(self, call: Callable[..., None]) -> Callable[..., None]:
+        def timed(*args: Any) -> None:
+            if self._sample is None and self._upcoming is None:
+                return
+            began = time.perf_counter()
+            call(*args)
+            self._spent += time.perf_counter() - began
+
+        return timed
+
+    # -- every step --------------------------------------------------------------------------------------------------
+
+    def add(self, name: str, step: int, value: float | torch.Tensor) -> None:
+        """One number of one series."""
+        if isinstance(value, torch.Tensor):
+            if value.device.type != "cpu":
+                self._waiting.append((name, step, value))
+                return
+            value = value.item()
+        steps, values = self.series[name]
+        steps.append(step)
+        values.append(float(value))
+        if self.recorder.store:
+            self.new_points.append((self.index, name, step, float(value)))
+
+    def settle(self) -> None:
+        """Fetch numbers that still lie on an accelerator."""
+        waiting, self._waiting = self._waiting, []
+        for name, step, value in waiting:
+            self.add(name, step, value.cpu())
+
+    def _on_backward(self) -> None:
+        self.recorder.close_evaluations()
+        self._timed(self._turn)()
+
+    def _on_step(self, loss: torch.Tensor | None) -> None:
+        training = self._training()
+        if training is None:
+            return
+        failed = False
+        if loss is not None:
+            self.add("loss", self.step, loss)
+            if loss.device.type == "cpu" and not math.isfinite(loss) and "first_nonfinite_loss" not in self.facts:
+                self.facts["first_nonfinite_loss"] = self.step
+                failed = True
+        rates = tuple(float(group["lr"]) for o in training.optimizers for group in o.param_groups if "lr" in group)
+        if rates != self._rates:
+            self._rates = rates
+            for number, rate in enumerate(rates):
+                self.add("lr" if number == 0 else f"lr {number}", self.step, rate)
+        self.unhook()
+        self._read_due = self._sample is not None
+        self.step += 1
+        self.recorder.stepped(self)
+        if self.recorder.sampled and (failed or (self.step >= self._next and not self._postponed())):
+            self._begin_sample()
+
+    def on_training_loss(self, name: str, output: Any, target: Any) -> None:
+        """A loss with gradients was evaluated: on sampled steps, note what it says of the task.
+
+        ``constant_loss`` is the loss of the best answer that ignores the input: the entropy of the class frequencies, or
+        the variance of the targets. A training that stays there has learned nothing from its inputs.
+        """
+        self._timed(self._turn)()
+        if self._sample is None or not isinstance(output, torch.Tensor) or not isinstance(target, torch.Tensor):
+            return
+        if target.ndim:
+            self.facts["batch_size"] = target.shape[0]
+        if name in ("cross_entropy", "nll_loss") and output.ndim > 1 and not target.is_floating_point():
+            self.facts["classes"] = output.shape[1]
+            counts = torch.bincount(target[target >= 0].reshape(-1).cpu(), minlength=output.shape[1])
+            self._targets = counts if self._targets is None else self._targets + counts
+            shares = self._targets[self._targets > 0] / self._targets.sum()
+            self.facts["constant_loss"] = float(-(shares * shares.log()).sum())
+        elif name == "mse_loss" and target.numel() > 1 and target.is_floating_point():
+            numbers = target.detach().double()
+            moments = torch.stack(
+                [torch.tensor(float(target.numel())), numbers.sum().cpu(), numbers.square().sum().cpu()]
+            )
+            self._targets = moments if self._targets is None else self._targets + moments
+            count, total, squares = self._targets.tolist()
+            self.facts["constant_loss"] = squares / count - (total / count) ** 2
+        hits = accuracy(name, output.detach(), target)
+        if hits is not None:
+            self.add("train accuracy", self.step, hits)
+
+    # -- sampled steps -----------------------------------------------------------------------------------------------
+
+    def _begin_sample(self) -> None:
+        """Get ready to measure the step that comes. The last sample stays open until then: see :meth:`_turn`."""
+        training = self._training()
+        if training is None:
+            return
+        began = time.perf_counter()
+        self._upcoming = self.step
+        # Optimizers that take turns would meet an even distance always in the same turn.
+        self._samples += 1
+        shift = self._samples % max(1, len(training.optimizers)) if self.recorder.every > 1 else 0
+        self._next = self.step - self.step % self.recorder.every + self.recorder.every + shift
+        self._seen = set()
+        if not self.recorder.compiled:
+            self._table = {
+                id(module): name
+                for name, module in training.named_modules()
+                if not isinstance(module, (nn.Sequential, nn.ModuleList, nn.ModuleDict))
+                and (next(iter(module._modules), None) is None or next(iter(module._parameters), None) is not None)
+            }
+            self._hook = nn.modules.module.register_module_forward_hook(self.recorder.guarded(self._forward))
+        self._spent += time.perf_counter() - began
+
+    def _turn(self) -> None:
+        """The next step has begun: close the last sample (another optimizer may have stepped for it until now)."""
+        if self._read_due:
+            self._read()
+        if self._upcoming is not None:
+            self._sample, self._upcoming = self._upcoming, None
+            self._gradients_of, self._stepped = set(), set()
+
+    def _forward(self, module: nn.Module, inputs: tuple, output: Any) -> None:
+        name = self._table.get(id(module))
+        if name is None or not torch.is_grad_enabled():
+            return
+        if torch.compiler.is_compiling():
+            self.recorder.compiled = True
+            return
+        if name in self._seen or torch._C._functorch.peek_interpreter_stack() is not None:
+            return
+        tensor = _first_tensor(output)
+        if tensor is None or not tensor.requires_grad:
+            return
+        began = time.perf_counter()
+        self._turn()
+        if self._sample is None:
+            return
+        self._seen.add(name)
+        self.recorder.forwarded = self
+        if name not in self.layers:
+            own = tuple(f"{name}.{p}" if name else p for p, value in module._parameters.items() if value is not None)
+            weight = getattr(module, "weight", None)
+            units = int(weight.shape[0]) if isinstance(weight, torch.Tensor) and weight.ndim else 0
+            self.layers[name] = Layer(name=name, kind=type(module).__name__, parameters=own, units=units)
+        for signal in self._signals:
+            signal.forward(name, module, inputs, tensor)
+        self._spent += time.perf_counter() - began
+
+    def _of(self, optimizer: torch.optim.Optimizer) -> list[tuple[str, torch.Tensor]]:
+        training = self._training()
+        mine = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        return [(name, p) for name, p in training.named_parameters() if id(p) in mine] if training else []
+
+    def _look_for_spike(self, optimizer: torch.optim.Optimizer) -> None:
+        """Between samples, follow the gradient norm of networks of up to 250 000 parameters; a step on which it is five times
+        the median of the last ones becomes a sampled step (from here on: its layers have run already). No budget applies,
+        so what is found does not depend on the clock; for larger networks the pass over all gradients would cost too much."""
+        self._turn_for(optimizer)
+        training = self._training()
+        if self._sample is not None or not self.recorder.sampled or training is None or len(training.optimizers) > 1:
+            return
+        if self._last_norm_at == self.step or getattr(optimizer, "grad_scale", None) is not None:
+            return  # a closure is called again, or a fused optimizer has not unscaled yet
+        self._last_norm_at = self.step
+        grads = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        if (
+            not grads
+            or sum(grad.numel() for grad in grads) > FOLLOWED
+            or any(grad.device.type != "cpu" or grad.is_sparse for grad in grads)
+        ):
+            return  # on an accelerator the norm would have to be waited for
+        norm = math.hypot(*norms(grads))
+        if len(self._recent_norms) > 9 and norm > SPIKE * statistics.median(self._recent_norms):
+            self._sample, self._gradients_of, self._stepped = self.step, set(), set()
+        else:
+            self.add("grad_norm", self.step, norm)
+        self._recent_norms.append(norm)
+
+    def _on_gradients(self, optimizer: torch.optim.Optimizer) -> None:
+        self._turn_for(optimizer)
+        if self._sample is None or id(optimizer) in self._gradients_of:
+            return
+        self._gradients_of.add(id(optimizer))
+        if getattr(optimizer, "grad_scale", None) is not None:  # a fused optimizer unscales inside its step
+            self.note("Gradients are not measured: they are still scaled when the fused optimizer takes them.")
+            return
+        parameters = self._of(optimizer)
+        for signal in self._signals:
+            signal.gradients(parameters)
+
+    def _before_step(self, optimizer: torch.optim.Optimizer) -> None:
+        self._turn_for(optimizer)
+        if self._sample is not None:
+            parameters = self._of(optimizer)
+            for signal in self._signals:
+                signal.before_step(parameters)
+
+    def _after_step(self, optimizer: torch.optim.Optimizer) -> None:
+        self._stepped.add(id(optimizer))
+        if self._sample is not None:
+            parameters = self._of(optimizer)
+            for signal in self._signals:
+                signal.after_step(parameters)
+
+    def _turn_for(self, optimizer: torch.optim.Optimizer) -> None:
+        # With a closure the step begins before its forward pass. An optimizer that this sample has not seen yet may belong to it.
+        if self._sample is None or id(optimizer) in self._stepped:
+            self._turn()
+
+    def _read(self) -> None:
+        assert self._sample is not None
+        for signal in self._signals:
+            for name, value in signal.read().items():
+                if isinstance(value, Mapping):
+                    self._add_profile(name, self._sample, value)
+                else:
+                    self.add(name, self._sample, value)
+        self._sample, self._read_due = None, False
+        if self._postponed():
+            self._upcoming = None
+            self.unhook()
+
+    def _postponed(self) -> bool:
+        """Whether measuring has taken more than its share: then the next sample waits, at the pace of the steps so far."""
+        elapsed = time.perf_counter() - self._began
+        wait = (self._spent - ALLOWANCE) / SHARE - elapsed
+        if wait <= 0:
+            return False
+        self._next = max(self._next, self.step + math.ceil(wait * max(1, self.step) / elapsed))
+        return True
+
+    def _add_profile(self, name: str, step: int, values: Mapping[str, float]) -> None:
+        names, steps, rows = self.profiles[name]
+        names |= dict.fromkeys(values)  # an ordered set
+        steps.append(step)
+        rows.append(dict(values))
+        if self.recorder.store:
+            self.new_profiles.append((self.index, name, step, [values.get(column, math.nan) for column in names]))
+
+    # -- the end -----------------------------------------------------------------------------------------------------
+
+    def finish(self) -> None:
+        """Read what is still open."""
+        if self._read_due:
+            self._read()
+        self.settle()
+
+    def release(self) -> None:
+        """Take all hooks and listeners off the training."""
+        self.unhook()
+        for stop in self._stops:
+            stop()
+
+    def unhook(self) -> None:
+        """Look at no layers for now."""
+        if self._hook is not None:
+            self._hook.remove()
+        self._hook, self._table = None, {}
+
+    def record(self, heads: bool = False) -> TrainingRecord:
+        """What is known of this training; with ``heads``, without the measured numbers."""
+        training = self._training()
+        if training is not None:
+            self.optimizers = tuple(type(optimizer).__name__ for optimizer in training.optimizers)
+        order = list(self.layers)
+        profiles = {}
+        for name, (names, steps, rows) in self.profiles.items():
+            whole = () if heads else tuple(tuple(row.get(column, math.nan) for column in names) for row in rows)
+            profiles[name] = Profile(names=tuple(names), steps=() if heads else tuple(steps), rows=whole)
+        return TrainingRecord(
+            name=f"training {self.index + 1}" if len(self.recorder.watches) > 1 else "training",
+            model=self.model,
+            optimizers=self.optimizers,
+            steps=self.step,
+            epochs=len(self.epochs - {0}) or None,
+            layers=tuple(self.layers[name] for name in order),
+            series={} if heads else {k: Series(steps=tuple(s), values=tuple(v)) for k, (s, v) in self.series.items()},
+            profiles=profiles,
+            facts=dict(self.facts),
+            code=self.code,
+            notes=tuple(self.notes + ([COMPILED] if self.recorder.compiled else [])),
+        )
+
+
+def _first_tensor(output: Any) -> torch.Tensor | None:
+    if isinstance(output, torch.Tensor):
+        return output
+    values = output.values() if isinstance(output, Mapping) else output if isinstance(output, (tuple, list)) else ()
+    return next((value for value in values if isinstance(value, torch.Tensor) and value.is_floating_point()), None)

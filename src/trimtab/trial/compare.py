@@ -1,0 +1,110 @@
+"""Comparing recipes with the untreated subject over paired seeds."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from trimtab.recipe import Recipe, RecipeError, Technique
+from trimtab.records import Arm, Comparison, RunRecord, Trial
+from trimtab.trial.progress import shown
+from trimtab.trial.session import Engine, Progress, Session
+from trimtab.trial.stats import compare_arms, words
+from trimtab.trial.subjects import Subject
+
+
+def compare(
+    subject: Subject | str | os.PathLike,
+    recipes: str | Technique | Recipe | Sequence[str | Technique | Recipe],
+    *,
+    seeds: int | Sequence[int] = 5,
+    metric: str | None = None,
+    engine: Engine | None = None,
+    progress: Progress | None = None,
+    budget: float = float("inf"),
+    fresh: bool = False,
+) -> Comparison:
+    """Run the subject untreated and under each recipe on the same seeds, and compare.
+
+    The record of the watched run stays in ``.trimtab/`` beside the subject, and so does every finished trial: called again,
+    ``compare`` runs only what is missing.
+
+    Args:
+        subject: the path of a script, a :class:`Script` (with arguments) or a :class:`Task`.
+        recipes: what to try, as text or as techniques; one or several.
+        seeds: how many (0, 1, 2 ...), or which. Seed 0 is the script as it stands.
+        metric: a regular expression that reads the metric from the output; found by itself if ``None``.
+        engine: where trials run; worker processes on this machine by default.
+        progress: what is told meanwhile; a progress bar by default, where standard error is a terminal.
+        budget: seconds after which no new trial is started.
+        fresh: run everything again, also what is kept from before.
+
+    Raises:
+        SubjectError: if there is no such script.
+        RecipeError: if a recipe does not read.
+        TrialError: if the untreated subject crashes, never trains or has no metric.
+    """
+    texts = recipe_texts(recipes)  # before anything runs
+    with shown(progress) as bar, Session(subject, metric, engine, bar, budget, fresh) as session:
+        return compare_watched(session, texts, seeds=seeds)[1]
+
+
+def recipe_texts(recipes: str | Technique | Recipe | Sequence[str | Technique | Recipe]) -> list[str]:
+    """The arms of a comparison as text, each once.
+
+    Raises:
+        RecipeError: if one does not read or is empty, or there is none.
+    """
+    listed = [recipes] if isinstance(recipes, (str, Technique, Recipe)) else list(recipes)
+    texts = [str(Recipe.of(recipe)) for recipe in listed]
+    if not texts or "" in texts:
+        raise RecipeError('compare needs at least one recipe, and none of them empty: "batch_norm, clip_norm(1.0)".')
+    return list(dict.fromkeys(texts))
+
+
+def compare_watched(
+    session: Session, recipes: Sequence[str], *, seeds: int | Sequence[int] = 5
+) -> tuple[RunRecord, Comparison]:
+    """:func:`compare` in a session, with the record of the watched run of the untreated subject."""
+    wanted = list(range(seeds)) if isinstance(seeds, int) else list(dict.fromkeys(seeds))
+    run = session.watch()
+    comparison = of_trials(session, recipes, wanted, "comparing")
+    missing = len(wanted) * (len(comparison.arms) + 1) - len(comparison.trials)
+    if missing:
+        of = missing + len(comparison.trials)
+        cut = f"The budget of {session.budget:g} s was over before {missing} of {of} trials had begun."
+        comparison = msgspec.structs.replace(comparison, words=(*comparison.words, cut))
+    return run, comparison
+
+
+def of_trials(session: Session, recipes: Sequence[str], seeds: Sequence[int], stage: str) -> Comparison:
+    """Run what is missing and put the comparison together."""
+    trials = session.trials(["", *dict.fromkeys(recipes)], seeds, stage)
+    return summed_up(session, trials, seeds)
+
+
+def summed_up(session: Session, trials: Mapping[str, Sequence[Trial]], seeds: Sequence[int]) -> Comparison:
+    """The comparison of finished trials: over those of ``seeds`` of which at least one trial was made."""
+    assert session.metric is not None
+    by_seed = {trial.seed: trial for trial in trials[""]}
+    made = {trial.seed for of_recipe in trials.values() for trial in of_recipe}
+    arms = compare_arms(session.metric, list(trials[""]), {recipe: list(t) for recipe, t in trials.items() if recipe})
+    comparison = Comparison(
+        subject=session.subject.label,
+        metric=session.metric,
+        seeds=tuple(seed for seed in seeds if seed in made),
+        baseline=tuple(by_seed[seed].value if seed in by_seed else math.nan for seed in seeds if seed in made),
+        arms=tuple(_with_reasons(arm, trials[arm.recipe]) for arm in arms),
+        trials=tuple(trial for recipe in trials for trial in trials[recipe]),
+    )
+    return msgspec.structs.replace(comparison, words=words(comparison))
+
+
+def _with_reasons(arm: Arm, trials: Sequence[Trial]) -> Arm:
+    """The arm, its note saying why trials of it failed or changed nothing, each reason once."""
+    said = [trial.error.rstrip(".") for trial in trials if trial.status in ("failed", "no_effect") and trial.error]
+    reasons = [f"Reason: {reason}." for reason in dict.fromkeys(said)]
+    return msgspec.structs.replace(arm, note=" ".join(filter(None, [arm.note, *reasons])))

@@ -1,0 +1,5 @@
+"""Engines: where trials run."""
+
+from trimtab.trial.engines.local import LocalEngine
+
+__all__ = ["LocalEngine"]

@@ -1,0 +1,16 @@
+"""Imported once by the fork server, so that trials need not import: modules only, no tensor operation (see ``local``)."""
+
+import contextlib
+import importlib
+import os
+
+import torch
+import torch._dynamo  # the first optimizer of a process imports it, which takes two seconds
+
+import trimtab.trial.run
+
+for _name in filter(None, os.environ.get("TRIMTAB_PRELOAD", "").split(",")):
+    with contextlib.suppress(Exception):  # the trial will meet the same error and report it
+        importlib.import_module(_name)
+
+assert torch and trimtab

@@ -1,0 +1,260 @@
+"""A session of trials on one subject: what is finished is taken from the store, the rest is run."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import time
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import msgspec
+
+from trimtab.records import Metric, RunRecord, Trial
+from trimtab.store import FOLDER, Store, StoreError
+from trimtab.trial.engines import LocalEngine
+from trimtab.trial.run import Job, Result
+from trimtab.trial.subjects import Subject, subject_of
+
+_UNREADABLE = (StoreError, sqlite3.Error, OSError, msgspec.MsgspecError)
+
+
+class Engine(Protocol):
+    """Where trials run: see :class:`trimtab.trial.engines.LocalEngine`."""
+
+    workers: int
+
+    def run(self, jobs: Sequence[Job], done: Callable[[Job, Result], None], stop_at: float = ...) -> None: ...
+
+
+class TrialError(RuntimeError):
+    """The subject cannot be judged: it crashes, never trains, or has no metric."""
+
+
+class StoreWarning(UserWarning):
+    """Results cannot be kept on disk; they stay in memory."""
+
+
+class Progress(Protocol):
+    """What a session tells while it works; :class:`trimtab.trial.progress.TrialBar` draws it."""
+
+    def stage(self, text: str, total: int) -> None: ...
+    def advance(self, trial: Trial, from_store: bool) -> None: ...
+
+
+class Silent:
+    """Tells nothing."""
+
+    def stage(self, text: str, total: int) -> None: ...
+    def advance(self, trial: Trial, from_store: bool) -> None: ...
+
+
+class Session:
+    """Trials of one subject, kept in its store and never run twice.
+
+    A trial is kept under what makes it the same trial: the subject (for a script, its text, that of the modules beside it
+    which it imports, and its arguments), the recipe, the seed and the metric. Data files and installed packages
+    are not looked at; ``fresh`` runs everything again. Failed trials are not kept: another session tries them again.
+
+    Args:
+        subject: what to run.
+        pattern: ``--metric``: a regular expression that reads the metric from the output.
+        engine: where to run.
+        budget: seconds from now after which no new trial is started.
+        fresh: take nothing from the store.
+
+    Attributes:
+        reused: how many finished runs were taken from an earlier session.
+    """
+
+    def __init__(
+        self,
+        subject: Subject | str | os.PathLike,
+        pattern: str | None = None,
+        engine: Engine | None = None,
+        progress: Progress | None = None,
+        budget: float = float("inf"),
+        fresh: bool = False,
+    ) -> None:
+        self.subject = subject_of(subject)
+        self.pattern = pattern
+        self.engine = engine or LocalEngine()
+        self.progress = progress or Silent()
+        self.fresh = fresh
+        self.started = time.monotonic()
+        self.budget = budget
+        self.stop_at = self.started + budget
+        self.metric: Metric | None = None
+        self.reused = 0
+        self.store: Store | None
+        self._memory: dict[str, Trial] = {}
+        self._fingerprint = self.subject.fingerprint()
+        try:
+            self.store = Store(self.subject.folder)
+        except StoreError as error:
+            self.store = None
+            warnings.warn(f"{error} This session goes on and keeps its results in memory.", StoreWarning, stacklevel=2)
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.store is not None:
+            self.store.close()
+
+    def watch(self) -> RunRecord:
+        """Run the subject as it is, once and watched, and settle the metric. A watched run of the same subject is reused.
+
+        Raises:
+            TrialError: if it crashes, never trains or cannot be measured.
+        """
+        self.progress.stage("watching one run", 1)
+        job = Job(self.subject, "", 0, pattern=self.pattern, watch=True)
+        run, trial = self._watched_before(f"watch|{job.key}")
+        before = run is not None
+        if run is None or trial is None:
+            results: list[Result] = []
+            self.engine.run([job], lambda _, result: results.append(result))
+            run, trial = results[0].run, results[0].trial
+            self._check_unchanged()
+            if trial.status == "failed":
+                raise TrialError(self._explain(results[0]))
+            assert run.metric is not None
+            # the watched run is the untreated trial of seed 0: watching changes nothing
+            self._put(Job(self.subject, "", 0, run.metric, self.pattern).key, trial)
+            self._put(f"watch|{job.key}", msgspec.structs.replace(trial, error=run.id))
+        self.metric = run.metric
+        self.reused += before
+        self.progress.advance(trial, before)
+        return run
+
+    def _watched_before(self, key: str) -> tuple[RunRecord | None, Trial | None]:
+        marker, _ = self._get(key)
+        if marker is None or self.store is None:
+            return None, None
+        try:
+            run = self.store.run(marker.error)
+        except _UNREADABLE:
+            return None, None
+        if run.metric is None:
+            return None, None
+        trial, _ = self._get(Job(self.subject, "", 0, run.metric, self.pattern).key)
+        return (run, trial) if trial is not None else (None, None)
+
+    def _explain(self, result: Result) -> str:
+        """What went wrong in the untreated run, what it printed last, and where its record is."""
+        trial, run, label = result.trial, result.run, self.subject.label
+        if "without a single optimizer step" in trial.error:
+            said = (
+                f"{label} ended without a single torch.optim step, so there is nothing to treat. "
+                "trimtab sees trainings that call backward() and optimizer.step()."
+            )
+        elif "has no metric" in trial.error:
+            said = (
+                f"--metric {self.pattern!r} matched no line that {label} printed. "
+                "It must match a whole number in a printed line, with one group around it: 'acc=([0-9.]+)'."
+                if self.pattern
+                else f"{label} trains, but neither a loss nor a metric was seen. "
+                "Let it print one, and read it with --metric 'acc=([0-9.]+)'."
+            )
+        else:
+            said = f"{label} failed, so there is nothing to compare with: {trial.error}."
+        if log := result.log.strip():
+            said += f"\nIt printed last:\n{log}"
+        if run.id and run.main is not None and run.main.steps and self.store is not None:
+            said += f"\nIts record up to there is kept: {report_command(run.id, self.subject.folder)}"
+        return said
+
+    def _check_unchanged(self) -> None:
+        if self.subject.fingerprint() != self._fingerprint:
+            raise TrialError(
+                f"{self.subject.label} was changed while its trials were running, so they are not of one and the same "
+                "subject. Start again: trials of the changed subject are kept apart."
+            )
+
+    def trials(self, recipes: Iterable[str], seeds: Sequence[int], stage: str = "") -> dict[str, list[Trial]]:
+        """The trials of these recipes on these seeds, by recipe; those the budget left out are missing.
+
+        Raises:
+            TrialError: if the subject was changed meanwhile.
+        """
+        assert self.metric is not None, "watch() settles the metric first"
+        found: dict[str, list[Trial]] = {recipe: [] for recipe in recipes}
+        missing: list[Job] = []
+        kept: list[Trial] = []
+        # seed by seed: when time runs out, all arms have the same seeds
+        for seed in seeds:
+            for recipe in found:
+                job = Job(self.subject, recipe, seed, self.metric, self.pattern)
+                trial, before = self._get(job.key)
+                if trial is None:
+                    missing.append(job)
+                    continue
+                found[recipe].append(trial)
+                if before:
+                    kept.append(trial)
+        if kept or missing:
+            self.progress.stage(stage, len(kept) + len(missing))
+        for trial in kept:
+            self.progress.advance(trial, True)
+        self.reused += len(kept)
+
+        def done(job: Job, result: Result) -> None:
+            self._check_unchanged()
+            self._put(job.key, result.trial)
+            found[job.recipe].append(result.trial)
+            self.progress.advance(result.trial, False)
+
+        self.engine.run(missing, done, self.stop_at)
+        return {recipe: sorted(trials, key=lambda trial: trial.seed) for recipe, trials in found.items()}
+
+    @property
+    def seconds(self) -> float:
+        """How long the session has lasted."""
+        return time.monotonic() - self.started
+
+    def _get(self, key: str) -> tuple[Trial | None, bool]:
+        """The trial of that key, and whether an earlier session ran it (``True`` once: from then on it is this session's)."""
+        if key in self._memory:
+            return self._memory[key], False
+        if self.store is None or self.fresh:
+            return None, False
+        try:
+            trial = self.store.trial(key)
+        except _UNREADABLE:  # of another version of trimtab, or damaged: run it again
+            return None, False
+        if trial is not None:
+            self._memory[key] = trial
+        return trial, trial is not None
+
+    def _put(self, key: str, trial: Trial) -> None:
+        self._memory[key] = trial
+        if trial.status != "failed":
+            self.keep(lambda store: store.put_trial(key, trial))
+
+    def keep(self, write: Callable[[Store], Any]) -> None:
+        """Write to the store; when it fails, say so once and go on in memory."""
+        if self.store is None:
+            return
+        try:
+            write(self.store)
+        except (sqlite3.Error, OSError, StoreError) as error:
+            warnings.warn(
+                f"trimtab cannot write to {self.store.path} any more ({error}). Results from here on stay in memory until the "
+                "end; make room to keep them on disk.",
+                StoreWarning,
+                stacklevel=3,
+            )
+            self.store = None
+
+
+def report_command(run: str, folder: Path) -> str:
+    """The command that shows a recorded run again, as it is typed in the current folder.
+
+    >>> report_command("20260101-120000-abcdef", Path(".trimtab"))
+    'trimtab report 20260101-120000-abcdef'
+    """
+    here = folder.resolve() == (Path.cwd() / FOLDER).resolve()
+    return f"trimtab report {'' if here else f'--store {os.path.relpath(folder)} '}{run}"

@@ -1,0 +1,408 @@
+"""What paired seeds can say about a recipe: t interval, sign-flip test, Holm's correction, and their limits in words.
+
+A seed that ends without a number is not a very bad number. It is counted beside the differences, never averaged into
+them: with one seed in eight diverging, no test of the mean keeps its promised error rate.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Literal, NamedTuple
+
+import msgspec
+import numpy as np
+
+from trimtab.records import Arm, Comparison, Metric, Trial
+
+EXACT = 16  # differences up to which all sign patterns are enumerated: 2^15 after symmetry, 4 MB
+DRAWS = 99_999  # random sign patterns above that; with the observed one they make 100,000
+# Differences of values 10^6 times their own size carry a relative rounding error of 10^6 * 2^-53, about 10^-10.
+# Closer than ten times that, two of them are the same number.
+TIE = 1e-9
+
+Outcome = Literal["ok", "diverged", "failed", "no_effect", "not_run"]
+
+
+class Interval(NamedTuple):
+    """A mean difference, the bounds of its interval, and the two-sided probability of one as far from 0 by chance."""
+
+    mean: float
+    low: float
+    high: float
+    p: float
+
+
+def paired_t(differences: Sequence[float] | np.ndarray, level: float = 0.95) -> Interval:
+    r"""Student's interval for a mean paired difference, and the probability of the two-sided test.
+
+    .. math:: \bar d \pm t_{n-1,\,(1+level)/2}\; s/\sqrt n, \qquad
+              p = 2\,P\left(T_{n-1} \ge |\bar d|\,\sqrt n/s\right)
+
+    with differences :math:`d`, shape ``(n,)``, their mean :math:`\bar d` and standard deviation :math:`s` (divisor
+    ``n - 1``). Exact for independent normal differences at every ``n >= 2``, the smallest included.
+
+    One difference has no spread: the interval is infinite and ``p`` is NaN. So are they for none, with a NaN mean.
+
+    Equal differences leave ``s = 0`` and ``t`` undefined. That is a sign of a coarse metric, not of a certain effect:
+    ``p = 0`` would be a claim without ground. The sign-flip test still works there and answers for the t-test:
+    ``p = 2 / 2**n`` (1 if all are zero), and the interval is what that test does not refuse. With few seeds that is
+    the whole line; once ``2 / 2**n <= 1 - level`` (6 seeds at 0.95) it is the common value alone, without width.
+
+    Args:
+        differences: one number per seed, finite.
+        level: how often the interval is to cover the true mean, between 0 and 1.
+
+    Raises:
+        ValueError: if a difference is not finite, or the level is not between 0 and 1.
+
+    Source: Student 1908, The probable error of a mean.
+
+    >>> mean, low, high, p = paired_t([0.03, 0.01, 0.04, 0.02, 0.05])
+    >>> print(f"{mean:.3f} [{low:.4f}, {high:.4f}], p = {p:.4f}")
+    0.030 [0.0104, 0.0496], p = 0.0132
+    """
+    from scipy import special
+
+    d = _finite(differences)
+    if not 0 < level < 1:
+        raise ValueError(f"level must be between 0 and 1, but is {level}. For 95 % write level=0.95.")
+    n = len(d)
+    if n < 2:
+        return Interval(float(d[0]) if n else math.nan, -math.inf, math.inf, math.nan)
+    if _equal(d):
+        mean, p = float(d[0]), smallest_p(n) if d.any() else 1.0
+        return Interval(mean, mean, mean, p) if _reaches(n, level) else Interval(mean, -math.inf, math.inf, p)
+    scale = float(np.abs(d).max())  # squares of 1e200, a loss on its way to infinity, would overflow
+    mean, error = float((d / scale).mean()), float((d / scale).std(ddof=1)) / math.sqrt(n)
+    half = float(special.stdtrit(n - 1, (1 + level) / 2)) * error
+    p = 2 * float(special.stdtr(n - 1, -abs(mean) / error))
+    return Interval(scale * mean, scale * (mean - half), scale * (mean + half), p)
+
+
+def sign_flip(differences: Sequence[float] | np.ndarray, generator: np.random.Generator | None = None) -> float:
+    r"""Two-sided sign-flip probability of the mean: how many sign patterns give a mean as far from zero as this one.
+
+    .. math:: p = 2^{-n}\,\#\left\{s \in \{-1, 1\}^n : \left|\sum_i s_i d_i\right| \ge \left|\sum_i d_i\right|\right\}
+
+    for differences :math:`d`, shape ``(n,)``. Exact whenever the differences are symmetric about zero under the null
+    hypothesis; that they are normal is not needed. The observed pattern and its mirror image always count, so that
+    ``p >= 2 / 2**n``: five seeds can never reach 0.05.
+
+    All patterns are enumerated up to 16 differences. Above, ``DRAWS`` random patterns are drawn and the observed one is
+    counted with them, ``p = (1 + hits) / (1 + DRAWS)``, which keeps the test valid (Phipson and Smyth 2010).
+    Sums that differ by less than rounding (``1e-9`` of ``sum |d|``) are ties and count against the effect.
+
+    Args:
+        differences: one number per seed, finite. NaN is returned for none.
+        generator: used above 16 differences, and needed there.
+
+    Raises:
+        ValueError: if a difference is not finite, or there are more than 16 and no generator.
+
+    Source: Fisher 1935, The Design of Experiments, section 21 (Darwin's maize).
+
+    >>> sign_flip([0.03, 0.01, 0.04, 0.02, 0.05])  # 2 of 32 patterns
+    0.0625
+    """
+    d = _finite(differences)
+    n = len(d)
+    if n == 0:
+        return math.nan
+    d = d / (np.abs(d).max() or 1.0)  # the sum of 1e308 and 1e308 would overflow
+    least = abs(d.sum()) - TIE * np.abs(d).sum()
+    if n <= EXACT:
+        # The first sign stays: a pattern and its mirror image have the same |sum|.
+        bits = (np.arange(2 ** (n - 1))[:, None] >> np.arange(n - 1)) & 1
+        return float(np.mean(np.abs(d[0] + (1 - 2 * bits) @ d[1:]) >= least))
+    if generator is None:
+        raise ValueError(
+            f"sign_flip enumerates the signs of up to {EXACT} differences and got {n}. "
+            "Pass a generator to draw them: sign_flip(differences, np.random.default_rng(0))."
+        )
+    hits, left = 0, DRAWS
+    while left:  # in pieces, so that memory does not grow with DRAWS * n
+        rows = min(left, 10_000)
+        signs = 1 - 2 * generator.integers(0, 2, (rows, n), dtype=np.int8)
+        hits += int(np.count_nonzero(np.abs(signs @ d) >= least))
+        left -= rows
+    return (1 + hits) / (1 + DRAWS)
+
+
+def smallest_p(n: int) -> float:
+    """The smallest probability that :func:`sign_flip` can return for ``n`` differences: ``2 / 2**n`` while it is exact.
+
+    >>> [smallest_p(n) for n in (1, 3, 5, 6)]
+    [1.0, 0.25, 0.0625, 0.03125]
+    """
+    return 2.0 ** (1 - n) if n <= EXACT else 1 / (1 + DRAWS)
+
+
+def holm(ps: Sequence[float]) -> list[float]:
+    r"""Holm's step-down adjusted probabilities: calling those up to ``alpha`` real errs at most ``alpha`` of the time.
+
+    .. math:: \tilde p_{(i)} = \max_{j \le i}\, \min\left(1, (m - j + 1)\, p_{(j)}\right)
+
+    for the ordered :math:`p_{(1)} \le \dots \le p_{(m)}`, whatever their dependence. It is never weaker than
+    Bonferroni's ``m * p``. NaN, a test that was not made, stays NaN and does not count in ``m``.
+
+    Args:
+        ps: one probability per arm.
+
+    Returns:
+        The adjusted probabilities, in the order given.
+
+    Source: Holm 1979, A simple sequentially rejective multiple test procedure.
+
+    >>> holm([0.01, 0.04, 0.03])
+    [0.03, 0.06, 0.06]
+    """
+    adjusted = [math.nan] * len(ps)
+    order = sorted((i for i, p in enumerate(ps) if not math.isnan(p)), key=lambda i: ps[i])
+    highest = 0.0
+    for rank, i in enumerate(order):
+        highest = max(highest, min(1.0, (len(order) - rank) * ps[i]))
+        adjusted[i] = highest
+    return adjusted
+
+
+def mcnemar(only_first: int, only_second: int) -> float:
+    r"""Exact two-sided probability that two treatments of the same seeds diverge equally often.
+
+    .. math:: p = \min\left(1,\; 2^{1-n} \sum_{i=0}^{\min(b, c)} \binom{n}{i}\right), \qquad n = b + c
+
+    where on ``b`` seeds only the first diverged and on ``c`` only the second. Other seeds say nothing.
+
+    Source: McNemar 1947, Note on the sampling error of the difference between correlated proportions; binomial, not the
+    chi-square approximation.
+
+    >>> mcnemar(6, 0)
+    0.03125
+    """
+    n = only_first + only_second
+    return min(1.0, 2 * sum(math.comb(n, i) for i in range(min(only_first, only_second) + 1)) / 2**n)
+
+
+def compare_arms(
+    metric: Metric,
+    baseline: Sequence[Trial],
+    arms: Mapping[str, Sequence[Trial]],
+    level: float = 0.95,
+    generator: np.random.Generator | None = None,
+) -> tuple[Arm, ...]:
+    """Each arm against the baseline, seed by seed, with Holm's correction over the arms.
+
+    A seed is a pair if both runs ended "ok" with a finite number; one that is "ok" without such a number counts as
+    diverged. ``seeds``, ``values`` and ``differences`` run over the pairs, so that ``effect`` is their mean difference
+    (positive is better) and ``mean`` the mean of the values. If there is no pair at all, as when the baseline diverged
+    on every seed, ``seeds``, ``values`` and ``mean`` are those that the arm ended with, and ``differences`` is empty.
+    ``wins`` counts the ``seeds`` on which the arm was better, and a number is better than a divergence.
+
+    ``diverged``, ``failed`` and ``no_effect`` count all seeds of the arm, ``baseline_diverged`` the seeds of the arm on
+    which the baseline diverged. ``note`` says what no number says: lost seeds, too few pairs, equal differences,
+    and divergences on one side only, with their exact McNemar probability.
+
+    Args:
+        metric: which direction is better.
+        baseline: the untreated trials, one per seed.
+        arms: the trials of each recipe, one per seed, in any order.
+        level: of the t interval.
+        generator: for the sign-flip test above 16 pairs; ``np.random.default_rng(0)``, anew for each arm, if ``None``.
+
+    Raises:
+        ValueError: if a recipe or the baseline has two trials of one seed.
+
+    >>> def run(recipe, *values):
+    ...     return [Trial(subject="s", recipe=recipe, seed=i, status="ok", value=x) for i, x in enumerate(values)]
+    >>> loss = Metric(name="loss", goal="min")
+    >>> (arm,) = compare_arms(loss, run("", 0.50, 0.60, 0.55), {"dropout": run("dropout", 0.40, 0.45, 0.50)})
+    >>> round(arm.effect, 3), arm.wins, arm.p_sign
+    (0.1, 3, 0.25)
+    """
+    untreated = _by_seed("", baseline)
+    found = []
+    for recipe, trials in arms.items():
+        random = np.random.default_rng(0) if generator is None else generator
+        found.append(_arm(metric, untreated, recipe, _by_seed(recipe, trials), level, random))
+    corrected = holm([arm.p for arm in found])
+    return tuple(msgspec.structs.replace(arm, p_holm=p) for arm, p in zip(found, corrected, strict=True))
+
+
+def words(comparison: Comparison) -> tuple[str, ...]:
+    """What the statistics of a comparison can and cannot show, a sentence each.
+
+    >>> arm = Arm(recipe="dropout", seeds=(0, 1, 2), values=(3, 4, 6), differences=(1, 2, 3), mean=4.33,
+    ...           effect=2, low=-0.48, high=4.48, p=0.074, p_sign=0.25, p_holm=0.074, wins=3)
+    >>> accuracy = Metric(name="accuracy", goal="max")
+    >>> lines = words(Comparison(subject="s", metric=accuracy, seeds=(0, 1, 2), baseline=(2, 2, 3), arms=(arm,)))
+    >>> print(lines[0])
+    With 3 paired seeds the smallest p an exact two-sided sign-flip test can reach is 0.25; to reach 0.05 takes 6 seeds.
+    """
+    arms, level = comparison.arms, f"{comparison.level * 100:g} %"
+    sizes = sorted({len(arm.differences) for arm in arms if len(arm.differences) >= 2})
+    lines = []
+    if sizes:
+        lines.append(_reach(sizes, comparison.level))
+        if sizes[-1] > EXACT:
+            lines.append(f"Above {EXACT} seeds the sign-flip p is estimated from {DRAWS:,} random sign patterns.")
+        lines.append(
+            f"The {level} t interval assumes roughly normal differences; "
+            f"with skewed ones at few seeds it covers the true mean less often than {level}."
+        )
+    elif arms:
+        lines.append("No recipe has two paired seeds, so there is no interval and no test: run more seeds.")
+    tested = sum(not math.isnan(arm.p) for arm in arms)
+    if tested == 1:
+        lines.append("One recipe was tested here, so Holm's correction changes nothing.")
+    elif tested > 1:
+        lines.append(
+            f"With {tested} recipes tested, one looks good by chance more easily: p Holm corrects for that. "
+            "Intervals and sign-flip p do not; each holds for one recipe alone."
+        )
+    if any(arm.diverged + arm.failed + arm.no_effect + arm.baseline_diverged for arm in arms):
+        lines.append(
+            "Seeds that diverged, failed or changed nothing are counted, not averaged in: "
+            "the effects speak only about seeds on which both runs ended with a number."
+        )
+    if arms:
+        lines.append(
+            "All runs share one data set and its split; only the seed varies. "
+            "The result speaks about this data set, not about others."
+        )
+    return tuple(lines)
+
+
+def _finite(differences: Sequence[float] | np.ndarray) -> np.ndarray:
+    d = np.asarray(differences, dtype=np.float64)
+    if d.ndim != 1 or not np.isfinite(d).all():
+        raise ValueError(
+            f"differences must be a flat sequence of finite numbers, but are {d.tolist()}. "
+            "Leave out seeds that diverged and count them apart, as compare_arms does."
+        )
+    return d
+
+
+def _equal(d: np.ndarray) -> bool:
+    return float(np.ptp(d)) <= TIE * float(np.abs(d).max())
+
+
+def _reaches(n: int, level: float) -> bool:
+    """Whether a sign-flip test of ``n`` differences can be significant at all."""
+    return smallest_p(n) <= 1 - level
+
+
+def _by_seed(recipe: str, trials: Sequence[Trial]) -> dict[int, Trial]:
+    by_seed = {trial.seed: trial for trial in trials}
+    if len(by_seed) < len(trials):
+        seed, times = Counter(trial.seed for trial in trials).most_common(1)[0]
+        who = f'Recipe "{recipe}"' if recipe else "The untreated subject"
+        raise ValueError(f"{who} has {times} trials of seed {seed}. Pairs need one trial per seed: keep one of them.")
+    return by_seed
+
+
+def _outcome(trial: Trial | None) -> Outcome:
+    if trial is None:
+        return "not_run"
+    return "diverged" if trial.status == "ok" and not math.isfinite(trial.value) else trial.status
+
+
+def _arm(
+    metric: Metric,
+    baseline: Mapping[int, Trial],
+    recipe: str,
+    trials: Mapping[int, Trial],
+    level: float,
+    generator: np.random.Generator,
+) -> Arm:
+    every = [*baseline, *(seed for seed in trials if seed not in baseline)]
+    outcomes = {seed: (_outcome(baseline.get(seed)), _outcome(trials.get(seed))) for seed in every}
+    pairs = [seed for seed in every if outcomes[seed] == ("ok", "ok")]
+    seeds = pairs or [seed for seed in every if outcomes[seed][1] == "ok"]
+    values = [float(trials[seed].value) for seed in seeds]
+    sign = 1 if metric.goal == "max" else -1
+    differences = [sign * float(trials[seed].value - baseline[seed].value) for seed in pairs]
+    mean, low, high, p = paired_t(differences, level)
+    own = Counter(outcome for _, outcome in outcomes.values())
+    return Arm(
+        recipe=recipe,
+        seeds=tuple(seeds),
+        values=tuple(values),
+        differences=tuple(differences),
+        mean=math.fsum(values) / len(values) if values else math.nan,
+        effect=mean,
+        low=low,
+        high=high,
+        p=p,
+        p_sign=sign_flip(differences, generator) if len(pairs) >= 2 else math.nan,
+        p_holm=math.nan,  # compare_arms knows the other arms
+        wins=sum(d > 0 for d in differences) if pairs else sum(outcomes[seed][0] == "diverged" for seed in seeds),
+        diverged=own["diverged"],
+        failed=own["failed"],
+        no_effect=own["no_effect"],
+        baseline_diverged=sum(first == "diverged" and second != "not_run" for first, second in outcomes.values()),
+        note=_note(np.array(differences), list(outcomes.values()), low),
+    )
+
+
+def _note(d: np.ndarray, outcomes: Sequence[tuple[Outcome, Outcome]], low: float) -> str:
+    sentences = []
+    if len(d) == 0:
+        sentences.append("No seed on which both runs ended with a number: there is no difference to test.")
+    elif len(d) == 1:
+        sentences.append("Only one paired seed: a single difference has no spread, so no interval and no p.")
+    elif _equal(d):
+        which = "equal" if d.any() else "zero"
+        span = "the interval is unbounded" if math.isinf(low) else "the interval has no width"
+        sentences.append(f"All {len(d)} differences are {which}: p is that of the sign-flip test, and {span}.")
+    if len(outcomes) > len(d):
+        lost = _lost(outcomes)
+        sentences.append(f"Not in the differences: {len(outcomes) - len(d)} of {_seeds(len(outcomes))} ({lost}).")
+    before = outcomes.count(("diverged", "ok"))
+    after = outcomes.count(("ok", "diverged"))
+    p = f"exact two-sided McNemar p = {mcnemar(before, after):.3g}"
+    if before and after:
+        sentences.append(
+            f"Untreated, {_seeds(before)} diverged that did not with the recipe; "
+            f"with the recipe, {_seeds(after)} that did not untreated ({p})."
+        )
+    elif before:
+        sentences.append(
+            f"Untreated, {_seeds(before)} diverged that did not with the recipe: "
+            f"this speaks for the recipe and is not part of the effect ({p})."
+        )
+    elif after:
+        sentences.append(f"With the recipe, {_seeds(after)} diverged that did not untreated ({p}).")
+    return " ".join(sentences)
+
+
+def _lost(outcomes: Sequence[tuple[Outcome, Outcome]]) -> str:
+    said: dict[Outcome, str] = {
+        "diverged": "diverged",
+        "failed": "failed",
+        "no_effect": "without effect",
+        "not_run": "not run",
+    }
+    sides = []
+    for side, name in ((1, "recipe"), (0, "untreated")):
+        counts = Counter(pair[side] for pair in outcomes)
+        parts = [f"{counts[outcome]} {text}" for outcome, text in said.items() if counts[outcome]]
+        if parts:
+            sides.append(f"{name}: {', '.join(parts)}")
+    return "; ".join(sides)
+
+
+def _reach(sizes: Sequence[int], level: float) -> str:
+    alpha = f"{1 - level:.3g}"
+    needed = next((n for n in range(2, EXACT + 2) if _reaches(n, level)), 0)  # 0: no number does
+    least = [f"{smallest_p(n):.3g}" for n in sizes]
+    if len(sizes) == 1:
+        said = f"With {sizes[0]} paired seeds the smallest p an exact two-sided sign-flip test can reach is {least[0]}"
+    else:
+        pairs = f"{least[0]} for a recipe with {sizes[0]} paired seeds and {least[-1]} for one with {sizes[-1]}"
+        said = f"The smallest p an exact two-sided sign-flip test can reach is {pairs}"
+    return f"{said}; to reach {alpha} takes {needed} seeds." if sizes[0] < needed else f"{said}."
+
+
+def _seeds(n: int) -> str:
+    return f"{n} seed" if n == 1 else f"{n} seeds"

@@ -1,0 +1,296 @@
+"""Subjects: what a trial runs."""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import functools
+import hashlib
+import importlib.metadata
+import importlib.util
+import inspect
+import os
+import pickle
+import sys
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from trimtab.records import CodePlace
+from trimtab.store import FOLDER
+from trimtab.training import Outcome, Training, run_script
+from trimtab.training.loop import Pair, fit
+from trimtab.training.script import trainings_found
+
+OnTraining = Callable[[Training, CodePlace | None], None]
+
+
+class SubjectError(ValueError):
+    """A subject that cannot be run at all."""
+
+
+class Subject(Protocol):
+    """Anything that trains when it is run. Must pickle, since every trial runs in a process of its own.
+
+    ``fingerprint`` stands for everything that makes two subjects the same; ``folder`` is where their records are kept.
+    """
+
+    @property
+    def label(self) -> str: ...
+    @property
+    def folder(self) -> Path: ...
+    def fingerprint(self) -> str: ...
+    def run(
+        self, on_training: OnTraining, on_line: Callable[[str], None], on_value: Callable[[str, float], None]
+    ) -> Outcome: ...
+
+
+def subject_of(what: Subject | str | os.PathLike) -> Subject:
+    """A subject from any of its forms: itself, or the path of a script.
+
+    Raises:
+        SubjectError: if there is no such script.
+    """
+    return Script(os.fspath(what)) if isinstance(what, (str, os.PathLike)) else what
+
+
+@dataclass(frozen=True)
+class Script:
+    """An unmodified training script with its arguments.
+
+    Args:
+        target: path of the script, or with ``module`` a module name as for ``python -m``.
+        arguments: the script's own command line.
+
+    Raises:
+        SubjectError: if there is no such script; the nearest names in its folder are offered.
+    """
+
+    target: str
+    arguments: tuple[str, ...] = ()
+    module: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "arguments", tuple(map(str, self.arguments)))
+        if self.module:
+            if self._module_file() is None:
+                raise SubjectError(
+                    f"There is no module {self.target!r} that python -m could run from {Path.cwd()}.{_near_modules(self.target)}"
+                )
+        elif not Path(self.target).is_file():
+            what = "is a folder, not a script." if Path(self.target).is_dir() else "does not exist."
+            raise SubjectError(
+                f"{self.target!r} {what}{_near_files(Path(self.target))} Give the path of a Python file that trains a network."
+            )
+
+    @property
+    def label(self) -> str:
+        return " ".join(["-m" if self.module else "", self.target, *self.arguments]).strip()
+
+    @property
+    def path(self) -> Path:
+        """The file that runs."""
+        if not self.module:
+            return Path(self.target).resolve()
+        return self._module_file() or Path.cwd() / self.target
+
+    def _module_file(self) -> Path | None:
+        found = sys.path[0]
+        sys.path[0] = os.getcwd()  # as python -m does
+        try:
+            importlib.invalidate_caches()
+            spec = importlib.util.find_spec(self.target)
+            if spec is not None and spec.submodule_search_locations is not None:  # a package runs its __main__
+                spec = importlib.util.find_spec(f"{self.target}.__main__")
+        except (ImportError, ValueError):  # a package on the way is missing, or is no package
+            return None
+        finally:
+            sys.path[0] = found
+        return Path(spec.origin).resolve() if spec is not None and spec.has_location and spec.origin else None
+
+    @property
+    def folder(self) -> Path:
+        return self.path.parent / FOLDER
+
+    def fingerprint(self) -> str:
+        """Of the script's text, that of the modules of its own folder which it imports, and its arguments."""
+        digest = hashlib.sha256(_versions().encode())
+        digest.update(repr((self.path.name, self.arguments, self.module)).encode())
+        root = Path.cwd() if self.module else self.path.parent
+        for file, text in sorted(_with_imports(self.path, root).items()):
+            digest.update(f"{file.name} {len(text)} ".encode() + text)
+        return digest.hexdigest()[:16]
+
+    def run(
+        self, on_training: OnTraining, on_line: Callable[[str], None], on_value: Callable[[str, float], None]
+    ) -> Outcome:
+        return run_script(self.target, self.arguments, module=self.module, on_training=on_training, on_line=on_line)
+
+
+def _near_files(path: Path) -> str:
+    folder = path.parent if path.parent.is_dir() else Path()
+    scripts = sorted(p.name for p in folder.glob("*.py"))
+    near = difflib.get_close_matches(path.name, scripts, n=3, cutoff=0.5)
+    if not near:  # train for train.py, a module's name for its file
+        near = [name for name in scripts if name.removesuffix(".py") == path.name]
+    return f" Did you mean {' or '.join(str(folder / name) for name in near)}?" if near else ""
+
+
+def _near_modules(name: str) -> str:
+    package, _, last = name.rpartition(".")
+    folder = Path.cwd().joinpath(*package.split(".")) if package else Path.cwd()
+    beside = sorted({p.stem for p in folder.glob("*.py")} | {p.parent.name for p in folder.glob("*/__init__.py")})
+    near = difflib.get_close_matches(last.removesuffix(".py") or name, beside, n=3, cutoff=0.5)
+    offers = [f"{package}.{one}" if package else one for one in near]
+    if name.endswith(".py"):
+        offers = [name.removesuffix(".py").replace("/", ".")]
+    return f" Did you mean {' or '.join(offers)}?" if offers else ""
+
+
+def _versions() -> str:
+    try:
+        own = importlib.metadata.version("trimtab")
+    except importlib.metadata.PackageNotFoundError:
+        own = ""
+    return f"{own} {torch.__version__} "
+
+
+def _with_imports(path: Path, root: Path) -> dict[Path, bytes]:
+    """The text of a file and of all files under ``root`` that it imports by name, directly or not."""
+    found: dict[Path, bytes] = {}
+    waiting = [path]
+    while waiting:
+        file = waiting.pop()
+        if file in found:
+            continue
+        try:
+            found[file] = file.read_bytes()
+        except OSError:
+            continue
+        for base, name in _imported(found[file], file, root):
+            whole = base.joinpath(*name.split("."))
+            # a.b.c may be a module, a package, or something in one: whatever of it is a file, with the packages above it
+            for place in (whole, *whole.parents):
+                if place in (root, root.parent):
+                    break
+                waiting += [p for p in (place.with_name(place.name + ".py"), place / "__init__.py") if p.is_file()]
+    return found
+
+
+@functools.lru_cache(maxsize=1000)
+def _imported(text: bytes, file: Path, root: Path) -> tuple[tuple[Path, str], ...]:
+    """What a module imports, each as a folder and a dotted name in it."""
+    try:
+        tree = ast.parse(text)
+    except (SyntaxError, ValueError):  # it will fail when it runs, and is itself all the same
+        return ()
+    found: list[tuple[Path, str]] = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found += [(root, alias.name) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = file.parents[node.level - 1] if 0 < node.level <= len(file.parents) else root
+            found += [(base, f"{node.module}.{alias.name}" if node.module else alias.name) for alias in node.names]
+    return tuple(found)
+
+
+@dataclass(frozen=True)
+class _Named:
+    """A function of ``torch.nn.functional``, looked up when it is called: the watch stands before the functions of that module, not
+    before what was taken from it earlier, and what was taken earlier cannot be sent to another process meanwhile."""
+
+    name: str
+
+    def __call__(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        return getattr(nn.functional, self.name)(*args, **kwargs)
+
+
+@dataclass(frozen=True)
+class Task:
+    """A training described in Python, run by our own small loop.
+
+    Functions must be importable from a file (no lambdas, nothing typed at a prompt): every trial runs in a process of its own.
+    A file that starts trials of its own tasks needs the usual guard, ``if __name__ == "__main__":``. Finished trials are kept
+    by the text of these functions; when only something that they call has changed, give the task another name.
+
+    Args:
+        name: what it is called; records are kept in ``.trimtab/`` of the current folder.
+        model: makes the model.
+        data: gives ``(train inputs, train targets), (held-out inputs, held-out targets)``.
+        loss: ``loss(output, target)``; held-out accuracy is measured when it is one of torch's classification losses.
+        optimizer: makes the optimizer from the parameters; SGD with rate 0.1 and momentum 0.9 by default.
+        epochs: passes over the training data.
+        batch_size: samples a step.
+
+    Raises:
+        SubjectError: if a function cannot be sent to another process.
+    """
+
+    name: str
+    model: Callable[[], nn.Module]
+    data: Callable[[], tuple[Pair, Pair]]
+    loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] = nn.functional.cross_entropy
+    optimizer: Callable | None = None
+    epochs: int = 10
+    batch_size: int = 32
+
+    def __post_init__(self) -> None:
+        if getattr(self.loss, "__module__", "") == nn.functional.__name__:
+            object.__setattr__(self, "loss", _Named(self.loss.__name__))
+        for role in ("model", "data", "loss", "optimizer"):
+            function = getattr(self, role)
+            module = sys.modules.get(getattr(function, "__module__", None) or "")
+            try:
+                pickle.dumps(function)
+                if getattr(module, "__name__", "") == "__main__" and not hasattr(module, "__file__"):
+                    raise pickle.PicklingError("it was typed at a prompt")
+            except (pickle.PicklingError, AttributeError, TypeError) as error:
+                raise SubjectError(
+                    f"Task {self.name!r}: every trial runs in a process of its own, and {role}={function!r} cannot be sent there "
+                    f"({error}). Define it with def at the top of a file and import it from there."
+                ) from None
+
+    @property
+    def label(self) -> str:
+        return self.name
+
+    @property
+    def folder(self) -> Path:
+        return Path.cwd() / FOLDER
+
+    def fingerprint(self) -> str:
+        digest = hashlib.sha256(_versions().encode())
+        digest.update(repr((self.name, self.epochs, self.batch_size)).encode())
+        for part in (self.model, self.data, self.loss, self.optimizer):
+            try:
+                digest.update(inspect.getsource(part).encode())  # type: ignore[arg-type]
+            except (TypeError, OSError):
+                digest.update(pickle.dumps(part))
+        return digest.hexdigest()[:16]
+
+    def run(
+        self, on_training: OnTraining, on_line: Callable[[str], None], on_value: Callable[[str, float], None]
+    ) -> Outcome:
+        try:
+            with trainings_found(on_training):
+                self._fit(on_value)
+        except Exception as error:
+            traceback.print_exc()
+            return Outcome(1, traceback.format_exception_only(error)[-1].strip())
+        return Outcome()
+
+    def _fit(self, on_value: Callable[[str, float], None]) -> None:
+        train, held_out = self.data()
+        model = self.model()
+        parameters = model.parameters()
+        optimizer = self.optimizer(parameters) if self.optimizer else torch.optim.SGD(parameters, lr=0.1, momentum=0.9)
+        measured = isinstance(self.loss, _Named) or type(self.loss).__module__.startswith("torch.nn")
+        fit(
+            model, optimizer, train, held_out, self.loss,
+            epochs=self.epochs, batch_size=self.batch_size, evaluated=(lambda name, value: None) if measured else on_value,
+        )  # fmt: skip

@@ -1,0 +1,225 @@
+"""Treating: diagnose, try the remedies alone, combine what helps, and confirm the winner on fresh seeds."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from trimtab.doctor import CONTROLS, diagnose
+from trimtab.recipe import Recipe, RecipeError
+from trimtab.records import Arm, CodePlace, Comparison, Finding, Metric, RunRecord, Treatment
+from trimtab.trial.compare import of_trials
+from trimtab.trial.progress import shown
+from trimtab.trial.session import Engine, Progress, Session
+from trimtab.trial.subjects import Subject
+
+SEARCH_SEEDS = 3
+FRESH = 1000  # confirming seeds start here: they play no part in the search
+MOST = 8  # remedies tried alone
+ROUNDS = 2  # combinations grow by one technique at most this often
+
+
+def treat(
+    subject: Subject | str | os.PathLike,
+    *,
+    seeds: int = 5,
+    budget: float = float("inf"),
+    metric: str | None = None,
+    engine: Engine | None = None,
+    progress: Progress | None = None,
+    fresh: bool = False,
+) -> Treatment:
+    """Find out what helps a training, by how much, and how to keep it.
+
+    1. Watch one run and diagnose it. Without a finding of severity warning or error, nothing needs treating.
+    2. Try each remedy alone on three seeds, and two changes of learning rate that need no diagnosis as controls.
+    3. Combine greedily: add to the best recipe the next one that helped, keep it if the pair beats the single clearly.
+    4. Confirm the winner against the untreated subject on ``seeds`` fresh seeds: the reported effect is theirs alone, so it is
+       not the luck of having been picked.
+
+    Everything that is finished stays in ``.trimtab/`` beside the subject: called again after an interruption, ``treat`` goes
+    on where it was.
+
+    Args:
+        subject: the path of a script, a :class:`Script` (with arguments) or a :class:`Task`.
+        seeds: confirming seeds.
+        budget: seconds for all of it. When it runs short fewer remedies are tried; the confirmation is never cut short.
+        metric: a regular expression that reads the metric from the output.
+        engine: where trials run; worker processes on this machine by default.
+        progress: what is told meanwhile; a progress bar by default, where standard error is a terminal.
+        fresh: run everything again, also what is kept from before.
+
+    Returns:
+        the treatment; the record of the watched run is ``Store(folder).run(treatment.run)``.
+
+    Raises:
+        SubjectError: if there is no such script.
+        TrialError: if the untreated subject crashes, never trains or has no metric.
+    """
+    with shown(progress) as bar, Session(subject, metric, engine, bar, budget, fresh) as session:
+        return treat_watched(session, seeds=seeds)[1]
+
+
+def treat_watched(session: Session, *, seeds: int = 5) -> tuple[RunRecord, Treatment]:
+    """:func:`treat` in a session, with the record of the watched run."""
+    run = session.watch()
+    findings = diagnose(run)
+    grave = [finding for finding in findings if finding.severity != "info"]
+    start = Treatment(subject=session.subject.label, findings=findings, run=run.id, metric=session.metric)
+    if not any(finding.remedies for finding in grave):
+        healthy = "Nothing needs treating: no rule found anything graver than a note."
+        helpless = (
+            "No technique is known to help against what was found; the cause has to be mended in the code or the data."
+        )
+        treatment = msgspec.structs.replace(start, words=(helpless if grave else healthy,), seconds=session.seconds)
+    else:
+        treatment = _searched(session, run, start, _candidates(grave), seeds)
+    session.keep(lambda store: store.put_treatment(run.id, treatment))
+    return run, treatment
+
+
+def _searched(session: Session, run: RunRecord, start: Treatment, wanted: list[str], seeds: int) -> Treatment:
+    assert session.metric is not None
+    candidates = _affordable(wanted, session, run, seeds)
+    search = of_trials(session, candidates, range(SEARCH_SEEDS), "trying remedies alone")
+    ranked = _ranked(search, session.metric)
+    best = ranked[0].recipe if ranked else ""
+    if best:
+        best, search = _combine(session, best, [arm.recipe for arm in ranked], search)
+    words = _budget_words(search, wanted, session.budget)
+    confirmation = None
+    if best:
+        session.stop_at = math.inf  # the confirmation is never cut short: without it there is no result
+        confirmation = of_trials(session, [best], range(FRESH, FRESH + seeds), "confirming on fresh seeds")
+        words += _verdict_words(confirmation.arms[0], search)
+    elif any(trial.recipe for trial in search.trials):
+        words.append("No remedy was better than the untreated run on the search seeds; nothing was confirmed.")
+    return msgspec.structs.replace(
+        start,
+        recipe=best,
+        search=search,
+        confirmation=confirmation,
+        lines=permanent_lines(best, run.main.code if run.main else None) if best else (),
+        words=tuple(words),
+        seconds=session.seconds,
+    )
+
+
+def _candidates(findings: Sequence[Finding]) -> list[str]:
+    """Remedies in turn: the best of each finding first, then the second of each; the controls last."""
+    listed: list[str] = []
+    for rank in range(max(len(finding.remedies) for finding in findings)):
+        listed += [finding.remedies[rank] for finding in findings if rank < len(finding.remedies)]
+    listed = [recipe for recipe in dict.fromkeys(listed) if recipe not in CONTROLS]
+    return [str(Recipe.parse(recipe)) for recipe in [*listed[:MOST], *CONTROLS]]
+
+
+def _affordable(candidates: list[str], session: Session, run: RunRecord, seeds: int) -> list[str]:
+    """As many candidates as the budget allows once the confirmation is paid for; at least one."""
+    if math.isinf(session.budget):
+        return candidates
+    each = max(run.seconds, 0.1) / session.engine.workers
+    left = session.budget - session.seconds - 2 * seeds * each
+    affordable = int(left / each / SEARCH_SEEDS) - 1  # one is the untreated subject
+    return candidates[: max(1, affordable)]
+
+
+def _budget_words(search: Comparison, wanted: list[str], budget: float) -> list[str]:
+    """What the budget did not reach for, in words."""
+    tried = {trial.recipe for trial in search.trials}
+    untried = [recipe for recipe in wanted if recipe not in tried]
+    if not untried:
+        return []
+    if len(untried) == len(wanted):
+        return [f"The budget of {budget:g} s was over before a remedy could be tried. Give more, or none."]
+    return [f"The budget of {budget:g} s did not reach for: {'; '.join(untried)}."]
+
+
+def _ranked(search: Comparison, metric: Metric) -> list[Arm]:
+    """Arms that were better than the untreated subject, the best first.
+
+    An arm is judged by its mean effect; where the untreated subject diverged on every seed, by its own values.
+    Arms that lost a seed on which the untreated subject did not diverge are out.
+    """
+
+    def key(arm: Arm) -> float:
+        if arm.differences:
+            return arm.effect
+        return arm.mean if metric.goal == "max" else -arm.mean
+
+    sound = [
+        arm
+        for arm in search.arms
+        if arm.values and arm.failed + arm.no_effect == 0 and arm.diverged <= arm.baseline_diverged
+    ]
+    helped = [arm for arm in sound if math.isfinite(key(arm)) and (arm.effect > 0 if arm.differences else True)]
+    return sorted(helped, key=key, reverse=True)
+
+
+def _combine(session: Session, best: str, ranked: list[str], search: Comparison) -> tuple[str, Comparison]:
+    """Grow the best recipe by what helped alone, as long as each addition clearly pays.
+
+    It pays when the improvement over the recipe so far is positive on every search seed: the simpler recipe wins a draw.
+    """
+    assert session.metric is not None
+    tried = [arm.recipe for arm in search.arms]
+    sign = 1 if session.metric.goal == "max" else -1
+    for addition in [recipe for recipe in ranked if recipe != best and recipe not in CONTROLS][:ROUNDS]:
+        try:
+            pair = str(Recipe.parse(best) + Recipe.parse(addition))
+        except RecipeError:  # they clash, or are the same technique at two settings
+            continue
+        tried.append(pair)
+        search = of_trials(session, tried, range(SEARCH_SEEDS), "combining what helped")
+        arms = {arm.recipe: dict(zip(arm.seeds, arm.values, strict=True)) for arm in search.arms}
+        gains = [sign * (arms[pair][seed] - arms[best][seed]) for seed in arms[pair] if seed in arms[best]]
+        if len(gains) == len(arms[best]) and gains and min(gains) > 0:
+            best = pair
+    return best, search
+
+
+def _verdict_words(arm: Arm, search: Comparison) -> list[str]:
+    words = []
+    controls = [other for other in search.arms if other.recipe in CONTROLS and other.differences]
+    chosen = next((other for other in search.arms if other.recipe == arm.recipe), None)
+    if chosen is not None and controls and chosen.recipe not in CONTROLS:
+        best = max(controls, key=lambda other: other.effect)
+        words.append(
+            f"On the search seeds the winner gained {chosen.effect:+.4g}; the better of the two plain changes of learning rate, "
+            f"{best.recipe}, gained {best.effect:+.4g}."
+        )
+    if arm.differences and math.isinf(arm.low):
+        words.append(
+            f"All {len(arm.differences)} confirming seeds changed by exactly {arm.effect:+.4g}, so there is no spread to make an "
+            f"interval of (exact sign-flip p = {arm.p_sign:.3g}). A metric with finer steps, such as a loss, would say more."
+        )
+    elif not arm.proven and arm.differences:
+        words.append(
+            "The interval of the confirmed effect includes zero: the improvement is not proven at this number of seeds."
+        )
+    return words
+
+
+def permanent_lines(recipe: str, code: CodePlace | None) -> tuple[str, ...]:
+    """The lines that make a recipe permanent, indented for the place where they go."""
+    call = f'.apply("{recipe}")'
+    if code is None:
+        return (
+            "# after the line that makes your optimizer:",
+            "import trimtab as tt",
+            f"tt.attach(model, optimizer){call}",
+        )
+    indent = code.source[: len(code.source) - len(code.source.lstrip())]
+    model, optimizer = code.model_name or "model", code.optimizer_name or "optimizer"
+    source = code.source.strip()
+    if len(source) > 50:  # it must fit on one line of a terminal: it is there to be copied
+        source = f"{source[:47]}..."
+    return (
+        f"{indent}# in {Path(code.file).name}, after line {code.line}: {source}",
+        f"{indent}import trimtab as tt",
+        f"{indent}tt.attach({model}, {optimizer}){call}",
+    )

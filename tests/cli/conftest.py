@@ -1,0 +1,31 @@
+"""Commands run in this process; scripts in a folder of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from trimtab.cli import main
+
+
+@pytest.fixture
+def trimtab(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
+    """Runs ``trimtab`` with these arguments; nothing but its own exit may end it."""
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def run(*arguments: object) -> Result:
+        result = CliRunner().invoke(main, [str(argument) for argument in arguments], prog_name="trimtab")
+        assert result.exception is None or isinstance(result.exception, SystemExit), repr(result.exception)
+        return result
+
+    return run
+
+
+@pytest.fixture
+def train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where a test's script goes, in a folder of its own that is the current one."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "train.py"

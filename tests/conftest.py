@@ -1,0 +1,105 @@
+"""What tests share: small trainings on real data, and scripts written to a folder."""
+
+from __future__ import annotations
+
+import os
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+
+# Before torch is imported, and for the scripts that tests start too: threads that wait burn both cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import pytest
+import torch
+from sklearn.datasets import load_digits
+from torch import nn
+
+import trimtab as tt
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+assert tt.attach  # loading the front door registers the techniques
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """One thread: sums in one order, so equal means equal."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def digits() -> tuple[torch.Tensor, torch.Tensor]:
+    """512 handwritten digits, inputs (512, 64) in about -1..1, and their classes."""
+    images, labels = load_digits(return_X_y=True)
+    return torch.tensor(images[:512] / 8 - 1, dtype=torch.float32), torch.tensor(labels[:512])
+
+
+@pytest.fixture
+def script(tmp_path: Path) -> Callable[[str], str]:
+    """Writes a script into a fresh folder and gives its path."""
+
+    def write(text: str, name: str = "train.py") -> str:
+        path = tmp_path / name
+        path.write_text(textwrap.dedent(text))
+        return str(path)
+
+    return write
+
+
+def network(kind: str = "mlp") -> nn.Module:
+    """Small networks of the shapes that techniques meet."""
+    torch.manual_seed(1)
+    if kind == "mlp":
+        return nn.Sequential(nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 10))
+    if kind == "cnn":
+        return nn.Sequential(
+            nn.Unflatten(1, (1, 8, 8)),
+            nn.Conv2d(1, 4, 3),
+            nn.ReLU(),
+            nn.Conv2d(4, 4, 3),
+            nn.Flatten(),
+            nn.Linear(64, 10),
+        )
+    if kind == "normed":  # norms, a residual branch that ends in one, and layers without
+        return nn.Sequential(
+            nn.Unflatten(1, (1, 8, 8)),
+            nn.Conv2d(1, 8, 3),
+            nn.BatchNorm2d(8),
+            nn.ReLU(),
+            Residual(nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8))),
+            nn.Conv2d(8, 4, 3),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Linear(64, 16),
+            nn.ReLU(),
+            nn.Linear(16, 10),
+        )
+    raise ValueError(kind)
+
+
+class Residual(nn.Module):
+    """``x + branch(x)``."""
+
+    def __init__(self, branch: nn.Module) -> None:
+        super().__init__()
+        self.branch = branch
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.branch(x)
+
+
+def train(
+    model: nn.Module, optimizer: torch.optim.Optimizer, data: tuple, steps: int = 5, batch: int = 32
+) -> list[float]:
+    """Some steps of ordinary training; gives the losses."""
+    x, y = data
+    losses = []
+    for step in range(steps):
+        rows = slice(step * batch % len(x), step * batch % len(x) + batch)
+        optimizer.zero_grad()
+        loss = nn.functional.cross_entropy(model(x[rows]), y[rows])
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return losses

@@ -1,0 +1,231 @@
+"""Every rule on a real short training that has its problem, and all of them on trainings that have none."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+import torch
+from torch import nn
+
+import trimtab as tt
+from trimtab.doctor import diagnose, judge
+from trimtab.recipe import Recipe
+from trimtab.records import Profile, RunRecord, Series, TrainingRecord
+
+
+def cross_entropy(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    return nn.functional.cross_entropy(output, target)  # looked up when it is called, as in a script
+
+
+def watched(
+    model: nn.Module,
+    data: tuple,
+    *,
+    lr: float = 0.05,
+    steps: int = 150,
+    held_out: tuple | None = None,
+    make=torch.optim.SGD,
+    loss=cross_entropy,
+    **options,
+) -> RunRecord:
+    """Train on shuffled batches of 32 with an evaluation every 10 steps, watched."""
+    x, y = data
+    optimizer = make(model.parameters(), lr=lr, **options)
+    generator = torch.Generator().manual_seed(0)
+    with tt.attach(model, optimizer).watch() as recorder:
+        for step in range(steps):
+            rows = torch.randperm(len(x), generator=generator)[:32]
+            optimizer.zero_grad()
+            loss(model(x[rows]), y[rows]).backward()
+            optimizer.step()
+            if held_out is not None and step % 10 == 9:
+                with torch.no_grad():
+                    val_loss = loss(model(held_out[0]), held_out[1])
+                assert val_loss is not None
+    return recorder.record()
+
+
+def mlp(depth: int = 2, width: int = 32, activation=nn.ReLU) -> nn.Module:
+    torch.manual_seed(0)
+    hidden = [layer for _ in range(depth - 1) for layer in (nn.Linear(width, width), activation())]
+    return nn.Sequential(nn.Linear(64, width), activation(), *hidden, nn.Linear(width, 10))
+
+
+def problems(run: RunRecord, least: str = "warning") -> dict:
+    grave = (
+        ("error",) if least == "error" else ("error", "warning") if least == "warning" else ("error", "warning", "info")
+    )
+    return {finding.problem: finding for finding in diagnose(run) if finding.severity in grave}
+
+
+def test_vanishing_gradient_in_a_deep_sigmoid_network(digits):
+    found = problems(watched(mlp(7, activation=nn.Sigmoid), digits, momentum=0.9))
+    finding = found["vanishing_gradient"]
+    assert finding.severity == "error"
+    assert finding.where == "0"
+    assert finding.title == "The gradient vanishes on its way to layer 0 (Linear)"
+    assert finding.evidence[0].numbers["ratio"] < 1e-3
+    assert finding.remedies[0] == "batch_norm"
+
+
+def test_no_vanishing_gradient_once_it_is_normalized(digits):
+    model = mlp(7, activation=nn.Sigmoid)
+    tt.attach(model, torch.optim.SGD(model.parameters(), lr=0.05)).apply("batch_norm")
+    assert "vanishing_gradient" not in problems(watched(model, digits, momentum=0.9), "info")
+
+
+def test_nan_source_names_the_first_step_and_the_first_layer(digits):
+    x, y = digits
+    x = x.clone()
+    x[5, 3] = float("nan")
+    run = watched(mlp(), (x[:16], y[:16]), steps=12)
+    finding = problems(run)["nan_source"]
+    assert finding.evidence[0].numbers["step"] == 0
+    assert finding.where == "0"
+
+
+def test_dead_relu(digits):
+    model = mlp()
+    with torch.no_grad():
+        model[2].bias.fill_(-100.0)
+    finding = problems(watched(model, digits))["dead_relu"]
+    assert finding.severity == "error"
+    assert finding.where == "2"
+    assert finding.title == "100% of the units of layer 2 (Linear) are dead"
+
+
+def test_lr_too_high(digits):
+    finding = problems(watched(mlp(), digits, lr=8.0))["lr_too_high"]
+    assert finding.where == "optimizer"
+    assert "(8)" in finding.title
+    assert finding.remedies[0] == "lr_scale(factor=0.1)"
+
+
+def test_lr_too_low(digits):
+    found = problems(watched(mlp(), digits, lr=1e-3, steps=600))
+    assert set(found) == {"lr_too_low"}
+    assert found["lr_too_low"].evidence[0].numbers["movement"] < 0.05
+
+
+def test_unscaled_inputs(digits):
+    x, y = digits
+    scales = torch.ones(64)
+    scales[20] = 300.0
+    found = problems(watched(mlp(), (x * scales, y), lr=0.05))
+    assert found["unscaled_inputs"].where == "data"
+    assert found["unscaled_inputs"].severity == "error"
+    assert found["unscaled_inputs"].remedies[0] == "standardize_inputs"
+
+
+def test_overfitting(digits):
+    x, y = digits
+    noisy = torch.where(torch.rand(512, generator=torch.Generator().manual_seed(3)) < 0.4, (y + 3) % 10, y)
+    run = watched(mlp(2, 128), (x[:64], noisy[:64]), lr=0.1, steps=600, held_out=(x[64:], noisy[64:]), momentum=0.9)
+    finding = problems(run)["overfitting"]
+    assert finding.evidence[0].numbers["end"] > 1.1 * finding.evidence[0].numbers["best"]
+    assert finding.evidence[1].numbers["train_accuracy"] > finding.evidence[1].numbers["held_out_accuracy"] + 0.08
+
+
+def exploding_record() -> RunRecord:
+    """A record of a training whose gradient spikes at three steps and whose loss is thrown back by them."""
+    steps = tuple(range(200))
+    spikes = {60: 50.0, 90: 80.0, 91: 30.0}
+    loss = [2.3 - 0.02 * s if s < 60 else 1.8 for s in steps]
+    moves = [(0.4 if s in spikes else 0.01, 0.01) for s in steps]
+    return run_of(
+        series={
+            "loss": Series(steps=steps, values=tuple(loss)),
+            "grad_norm": Series(steps=steps, values=tuple(spikes.get(s, 1.0) for s in steps)),
+        },
+        profiles={"update_ratio": Profile(names=("recur.weight", "head.weight"), steps=steps, rows=tuple(moves))},
+        facts={"constant_loss": 2.3},
+    )
+
+
+def run_of(**parts) -> RunRecord:
+    return RunRecord(id="r", subject="s", trainings=(TrainingRecord(name="training", model="Net", steps=200, **parts),))
+
+
+def test_exploding_gradient():
+    finding = problems(exploding_record())["exploding_gradient"]
+    assert finding.where == "recur"
+    assert finding.evidence[0].numbers == {"median": 1.0, "largest": 80.0, "step": 90.0, "spikes": 3.0}
+    assert finding.remedies[0] == "clip_norm(max_norm=1.0)"
+
+
+def test_spikes_that_move_no_weight_are_no_explosion():
+    run = exploding_record()
+    profile = run.trainings[0].profiles["update_ratio"]
+    calm = msgspec.structs.replace(profile, rows=tuple((0.01, 0.01) for _ in profile.rows))
+    training = msgspec.structs.replace(run.trainings[0], profiles={"update_ratio": calm})
+    assert "exploding_gradient" not in problems(msgspec.structs.replace(run, trainings=(training,)), "info")
+
+
+def test_spikes_without_harm_are_no_explosion():
+    run = exploding_record()
+    steps = run.trainings[0].series["loss"].steps
+    healed = Series(steps=steps, values=tuple(2.3 * 0.97**s for s in steps))
+    series = {**run.trainings[0].series, "loss": healed}
+    training = msgspec.structs.replace(run.trainings[0], series=series)
+    assert "exploding_gradient" not in problems(msgspec.structs.replace(run, trainings=(training,)), "info")
+
+
+HEALTHY = {
+    "sgd": lambda data: watched(mlp(), data, lr=0.1, steps=400, momentum=0.9, held_out=data),
+    "adam": lambda data: watched(mlp(), data, lr=3e-3, steps=400, make=torch.optim.Adam, held_out=data),
+    "tanh": lambda data: watched(mlp(4, activation=nn.Tanh), data, lr=0.05, steps=400, momentum=0.9),
+    "adadelta at rate 1": lambda data: watched(mlp(), data, lr=1.0, steps=400, make=torch.optim.Adadelta),
+    "batch norm": lambda data: watched(
+        nn.Sequential(nn.Linear(64, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Linear(32, 10)), data, lr=0.1, steps=300
+    ),
+    "deep relu": lambda data: watched(mlp(8, 64), data, lr=3e-3, steps=400, make=torch.optim.Adam),
+    "logistic regression at rate 0.5": lambda data: watched(nn.Linear(64, 10), data, lr=0.5, steps=300),
+    "negative loss": lambda data: watched(
+        nn.Linear(64, 10), data, lr=0.01, steps=300, loss=lambda out, y: nn.functional.cross_entropy(out, y) - 5.0
+    ),
+    "label smoothing": lambda data: watched(
+        mlp(), data, lr=0.1, steps=300, loss=lambda out, y: nn.functional.cross_entropy(out, y, label_smoothing=0.2)
+    ),
+}
+
+
+@pytest.mark.parametrize("name", HEALTHY)
+def test_healthy_trainings_need_nothing(name, digits):
+    torch.manual_seed(0)
+    assert problems(HEALTHY[name](digits)) == {}
+
+
+def test_a_training_that_learns_nothing_for_no_known_reason(digits):
+    x, y = digits
+    shuffled = y[torch.randperm(512, generator=torch.Generator().manual_seed(0))]
+    found = problems(watched(nn.Linear(64, 10), (x, shuffled), lr=0.01, steps=100))
+    assert set(found) == {"slow_convergence"}
+
+
+def test_a_rule_that_crashes_is_a_result(digits, monkeypatch):
+    def broken(training):
+        raise ZeroDivisionError("of purpose")
+
+    monkeypatch.setattr(judge, "ALL", (broken,))
+    (finding,) = diagnose(run_of())
+    assert (finding.problem, finding.where, finding.severity) == ("rule_error", "broken", "info")
+    assert "ZeroDivisionError: of purpose" in finding.evidence[0].text
+
+
+def test_every_remedy_is_a_recipe(digits):
+    runs = [
+        watched(mlp(7, activation=nn.Sigmoid), digits),
+        watched(mlp(), digits, lr=8.0),
+        watched(mlp(), digits, lr=1e-3, steps=600),
+        exploding_record(),
+    ]
+    remedies = {remedy for run in runs for finding in diagnose(run) for remedy in finding.remedies}
+    assert len(remedies) > 8
+    for remedy in remedies:
+        Recipe.parse(remedy)
+
+
+def test_several_trainings_are_told_apart():
+    one = exploding_record().trainings[0]
+    run = RunRecord(id="r", subject="s", trainings=(one, msgspec.structs.replace(one, name="training 2")))
+    assert [finding.training for finding in diagnose(run)] == ["training", "training 2"]

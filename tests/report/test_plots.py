@@ -1,0 +1,184 @@
+"""Data functions of the plots, and what the drawn SVG promises: axis attributes, classes, escaped names."""
+
+import json
+import math
+import xml.etree.ElementTree as xml
+
+import msgspec
+import numpy as np
+import pytest
+
+from trimtab.records import Layer, Profile, Series, TrainingRecord
+from trimtab.report import sample
+from trimtab.report.figures import of_seeds, of_training, profiles_of_training
+from trimtab.report.plots.curves import curves_data, draw_curves, wants_log
+from trimtab.report.plots.gradient_profile import by_layer, gradient_profile_data
+from trimtab.report.plots.heatmap import draw_heatmap, heatmap_data
+from trimtab.report.plots.seeds import seeds_data
+from trimtab.report.plots.trials import draw_axis, draw_trials, trials_data
+
+
+def training(**series: Series) -> TrainingRecord:
+    return TrainingRecord(
+        name="net", model="Net", steps=100, series={k.replace("_", " "): v for k, v in series.items()}
+    )
+
+
+def profile(rows: list[list[float]], names: tuple[str, ...] = ("a", "b")) -> Profile:
+    return Profile(names=names, steps=tuple(range(0, 10 * len(rows), 10)), rows=tuple(tuple(row) for row in rows))
+
+
+def test_losses_share_a_picture_and_nonfinite_steps_are_kept():
+    record = training(
+        loss=Series(steps=(0, 1, 2), values=(2.0, math.inf, 1.0)), val_loss=Series(steps=(2,), values=(1.5,))
+    )
+    data = curves_data(record, ["loss", "val loss"], "loss")
+    assert data is not None
+    assert [curve.name for curve in data.curves] == ["loss", "val loss"]
+    assert data.curves[0].broken.tolist() == [1]
+    assert np.isnan(data.curves[0].values[1])
+    assert not data.log
+
+
+def test_empty_series_have_no_curves():
+    assert curves_data(training(loss=Series()), ["loss"], "loss") is None
+
+
+def test_log_scale_only_for_positive_values_of_many_sizes():
+    assert wants_log(np.array([1e-3, 1.0]))
+    assert (
+        not wants_log(np.array([0.0, 1e6]))
+        and not wants_log(np.array([0.9, 1.0]))
+        and not wants_log(np.array([np.nan]))
+    )
+
+
+def test_learning_rate_holds_to_the_last_step():
+    data = curves_data(training(lr=Series(steps=(0, 50), values=(0.1, 0.01))), ["lr"], "learning rate")
+    assert data is not None
+    assert data.curves[0].steps.tolist() == [0, 50, 99]
+    assert data.curves[0].values.tolist() == [0.1, 0.01, 0.01]
+
+
+def test_seed_bands_hold_all_seeds():
+    comparison = sample.comparison()
+    data = seeds_data(comparison, sample.WINNER, "loss")
+    assert data is not None
+    untreated, treated = data.curves
+    assert untreated.name == "untreated (5 seeds)" and treated.name == f"{sample.WINNER} (5 seeds)"
+    values = np.array([t.curves["loss"].values for t in comparison.trials if t.recipe == ""])
+    assert untreated.band is not None
+    assert untreated.band.low.min() == values.min() and untreated.band.high.max() == values.max()
+    np.testing.assert_allclose(untreated.values, values.mean(axis=0))
+    assert seeds_data(comparison, sample.WINNER, "no such curve") is None
+
+
+def test_parameters_of_a_layer_are_joined_in_forward_order():
+    layers = (
+        Layer(name="first", kind="Linear", parameters=("first.weight", "first.bias")),
+        Layer(name="act", kind="ReLU"),
+    )
+    record = TrainingRecord(name="net", model="Net", layers=layers)
+    joined = by_layer(profile([[7.0, 3.0, 4.0]], ("free", "first.weight", "first.bias")), record)
+    assert joined.names == ("first", "free")
+    assert joined.rows == ((5.0, 7.0),)
+
+
+def test_heatmap_marks_trouble_but_not_what_was_not_measured_yet():
+    data = heatmap_data(profile([[1.0, math.nan], [math.inf, 1e-6], [math.nan, 1e-5]]), "gradient")
+    assert data is not None
+    assert data.broken == 2
+    assert data.waiting.tolist() == [[False, False, False], [True, False, False]]
+    assert (data.low, data.high, data.log) == (1e-6, 1.0, True)
+    assert data.median.tolist() == [1.0, pytest.approx(5.5e-6)]
+
+
+def test_heatmap_names_layers_without_a_number():
+    data = heatmap_data(profile([[1.0, math.nan], [2.0, math.nan]]), "gradient")
+    assert data is not None
+    assert data.names == ("a",) and data.absent == ("b",)
+    assert heatmap_data(profile([[math.nan, math.nan]]), "gradient") is None
+    assert heatmap_data(Profile(), "gradient") is None
+
+
+def test_thinned_heatmap_keeps_the_largest_value_of_its_steps():
+    rows = [[1.0, 1.0] for _ in range(2_000)]
+    rows[1_234][1] = 99.0
+    data = heatmap_data(profile(rows), "gradient")
+    assert data is not None
+    assert data.cells.shape == (2, 300)
+    line, column = np.unravel_index(data.cells.argmax(), data.cells.shape)
+    assert line == 1 and data.first[column] <= 12_340 <= data.last[column]
+
+
+def test_effects_share_an_axis_that_holds_zero_and_all_seeds():
+    comparison = sample.search()
+    data = trials_data(comparison)
+    assert data is not None
+    assert data.low < 0 < data.high
+    for arm, row in zip(comparison.arms, data.arms, strict=True):
+        assert row.seeds == arm.seeds
+        assert data.low < min(arm.differences) and data.high > max(arm.differences)
+
+
+def test_every_drawing_is_well_formed_and_says_where_its_axes_lie():
+    record = sample.run().trainings[0]
+    curves, map_ = curves_data(record, ["loss", "val loss"], "loss"), gradient_profile_data(record)
+    trials = trials_data(sample.search())
+    assert curves and map_ and trials
+    for svg in (draw_curves(curves), draw_heatmap(map_), draw_trials(trials, 0), draw_axis(trials)):
+        root = xml.fromstring(svg)
+        assert root.get("role") == "img" and root.get("aria-label")
+        assert float(root.attrib["data-px1"]) > float(root.attrib["data-px0"])
+        json.loads(root.attrib["data-hover"])
+        assert "#0101" not in svg and "#0102" not in svg  # every placeholder has become a variable
+
+
+@pytest.mark.parametrize(
+    "values", [(1.0,), (math.nan,), (math.nan, math.inf), (0.0, 0.0), (-1e300, 1e300), (1e-300, 1e300)]
+)
+def test_odd_series_are_drawn(values):
+    data = curves_data(training(loss=Series(steps=tuple(range(len(values))), values=values)), ["loss"], "loss")
+    assert data is not None
+    assert xml.fromstring(draw_curves(data)) is not None
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, 1e-300, 1e300, 1.0])
+def test_odd_profiles_are_drawn(value):
+    for share in (False, True):
+        data = heatmap_data(profile([[value, value]]), "odd", share)
+        assert data is not None
+        assert xml.fromstring(draw_heatmap(data)) is not None
+
+
+def test_names_may_contain_anything():
+    name = 'a</script><b x="$\\frac$">\x00\n字😀'
+    record = TrainingRecord(
+        name=name, model=name, steps=2, series={name: Series(steps=(0, 1), values=(1.0, 2.0))},
+        profiles={name: profile([[1.0, 2.0]], (name, "b"))},
+    )  # fmt: skip
+    pictures = [*of_training(record, "t0", None), *profiles_of_training(record, "t0")]
+    drawn = [picture for picture in pictures if picture.svg]
+    assert len(drawn) == 2
+    for picture in drawn:
+        assert "<b x" not in picture.svg and "</script" not in picture.svg
+
+
+def test_what_cannot_be_drawn_says_so():
+    pictures = [*of_training(training(), "t0", None), *profiles_of_training(training(), "t0")]
+    assert [picture.caption for picture in pictures] == [
+        "No loss curve: no loss was seen in this training.",
+        "No gradient profile: no sampled step of this run recorded 'grad_norms'.",
+        "No activation spread: no sampled step of this run recorded 'activation_std'.",
+        "No dead units: no sampled step of this run recorded 'dead_units'.",
+    ]
+    bare = msgspec.structs.replace(sample.comparison(), trials=())
+    assert [picture.caption for picture in of_seeds(bare, bare.arms[0], "x")] == ["No curves: the trials kept none."]
+
+
+def test_loss_metric_and_learning_rate_lead():
+    record = sample.run().trainings[0]
+    extra = {"movement": record.series["loss"], **record.series, "printed val loss": record.series["val loss"]}
+    pictures = list(of_training(msgspec.structs.replace(record, series=extra), "t0", sample.ACCURACY))
+    assert [picture.title for picture in pictures] == ["Loss", "Accuracy", "Learning rate", "Movement"]
+    assert pictures[0].shows == ("loss", "val loss", "printed val loss")

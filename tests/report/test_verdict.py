@@ -1,0 +1,130 @@
+"""The verdict's sentence, compared whole for every way in which a run, a comparison or a treatment can end."""
+
+import math
+
+import pytest
+from msgspec.structs import replace
+
+from trimtab.records import Arm, Comparison, Metric, RunRecord, TrainingRecord, Treatment
+from trimtab.report import sample, verdict
+from trimtab.report.verdict import tone
+
+RUN = RunRecord(id="r", subject="train.py", trainings=(TrainingRecord(name="net", model="Net"),))
+WORST, WARNING = sample.findings()
+NOTE = replace(WARNING, severity="info")
+
+
+def arm(
+    recipe: str = "batch_norm",
+    mean: float = 0.94,
+    effect: float = 0.84,
+    low: float = 0.82,
+    high: float = 0.86,
+    **other: int,
+) -> Arm:
+    seeds = (0, 1, 2, 3, 4)
+    return Arm(recipe=recipe, seeds=seeds, values=(mean,) * 5, differences=(effect,) * 5, mean=mean, effect=effect, low=low,
+               high=high, p=0.001, p_sign=0.0625, p_holm=0.001, wins=5, **other)  # fmt: skip
+
+
+def comparison(*arms: Arm, baseline: float = 0.1, goal: str = "max") -> Comparison:
+    metric = Metric(name="val accuracy" if goal == "max" else "val loss", goal=goal)
+    return Comparison(subject="train.py", metric=metric, seeds=(0, 1, 2, 3, 4), baseline=(baseline,) * 5, arms=arms)
+
+
+def treatment(recipe: str = "batch_norm", **parts: object) -> Treatment:
+    return Treatment(subject="train.py", findings=(WORST,), recipe=recipe, **parts)
+
+
+@pytest.mark.parametrize(
+    ("given", "text", "sound"),
+    [
+        ({}, "Nothing needs treating", "good"),
+        ({"findings": [NOTE]}, "Nothing needs treating (1 note)", "good"),
+        ({"findings": [WARNING]}, "1 finding: The inputs are not scaled", "plain"),
+        (
+            {"findings": [NOTE, WARNING, WORST]},
+            "3 findings (1 error, 1 warning, 1 note); first: The gradient vanishes on its way to the first layers",
+            "bad",
+        ),
+        ({"comparison": comparison()}, "Nothing was compared", "plain"),
+        (
+            {"comparison": comparison(arm())},
+            "batch_norm raised validation accuracy from 0.10 to 0.94: +0.84 [0.82, 0.86] over 5 paired seeds",
+            "good",
+        ),
+        (
+            {"comparison": comparison(arm(mean=0.3, effect=2.0, low=1.98, high=2.02), baseline=2.3, goal="min")},
+            "batch_norm lowered validation loss from 2.30 to 0.30: better by 2.00 [1.98, 2.02] over 5 paired seeds",
+            "good",
+        ),
+        (
+            {"comparison": comparison(arm(mean=2.5, effect=-0.2, low=-0.3, high=-0.1), baseline=2.3, goal="min")},
+            "batch_norm raised validation loss from 2.30 to 2.50: effect -0.20 [-0.30, -0.10], where above 0 is better, "
+            "over 5 paired seeds; it made things worse",
+            "plain",
+        ),
+        (
+            {"comparison": comparison(arm(mean=0.12, effect=0.02, low=-0.01, high=0.05), arm("clip_norm(1.0)", 0.1, 0.0, -0.05, 0.05))},
+            "None of the 2 recipes is proven to help; the best: batch_norm raised validation accuracy from 0.10 to 0.12: "
+            "+0.02 [-0.01, 0.05] over 5 paired seeds; not proven, the interval includes zero",
+            "plain",
+        ),
+        (
+            {"comparison": comparison(arm(diverged=1))},
+            "batch_norm raised validation accuracy from 0.10 to 0.94: +0.84 [0.82, 0.86] over 5 paired seeds; "
+            "not proven, 1 seed lost",
+            "plain",
+        ),
+        (
+            {"comparison": comparison(arm(low=math.nan, high=math.nan))},
+            "batch_norm raised validation accuracy from 0.10 to 0.94: +0.84 over 5 paired seeds; not proven, there is no interval",
+            "plain",
+        ),
+        (
+            {"comparison": comparison(arm(effect=math.nan, low=math.nan, high=math.nan), baseline=math.nan)},
+            "batch_norm reached validation accuracy 0.94 over 5 paired seeds; untreated, no seed ended with a number",
+            "plain",
+        ),
+        (
+            {"comparison": comparison(arm(mean=math.nan, effect=math.nan, low=math.nan, high=math.nan, diverged=5))},
+            "batch_norm ended with no validation accuracy on any of 5 paired seeds",
+            "plain",
+        ),
+        (
+            {"treatment": treatment(confirmation=comparison(arm()))},
+            "batch_norm raised validation accuracy from 0.10 to 0.94: +0.84 [0.82, 0.86] over 5 confirming seeds",
+            "good",
+        ),
+        (
+            {"treatment": treatment(search=comparison(arm()))},
+            "batch_norm raised validation accuracy from 0.10 to 0.94: +0.84 [0.82, 0.86] over 5 searching seeds; "
+            "not yet confirmed on fresh seeds",
+            "plain",
+        ),
+        ({"treatment": treatment()}, "batch_norm was chosen; its effect was not measured", "plain"),
+        (
+            {"treatment": treatment("", search=comparison(arm(effect=0.0, low=-1, high=1), arm("x", effect=0.0, low=-1, high=1)))},
+            "1 finding; none of the 2 remedies tried is proven to help",
+            "bad",
+        ),
+        ({"treatment": treatment("", search=comparison(arm(effect=0.0, low=-1, high=1)))}, "1 finding; the remedy tried is not proven to help", "bad"),
+        ({"treatment": treatment("")}, "1 finding; no remedy was tried", "bad"),
+        ({"treatment": Treatment(subject="train.py", findings=())}, "Nothing needs treating", "good"),
+    ],
+)  # fmt: skip
+def test_verdict(given, text, sound):
+    assert verdict(RUN, **given) == text
+    assert tone(RUN, **given) == sound
+
+
+def test_a_run_that_failed_or_trained_nothing_says_so():
+    assert verdict(RunRecord(id="r", subject="s")) == "No training was seen in this run"
+    assert verdict(replace(RUN, exit_code=3)) == "The run ended with exit code 3"
+    failed = replace(RUN, error="Traceback ...\nValueError: no data\n", exit_code=1)
+    assert verdict(failed) == "The run ended with an error: ValueError: no data"
+    assert (
+        verdict(failed, [WARNING])
+        == "1 finding: The inputs are not scaled. The run ended with an error: ValueError: no data"
+    )
+    assert tone(failed) == "bad"

@@ -1,0 +1,149 @@
+"""Arrows point down: no room of the package imports another that its row of the table does not name.
+
+To add a room, give it a row. When a row stands in your way, a record usually wants to move down a room,
+or a declaration wants to move into the member it describes; widening the row is the last resort.
+"""
+
+import ast
+import graphlib
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "src" / "trimtab"
+
+FRONT_DOOR = "trimtab"  # src/trimtab/__init__.py, and what is imported from it by name
+
+MAY_IMPORT: dict[str, set[str]] = {
+    "_cpu": set(),
+    "records": set(),
+    "optim": set(),
+    "data": set(),
+    "nn": {"_cpu"},
+    "recipe": {"records"},
+    "signals": {"records"},
+    "report": {"records"},
+    "store": {"records"},
+    "techniques": {"recipe", "nn", "optim", "data", "records"},
+    "training": {"recipe", "signals", "store", "records"},
+    "doctor": {"techniques", "recipe", "signals", "records"},
+    "trial": {"training", "recipe", "store", "records", "doctor"},
+    "claims": {"trial", "techniques", "nn", "optim", "data", "records"},
+}
+MAY_IMPORT["cli"] = {*MAY_IMPORT, FRONT_DOOR}
+MAY_IMPORT["__main__"] = {"cli"}
+MAY_IMPORT[FRONT_DOOR] = set(MAY_IMPORT)
+
+
+def imported_names(source: str, module: str, is_package: bool) -> Iterator[tuple[int, str, list[str]]]:
+    """All imports of a module, wherever they stand: ``(line, absolute module, names taken from it)``.
+
+    Imports inside functions and under ``TYPE_CHECKING`` are arrows too, and so is ``importlib.import_module("...")``.
+    """
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                # Without "as", `import a.b` also binds `a`; what is then used of `a` is not looked at.
+                yield node.lineno, alias.name, []
+        elif isinstance(node, ast.ImportFrom):
+            parents = module.split(".")
+            kept = len(parents) - node.level + is_package if node.level else 0
+            origin = ".".join([*parents[:kept], *([node.module] if node.module else [])])
+            yield node.lineno, origin, [alias.name for alias in node.names]
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("import_module", "__import__")):
+            for argument in node.args[:1]:
+                if isinstance(argument, ast.Constant) and isinstance(argument.value, str):
+                    yield node.lineno, argument.value, []
+
+
+def rooms_of(origin: str, names: list[str]) -> set[str]:
+    """The rooms that one import reaches; nothing for other people's packages."""
+    package, _, rest = origin.partition(".")
+    if package != FRONT_DOOR:
+        return set()
+    if rest:
+        return {rest.split(".")[0]}
+    return {name if name in MAY_IMPORT else FRONT_DOOR for name in names} or {FRONT_DOOR}
+
+
+def forbidden_imports(package: Path) -> list[str]:
+    """One line for each import between rooms that the table does not allow."""
+    found = []
+    for path in sorted(package.rglob("*.py")):
+        parts = path.relative_to(package.parent).with_suffix("").parts
+        is_package = parts[-1] == "__init__"
+        parts = parts[:-1] if is_package else parts
+        room = parts[1] if len(parts) > 1 else FRONT_DOOR
+        where = path.relative_to(package.parent).as_posix()
+        if room not in MAY_IMPORT:
+            found.append(f"{where}: the room {room!r} has no row in the table of tests/test_rooms.py; give it one.")
+            continue
+        for line, origin, names in imported_names(path.read_text(encoding="utf-8"), ".".join(parts), is_package):
+            for target in sorted(rooms_of(origin, names) - {room} - MAY_IMPORT[room]):
+                allowed = ", ".join(sorted(MAY_IMPORT[room])) or "no other room"
+                found.append(f"{where}:{line}: {room} imports {target}; it may import {allowed}.")
+    return found
+
+
+def test_rooms_import_only_what_the_table_allows():
+    assert not (found := forbidden_imports(PACKAGE)), "\n" + "\n".join(found)
+
+
+def test_the_table_itself_has_no_cycle():
+    rooms = {room: allowed - {FRONT_DOOR} for room, allowed in MAY_IMPORT.items() if room != FRONT_DOOR}
+    graphlib.TopologicalSorter(rooms).prepare()  # raises CycleError
+
+
+@pytest.mark.parametrize(
+    ("path", "source", "message"),
+    [
+        ("nn/a.py", "from trimtab.records import Series", "trimtab/nn/a.py:1: nn imports records; it may import _cpu."),
+        ("nn/a.py", "import os, trimtab.optim.sam", "nn imports optim"),
+        ("signals/a.py", "import trimtab.doctor as doctor", "signals imports doctor"),
+        ("report/a.py", "from trimtab import trial", "report imports trial"),
+        ("report/a.py", "from trimtab import diagnose", "report imports trimtab"),
+        ("report/a.py", "import trimtab as tt", "report imports trimtab"),
+        ("recipe.py", "def f():\n    from .training import Training", "trimtab/recipe.py:2: recipe imports training"),
+        ("doctor/rules/a.py", "from ...trial.stats import mean", "doctor imports trial"),
+        ("doctor/rules/__init__.py", "from ...trial import stats", "doctor imports trial"),
+        ("doctor/__init__.py", "from .. import claims", "doctor imports claims"),
+        ("training/a.py", "if TYPE_CHECKING:\n    import trimtab.techniques", "training imports techniques"),
+        ("records.py", "import importlib\nimportlib.import_module('trimtab.nn')", "records imports nn"),
+        ("techniques/a.py", "from trimtab import _cpu", "techniques imports _cpu"),
+        ("cellar/a.py", "", "trimtab/cellar/a.py: the room 'cellar' has no row in the table"),
+    ],
+)
+def test_a_planted_import_is_found(tmp_path: Path, path: str, source: str, message: str):
+    file = tmp_path / "trimtab" / path
+    file.parent.mkdir(parents=True)
+    file.write_text(source)
+    (found,) = forbidden_imports(tmp_path / "trimtab")
+    assert message in found
+
+
+@pytest.mark.parametrize(
+    ("path", "source"),
+    [
+        ("__init__.py", "from trimtab import trial\nfrom .nn import RMSNorm\nimport trimtab._cpu"),
+        ("cli/info.py", "import trimtab as tt\nfrom trimtab import _cpu, claims"),
+        ("nn/rms_norm/module.py", "from .reference import rms_norm\nfrom ..functional import f\nimport trimtab._cpu"),
+        ("doctor/rules/__init__.py", "from .. import judge\nfrom . import dead_units\nfrom ...records import Finding"),
+        ("records.py", "import trimtab_extras, msgspec\nfrom torch import nn, optim"),
+    ],
+)
+def test_an_allowed_import_is_left_alone(tmp_path: Path, path: str, source: str):
+    file = tmp_path / "trimtab" / path
+    file.parent.mkdir(parents=True)
+    file.write_text(source)
+    assert forbidden_imports(tmp_path / "trimtab") == []
+
+
+def test_the_command_line_starts_without_torch():
+    """``trimtab --help`` answers at once: torch takes a second to import, and is loaded by the command that needs it."""
+    code = "import sys, trimtab.cli; print('torch' in sys.modules)"
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert shown.returncode == 0, shown.stderr
+    assert shown.stdout.split() == ["False"]

@@ -1,0 +1,444 @@
+"""Evaluations: what is measured without gradients, under which name, and which number judges the run."""
+
+from __future__ import annotations
+
+import io
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+import trimtab as tt
+from trimtab.records import Series
+from trimtab.training.evaluations import Printed, accuracy, choose_metric, printed_numbers
+from trimtab.training.script import run_script
+
+HEAD = """
+import torch
+from torch import nn
+import torch.nn.functional as F
+from torch.utils.data import DataLoader, TensorDataset
+
+torch.manual_seed(0)
+x_train, x_val, x_test = torch.randn(60, 4), torch.randn(50, 4) + 1, torch.randn(40, 4) - 1
+y_train, y_val, y_test = torch.randint(3, (60,)), torch.randint(3, (50,)), torch.randint(3, (40,))
+train_loader, val_loader, test_loader = (
+    DataLoader(TensorDataset(x, y), batch_size=16)
+    for x, y in ((x_train, y_train), (x_val, y_val), (x_test, y_test))
+)
+model = nn.Linear(4, 3)
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+criterion = nn.CrossEntropyLoss()
+
+def step():
+    optimizer.zero_grad()
+    criterion(model(x_train), y_train).backward()
+    optimizer.step()
+
+def truth():
+    "What the evaluations should have found, computed on whole sets in float64."
+    found = {}
+    for name, x, y in (("train", x_train, y_train), ("val", x_val, y_val), ("test", x_test, y_test)):
+        output = x.double() @ model.weight.detach().double().T + model.bias.detach().double()
+        picked = (output - output.logsumexp(1, keepdim=True))[torch.arange(len(y)), y]
+        found[f"{name} loss"], found[f"{name} accuracy"] = -picked.mean().item(), (output.argmax(1) == y).double().mean().item()
+    return found
+
+truths = [truth()]
+"""
+
+
+def evaluated(script, body, **settings):
+    """Runs the body; the recorded series, and what is true of the model at its end."""
+    known = {}
+    path = script(HEAD + body + "\nwith open('truth.txt', 'w') as file: file.write(repr(truth()))\n")
+    recorder = tt.Recorder(**settings)
+    outcome = run_script(path, on_training=recorder.watch, on_line=recorder.line)
+    record = recorder.close()
+    assert outcome.exit_code == 0, outcome.error
+    with open("truth.txt") as file:
+        known = eval(file.read())
+    return record, known
+
+
+@pytest.fixture(autouse=True)
+def in_a_folder_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def expect(record, known, *names):
+    """Each of these splits was seen under its name and nothing else was."""
+    seen = {name for name in record.main.series if name.split()[0] in ("train", "val", "test", "eval")}
+    assert seen - {"train accuracy"} == {f"{n} {kind}" for n in names for kind in ("loss", "accuracy")} - {
+        "train accuracy"
+    }
+    for name in names:
+        # Losses are float32, some ten operations deep: 1e-6 is a few roundings.
+        assert record.main.get(f"{name} loss").last == pytest.approx(known[f"{name} loss"], rel=1e-6)
+        if name != "train":  # the accuracy on training batches has the same name
+            assert record.main.get(f"{name} accuracy").last == pytest.approx(known[f"{name} accuracy"], abs=1e-7)
+
+
+INLINE = """
+step()
+model.eval()
+with torch.no_grad():
+    val_loss = F.cross_entropy(model(x_val), y_val)
+    test_loss = F.cross_entropy(model(x_test), y_test)
+"""
+
+LOOPS = """
+step()
+with torch.no_grad():
+    for x, y in train_loader:
+        loss = criterion(model(x), y)
+    for x, y in val_loader:
+        loss = criterion(model(x), y)
+    for x, y in test_loader:
+        loss = criterion(model(x), y)
+"""
+
+FUNCTIONS = """
+@torch.no_grad()
+def validate(loader):
+    model.eval()
+    total = 0.0
+    for x, y in loader:
+        total += criterion(model(x), y).item() * len(x)
+    return total
+
+def test(loader):
+    with torch.inference_mode():
+        return [criterion(model(x), y).item() for x, y in loader]
+
+def train(epochs):
+    for epoch in range(epochs):
+        step()
+        validate(loaders[0])
+    test(loaders[1])
+
+loaders = val_loader, test_loader
+train(3)
+"""
+
+ONE_FUNCTION = """
+def evaluate(model, loader):
+    total = 0.0
+    with torch.no_grad():
+        for x, y in loader:
+            total += F.cross_entropy(model(x), y, reduction="sum").item()
+    return total / len(loader.dataset)
+
+def main():
+    evaluate(model, val_loader)
+    for epoch in range(3):
+        step()
+        train_loss, val_loss = evaluate(model, train_loader), evaluate(model, val_loader)
+    print(evaluate(model,
+                   loader=test_loader))
+
+main()
+"""
+
+TEST_ON_TRAIN = """
+@torch.no_grad()
+def test(loader):
+    for x, y in loader:
+        criterion(model(x), y)
+
+for epoch in range(2):
+    step()
+    test(train_loader)
+    test(val_loader)
+    test(test_loader)
+"""
+
+ONE_LOOP_FOR_BOTH = """
+def run_epoch(loader, train):
+    with torch.set_grad_enabled(train):
+        for x, y in loader:
+            loss = criterion(model(x), y)
+            if train:
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+
+for epoch in range(2):
+    run_epoch(train_loader, train=True)
+    run_epoch(val_loader, train=False)
+"""
+
+GENERIC = """
+def evaluate():
+    with torch.no_grad():
+        return criterion(model(x_val), y_val)
+
+def test_everything():
+    one, other = x_test, y_test
+    with torch.no_grad():
+        return criterion(model(one), other)
+
+step()
+evaluate()
+test_everything()
+"""
+
+
+@pytest.mark.parametrize(
+    ("body", "names"),
+    [
+        (INLINE, ["val", "test"]),
+        (LOOPS, ["train", "val", "test"]),
+        (FUNCTIONS, ["val", "test"]),
+        (ONE_FUNCTION, ["train", "val", "test"]),
+        (TEST_ON_TRAIN, ["train", "val", "test"]),
+        (ONE_LOOP_FOR_BOTH, ["val"]),
+        (GENERIC, ["val", "test"]),
+    ],
+    ids=["inline", "loops", "functions", "one function", "test on train", "one loop for both", "generic"],
+)
+def test_validation_test_and_training_data_are_told_apart(body, names, script):
+    record, known = evaluated(script, body)
+    expect(record, known, *names)
+
+
+def test_an_evaluation_before_training_belongs_to_step_0_and_to_the_same_series(script):
+    record, _ = evaluated(script, ONE_FUNCTION)
+    assert record.main.get("val loss").steps == (0, 1, 2, 3)
+    assert record.main.get("test loss").steps == (3,)
+
+
+def test_nameless_evaluations_are_numbered(script):
+    body = """
+step()
+with torch.no_grad():
+    a = criterion(model(x_test[:20]), y_test[:20]) if False else None
+    u, v = x_val, y_val
+    criterion(model(u), v)
+    criterion(model(u + 1), v)
+"""
+    record, known = evaluated(script, body)
+    assert record.main.get("eval loss").last == pytest.approx(known["val loss"], rel=1e-6)
+    assert "eval 2 loss" in record.main.series
+
+
+def test_two_losses_of_one_evaluation_stay_apart(script):
+    body = """
+step()
+with torch.no_grad():
+    for x, y in val_loader:
+        output = model(x)
+        F.cross_entropy(output, y)
+        F.mse_loss(output, torch.zeros_like(output))
+"""
+    record, known = evaluated(script, body)
+    assert record.main.get("val loss").last == pytest.approx(known["val loss"], rel=1e-6)
+    assert "val 2 loss" in record.main.series
+    assert "val 2 accuracy" not in record.main.series
+
+
+def test_a_regression_has_a_loss_and_no_accuracy(script):
+    body = """
+head = nn.Linear(4, 1)
+other = torch.optim.SGD(head.parameters(), lr=0.1)
+for _ in range(3):
+    other.zero_grad()
+    F.mse_loss(head(x_train), x_train[:, :1]).backward()
+    other.step()
+    with torch.no_grad():
+        val_loss = F.mse_loss(head(x_val), x_val[:, :1])
+"""
+    record, _ = evaluated(script, body)
+    training = record.trainings[1]
+    assert len(training.get("val loss")) == 3
+    assert "val accuracy" not in training.series
+    assert "train accuracy" not in training.series
+    assert record.metric.name == "val loss"
+    assert record.metric.goal == "min"
+
+
+def test_losses_inside_a_training_forward_are_no_evaluation(script):
+    record, _ = evaluated(script, "for _ in range(3): step()")
+    assert not [name for name in record.main.series if "val" in name or "eval" in name]
+    assert record.metric.name == "loss"
+
+
+# -- accuracy --------------------------------------------------------------------------------------------------------
+
+
+def test_accuracy_of_classes():
+    output = torch.tensor([[0.1, 0.9], [0.8, 0.2], [0.3, 0.7], [0.6, 0.4]])
+    target = torch.tensor([1, 0, 0, 0])
+    for name in ("cross_entropy", "nll_loss", "multi_margin_loss"):
+        assert accuracy(name, output, target).item() == 0.75
+    assert accuracy("cross_entropy", output, torch.tensor([1, 0, -100, -100])).item() == 1.0
+    assert accuracy("cross_entropy", output, torch.tensor([1, 0, 5, 5]), ignore=5).item() == 1.0
+    assert accuracy("cross_entropy", output, torch.rand(4, 2)) is None  # soft targets have no right answer
+    assert accuracy("mse_loss", output, output) is None
+
+
+def test_accuracy_of_pixels_and_tokens():
+    output = torch.zeros(2, 3, 4, 4)
+    output[:, 1] = 1
+    target = torch.ones(2, 4, 4, dtype=torch.long)
+    target[0] = 2
+    assert accuracy("cross_entropy", output, target).item() == 0.5
+
+
+def test_accuracy_of_two_classes():
+    logits = torch.tensor([[2.0], [-1.0], [0.5], [-3.0]])
+    target = torch.tensor([[1.0], [0.0], [0.0], [0.0]])
+    assert accuracy("binary_cross_entropy_with_logits", logits, target).item() == 0.75
+    assert accuracy("binary_cross_entropy", logits.sigmoid(), target).item() == 0.75
+    assert accuracy("binary_cross_entropy_with_logits", logits, target * 0.9) is None
+
+
+def test_accuracy_of_one_sample_without_a_batch():
+    assert accuracy("cross_entropy", torch.tensor([0.1, 0.9]), torch.tensor(1)).item() == 1.0
+
+
+# -- printed numbers -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("line", "numbers"),
+    [
+        ("acc 0.93", {"accuracy": 0.93}),
+        ("val_loss=0.3", {"val loss": 0.3}),
+        ("Test accuracy: 91.5%", {"test accuracy": 0.915}),
+        ("Test Acc : 91.5 %", {"test accuracy": 0.915}),
+        ("{'eval_loss': 2.1, 'eval_runtime': 0.4, 'epoch': 1.0}", {"eval loss": 2.1}),
+        ("{'eval_loss': '2.1', 'epoch': '1'}", {"eval loss": 2.1}),
+        ('{"val_acc": 0.5}', {"val accuracy": 0.5}),
+        ("epoch 3 | train loss 0.1 | val loss 0.2", {"train loss": 0.1, "val loss": 0.2}),
+        ("[12/50] loss: 1.5e-3 acc: .5", {"loss": 1.5e-3, "accuracy": 0.5}),
+        ("Epoch 1, Loss: 0.75, Validation Loss: 0.80", {"loss": 0.75, "val loss": 0.8}),
+        ("train/loss 0.1  valid/f1 0.7", {"train loss": 0.1, "val f1": 0.7}),
+        ("val: loss 0.2 acc 0.8", {"val loss": 0.2, "val accuracy": 0.8}),
+        ("Train: loss 0.1 acc 0.9 | Val: loss 0.2 acc 0.8", {
+            "train loss": 0.1, "train accuracy": 0.9, "val loss": 0.2, "val accuracy": 0.8}),
+        ("Test set: Average loss: 0.0435, Accuracy: 9856/10000 (99%)", {"test average loss": 0.0435, "test accuracy": 0.9856}),
+        ("Accuracy of the network on the 10000 test images: 54 %", {"test accuracy": 0.54}),
+        ("loss: tensor(0.25, grad_fn=<NllLossBackward0>)", {"loss": 0.25}),
+        ("perplexity = 12.5", {"perplexity": 12.5}),
+        ("step 5: train loss 1.9, val loss -0.5", {"train loss": 1.9, "val loss": -0.5}),
+        ("R2 score: 0.5", {"score": 0.5}),
+        ("", {}),
+        ("glossary 5, accelerate 3, losses 2", {}),
+        ("lossy=3 loss_scale=65536 loss3 4", {}),
+        ("processing image 5 of 10", {}),
+        ("accuracy 0/0", {"accuracy": math.nan}),
+        ("loss nan", {"loss": math.nan}),
+    ],
+)  # fmt: skip
+def test_printed_numbers(line, numbers):
+    assert printed_numbers(line) == pytest.approx(numbers, nan_ok=True)
+
+
+def test_output_passes_through_and_lines_are_read():
+    out, lines = io.StringIO(), []
+    stream = Printed(out, lines.append)
+    print("a", "b", file=stream, end="")
+    stream.write("c\nsecond\n\nprogress 1\rprogress 2\n")
+    stream.writelines(["x", "y\n", "end"])
+    assert out.getvalue() == "a bc\nsecond\n\nprogress 1\rprogress 2\nxy\nend"
+    assert lines == ["a bc", "second", "", "progress 2", "xy"]
+    stream.finish()
+    stream.finish()
+    assert lines[-1] == "end"
+    assert len(lines) == 6
+
+
+@pytest.mark.parametrize("chunk", ["x" * 100_000, "x\r" * 50_000])
+def test_a_line_without_end_is_not_kept_forever(chunk):
+    stream = Printed(io.StringIO(), lambda line: None)
+    for _ in range(3):
+        stream.write(chunk)
+    assert len(stream._line) <= 10_000
+
+
+def test_metric_pattern(script):
+    body = """
+for k in range(3):
+    step()
+    print(f"round {k}: quality={k / 10} (best n/a)")
+print("quality=soon")
+"""
+    record, _ = evaluated(script, body, metric=r"quality=(\S+)")
+    assert record.main.get("metric quality").values == (0.0, 0.1, 0.2)
+    assert record.main.get("metric quality").steps == (1, 2, 3)
+    assert (record.metric.name, record.metric.goal) == ("metric quality", "max")
+    assert "--metric" in record.metric.why
+
+
+# -- which number judges the run -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("names", "chosen", "goal"),
+    [
+        (["loss"], "loss", "min"),
+        (["loss", "printed loss"], "loss", "min"),
+        (["loss", "printed train accuracy"], "loss", "min"),
+        (["loss", "val loss"], "val loss", "min"),
+        (["loss", "test loss", "val loss"], "val loss", "min"),
+        (["loss", "train loss", "train accuracy", "test loss"], "test loss", "min"),
+        (["loss", "val loss", "test accuracy"], "test accuracy", "max"),
+        (["loss", "val loss", "val accuracy", "test accuracy", "printed val accuracy"], "val accuracy", "max"),
+        (["loss", "val loss", "printed val accuracy"], "printed val accuracy", "max"),
+        (["loss", "printed accuracy", "printed test accuracy"], "printed test accuracy", "max"),
+        (["loss", "printed val loss"], "printed val loss", "min"),
+        (["loss", "val loss", "printed val loss"], "val loss", "min"),
+        (["loss", "printed val f1"], "printed val f1", "max"),
+        (["loss", "printed perplexity"], "printed perplexity", "min"),
+        (["loss", "eval loss", "eval accuracy"], "eval accuracy", "max"),
+        ([], None, None),
+    ],
+)
+def test_which_number_judges_the_run(names, chosen, goal):
+    metric = choose_metric({name: Series(steps=(0,), values=(1.0,)) for name in names})
+    assert (metric and metric.name, metric and metric.goal) == (chosen, goal)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "name", "goal"),
+    [
+        ("acc=([0-9.]+)", "metric acc", "max"),
+        ("val_loss: ([0-9.]+)", "metric val_loss", "min"),
+        ("quality ([0-9.]+)", "metric quality", "max"),
+    ],
+)
+def test_a_given_metric_goes_first(pattern, name, goal):
+    series = {n: Series(steps=(0,), values=(1.0,)) for n in ("val accuracy", name)}
+    metric = choose_metric(series, pattern)
+    assert (metric.name, metric.goal) == (name, goal)
+    assert choose_metric({"val accuracy": series[name]}, pattern) is None
+
+
+def test_evaluation_costs_are_small_beside_a_step(script):
+    """The code is read once for each place, not once for each call."""
+    from trimtab.training import evaluations
+
+    asked = []
+    original = evaluations._split_of
+    evaluations._split_of = lambda chain: (asked.append(chain), original(chain))[1]
+    try:
+        evaluated(script, FUNCTIONS)
+    finally:
+        evaluations._split_of = original
+    assert len(asked) == 2
+
+
+def test_weighting_by_samples_is_exact():
+    """50 samples in batches of 16, 16, 16 and 2: the mean over samples, not over batches."""
+    torch.manual_seed(0)
+    x, y = torch.randn(50, 3), torch.randint(3, (50,))
+    recorder = tt.Recorder()
+    with torch.no_grad():
+        for rows in torch.arange(50).split(16):
+            F.cross_entropy(x[rows], y[rows])
+    (loss, hits) = list(recorder._evaluations.close())
+    recorder.close()
+    assert loss[1] == pytest.approx(F.cross_entropy(x.double(), y).item(), rel=1e-6)
+    assert hits[1] == pytest.approx((x.argmax(1) == y).double().mean().item(), abs=1e-7)

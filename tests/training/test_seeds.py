@@ -1,0 +1,132 @@
+"""Seeds of trials: seed 0 is the script as it stands, other seeds shift what it seeds, and arms stay paired."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+import torch
+
+from trimtab.training import shifted
+
+WAYS = {
+    "torch": lambda: (torch.manual_seed(3), torch.rand(4).tolist())[1],
+    "torch.random": lambda: (torch.random.manual_seed(3), torch.rand(4).tolist())[1],
+    "generator": lambda: torch.rand(4, generator=torch.Generator().manual_seed(3)).tolist(),
+    "random": lambda: (random.seed(3), [random.random() for _ in range(4)])[1],
+    "numpy": lambda: (np.random.seed(3), np.random.rand(4).tolist())[1],
+    "default_rng": lambda: np.random.default_rng(3).random(4).tolist(),
+    "loader": lambda: [
+        int(row) for row in torch.utils.data.DataLoader(
+            range(16), shuffle=True, batch_size=None, generator=torch.Generator().manual_seed(3))
+    ],
+}  # fmt: skip
+UNSEEDED = {
+    "torch": lambda: torch.rand(4).tolist(),
+    "random": lambda: [random.random() for _ in range(4)],
+    "numpy": lambda: np.random.rand(4).tolist(),
+    "default_rng": lambda: np.random.default_rng().random(4).tolist(),
+    "random.seed": lambda: (random.seed(), random.random())[1],
+    "numpy.seed": lambda: (np.random.seed(), np.random.rand(4).tolist())[1],
+    "torch.seed": lambda: (torch.seed(), torch.rand(4).tolist())[1],
+}
+
+
+def under(seed, draw):
+    with shifted(seed):
+        return draw()
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_seed_0_is_the_script_as_it_stands(way):
+    assert under(0, WAYS[way]) == WAYS[way]()
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_other_seeds_shift_what_the_script_seeds(way):
+    drawn = [under(seed, WAYS[way]) for seed in range(4)]
+    assert len({tuple(values) for values in drawn}) == 4
+    assert drawn == [under(seed, WAYS[way]) for seed in range(4)]
+
+
+@pytest.mark.parametrize("way", UNSEEDED)
+def test_what_the_script_does_not_seed_is_seeded(way):
+    drawn = [under(seed, UNSEEDED[way]) for seed in (0, 1, 0, 1)]
+    assert drawn[:2] == drawn[2:]
+    assert drawn[0] != drawn[1]
+
+
+def test_two_unseeded_generators_differ():
+    with shifted(1):
+        first, second = np.random.default_rng().random(), np.random.default_rng().random()
+    assert first != second
+
+
+def test_equal_seeds_in_a_script_stay_equal():
+    """A script that seeds twice, to draw the same twice, still does."""
+    with shifted(5):
+        assert WAYS["torch"]() == WAYS["torch"]()
+        assert WAYS["default_rng"]() == WAYS["default_rng"]()
+
+
+def test_splits_with_a_state_of_their_own_stay():
+    """They are data: every trial must have the same test set."""
+    from sklearn.model_selection import train_test_split
+
+    rows = list(range(40))
+    assert under(0, lambda: train_test_split(rows, random_state=0)) == under(
+        7, lambda: train_test_split(rows, random_state=0)
+    )
+
+
+def test_everything_is_put_back():
+    places = [
+        (torch, "manual_seed"),
+        (torch, "Generator"),
+        (torch, "seed"),
+        (random, "seed"),
+        (np.random, "default_rng"),
+    ]
+    places += [(torch.cuda, "manual_seed_all"), (np.random, "seed"), (torch.random, "manual_seed")]
+    before = [getattr(owner, name) for owner, name in places]
+    with pytest.raises(RuntimeError, match="in between"):
+        with shifted(1):
+            assert all(getattr(owner, name) is not old for (owner, name), old in zip(places, before, strict=True))
+            raise RuntimeError("in between")
+    assert all(getattr(owner, name) is old for (owner, name), old in zip(places, before, strict=True))
+
+
+def test_generators_keep_their_type_and_their_place_in_torch():
+    with shifted(1):
+        assert isinstance(torch.default_generator, torch.Generator)
+        assert isinstance(torch.Generator(), torch.Generator)
+        assert not isinstance(3, torch.Generator)
+        made = torch.Generator("cpu")
+        assert made.manual_seed(1).initial_seed() == 1 + 1_000_003
+        state = made.get_state()
+        torch.randperm(5, generator=made)
+        made.set_state(state)
+    assert torch.rand(1, generator=made).shape == (1,)  # still usable outside
+
+
+@pytest.mark.parametrize("seed", ["text", b"bytes", None])
+def test_seeds_that_are_no_numbers_pass(seed):
+    with shifted(2):
+        random.seed(seed)
+        first = random.random()
+    with shifted(2):
+        random.seed(seed)
+        assert random.random() == first
+
+
+def test_large_and_negative_seeds_pass():
+    with shifted(3):
+        torch.manual_seed(2**63 - 1)
+        torch.manual_seed(-1)
+        np.random.seed(2**32 - 1)
+        np.random.default_rng(2**70)
+        np.random.default_rng([1, 2, 3])
+        np.random.default_rng(np.random.SeedSequence(5))
+        random.seed(2**100)
+        torch.Generator().manual_seed(2**63)

@@ -1,0 +1,345 @@
+"""Comparisons: the arms asked for, outcomes that are no numbers, what is kept, and Python tasks."""
+
+from __future__ import annotations
+
+import math
+import os
+import sqlite3
+import warnings
+
+import pytest
+import torch
+from torch import nn
+
+import trimtab as tt
+from tests.trial.conftest import DEEP, clusters
+from trimtab.store import Store
+from trimtab.trial.progress import TrialBar
+from trimtab.trial.session import Session, StoreWarning, TrialError
+from trimtab.trial.subjects import Script, SubjectError, Task
+
+COUNTED = "with open('runs.txt', 'a') as f:\n    print(torch.initial_seed(), file=f)"
+
+
+def runs(train) -> int:
+    """How many times a script was run that begins with COUNTED."""
+    return len((train.parent / "runs.txt").read_text().splitlines())
+
+
+def test_gives_every_arm_over_the_same_seeds(train, engine):
+    train.write_text(clusters(DEEP, epochs=12, begin=COUNTED))
+    recipes = [tt.Recipe.parse("batch_norm"), "lr_scale(factor=0.5)", "lr_scale(factor=0.5)"]
+    found = tt.compare(train, recipes, seeds=3, engine=engine)
+    assert [arm.recipe for arm in found.arms] == ["batch_norm", "lr_scale(factor=0.5)"]
+    assert found.metric.name == "val accuracy"
+    assert found.seeds == (0, 1, 2)
+    norm = found.arm("batch_norm")
+    assert norm.seeds == (0, 1, 2)
+    assert norm.effect > 0.3 and norm.wins == 3
+    assert norm.differences == pytest.approx([v - b for v, b in zip(norm.values, found.baseline, strict=True)])
+    assert len(found.trials) == 9 and all(trial.status == "ok" for trial in found.trials)
+    assert runs(train) == 9  # the watched run is the untreated trial of seed 0
+
+    # once more, with another seed: only what is missing is run
+    again = tt.compare(str(train), "batch_norm", seeds=[0, 1, 2, 7], engine=engine)
+    assert runs(train) == 11
+    assert again.arms[0].values[:3] == norm.values
+    assert tt.compare(train, "batch_norm", seeds=1, engine=engine, fresh=True).arms[0].values == norm.values[:1]
+    assert runs(train) == 13
+
+
+def test_a_recipe_that_finds_nothing_is_no_zero_effect(train, engine):
+    train.write_text(clusters())
+    found = tt.compare(train, ["batch_norm(after='conv')", "he_init"], seeds=2, engine=engine)
+    arm = found.arm("batch_norm(after='conv')")
+    assert arm.no_effect == 2
+    assert math.isnan(arm.effect) and arm.differences == () and not arm.proven
+    assert arm.note.count("Reason: batch_norm(after='conv') found nothing to act on: the model has no hidden") == 1
+    assert found.arm("he_init").no_effect == 0 and len(found.arm("he_init").differences) == 2
+
+
+def test_a_technique_on_a_layer_that_never_runs_is_no_zero_effect(train, engine):
+    train.write_text(clusters(begin=SPARE).replace("model = nn.Sequential", "model = WithSpare"))
+    found = tt.compare(train, "dropout", seeds=2, engine=engine)
+    assert found.arms[0].no_effect == 2
+    assert "Reason: never took effect: dropout with p=0.5 before 1 layers: spare" in found.arms[0].note
+
+
+SPARE = """\
+class WithSpare(nn.Module):
+    def __init__(self, *layers):
+        super().__init__()
+        self.used = nn.Linear(16, 4)
+        self.spare = nn.Linear(16, 24)
+    def forward(self, x):
+        return self.used(x)
+"""
+
+
+def test_diverged_seeds_are_an_outcome_of_their_own(train, engine):
+    train.write_text(clusters(begin="rate = 1e20 if torch.initial_seed() == 1 else 0.05").replace("lr=0.05", "lr=rate"))
+    found = tt.compare(train, ["he_init", "lr_scale(factor=1e15)", "lr_scale(factor=1e-21)"], seeds=3, engine=engine)
+    assert [math.isnan(value) for value in found.baseline] == [False, True, False]
+    assert found.arm("he_init").diverged == 1 and found.arm("he_init").baseline_diverged == 1
+    assert found.arm("he_init").seeds == (0, 2) and len(found.arm("he_init").differences) == 2
+    wild = found.arm("lr_scale(factor=1000000000000000.0)")
+    assert wild.diverged == 3 and wild.values == () and math.isnan(wild.effect)
+    mended = found.arm("lr_scale(factor=1e-21)")
+    assert mended.diverged == 0 and mended.seeds == (0, 2)
+    assert "Untreated, 1 seed diverged that did not with the recipe" in mended.note
+
+
+def test_a_failing_arm_says_why(train, engine):
+    train.write_text(clusters(end="assert not hasattr(model[0], 'norm'), 'no norms here'"))
+    arm = tt.compare(train, "batch_norm", seeds=2, engine=engine).arms[0]
+    assert arm.failed == 2
+    assert arm.note.endswith("Reason: AssertionError: no norms here at train.py:20.")
+    assert arm.note.count("no norms here") == 1
+
+
+def test_the_budget_ends_a_comparison_between_seeds(train, engine):
+    train.write_text(clusters(begin="import time; time.sleep(0.5)"))
+    engine.workers = 1
+    session = Session(train, engine=engine, budget=4)
+    from trimtab.trial.compare import compare_watched
+
+    _, found = compare_watched(session, ["he_init"], seeds=50)
+    assert session.seconds < 4 + 5
+    assert 1 <= len(found.trials) < 100
+    assert len(found.seeds) == len(found.baseline) < 50
+    assert found.words[-1].startswith("The budget of 4 s was over before ")
+
+
+@pytest.mark.parametrize(
+    ("text", "pattern", "message"),
+    [
+        (clusters(end="raise RuntimeError('boom')"), None, r"failed, so there is nothing to compare with: RuntimeError: boom at train.py:20\.\nIt printed last:\nvalue [\s\S]*Traceback[\s\S]*Its record up to there is kept: trimtab report 20"),
+        (clusters(begin="raise SystemExit(3)"), None, "the script ended itself with exit code 3.$"),
+        ("print('hello')", None, r"train.py ended without a single torch.optim step, so there is nothing to treat.[\s\S]*It printed last:\nhello"),
+        (clusters(), "acc=([0-9.]+)", r"--metric 'acc=\(\[0-9.\]\+\)' matched no line that .*train.py printed"),
+        (clusters(begin="import os; os.kill(os.getpid(), 9)"), None, "the process of the trial was killed by signal SIGKILL"),
+    ],
+    ids=["raises", "exits", "never trains", "metric", "killed"],
+)  # fmt: skip
+def test_an_untreated_run_that_cannot_be_judged_ends_it(train, engine, text, pattern, message):
+    train.write_text(text)
+    with pytest.raises(TrialError, match=message):
+        tt.compare(train, "he_init", engine=engine, metric=pattern)
+    if "boom" in text:
+        (run,) = Store(train.parent / ".trimtab").runs()
+        assert Store(train.parent / ".trimtab").run(run).main.steps == 40
+
+
+@pytest.mark.parametrize(
+    ("recipes", "message"),
+    [([], "at least one recipe"), ("", "none of them empty"), ("bach_norm", "Did you mean batch_norm")],
+)
+def test_recipes_are_read_before_anything_runs(train, recipes, message):
+    train.write_text(clusters(begin=COUNTED))
+    with pytest.raises(tt.RecipeError, match=message):
+        tt.compare(train, recipes)
+    assert not (train.parent / "runs.txt").exists()
+
+
+def test_a_metric_read_from_the_output(train, engine):
+    train.write_text(clusters())
+    found = tt.compare(train, "lr_scale(factor=0.1)", seeds=2, engine=engine, metric=r"value ([0-9.]+)")
+    assert found.metric.name.startswith("metric")
+    assert all(math.isfinite(value) for value in found.baseline)
+
+
+# -- what is kept ----------------------------------------------------------------------------------------------------
+
+
+def session_trials(train, engine, recipes=("", "he_init"), seeds=(0, 1)) -> Session:
+    with Session(train, engine=engine) as session:
+        session.watch()
+        session.trials(recipes, seeds)
+        session.trials(recipes, seeds)  # a later stage asks again
+    return session
+
+
+def test_only_what_an_earlier_session_ran_counts_as_kept(train, engine):
+    train.write_text(clusters(begin=COUNTED))
+    assert session_trials(train, engine).reused == 0
+    assert runs(train) == 4
+    assert session_trials(train, engine).reused == 4  # the watched run is the untreated trial of seed 0
+    assert session_trials(train, engine, seeds=(0, 1, 2)).reused == 4
+    assert runs(train) == 6
+
+
+def test_progress_tells_kept_trials_once(train, engine):
+    told = []
+
+    class Told:
+        def stage(self, text, total):
+            told.append((text, total))
+
+        def advance(self, trial, from_store):
+            told.append((trial.recipe, trial.seed, from_store))
+
+    train.write_text(clusters())
+    for _ in range(2):
+        with Session(train, engine=engine, progress=Told()) as session:
+            session.watch()
+            session.trials(["", "he_init"], [0], "one")
+            session.trials(["", "he_init"], [0], "two")
+    first = [("watching one run", 1), ("", 0, False), ("one", 1), ("he_init", 0, False)]
+    assert told == [*first, ("watching one run", 1), ("", 0, True), ("one", 1), ("he_init", 0, True)]
+
+
+def test_a_script_or_a_module_of_its_own_that_changed_is_another_subject(train, engine):
+    (train.parent / "lib").mkdir()
+    (train.parent / "lib" / "__init__.py").write_text("")
+    (train.parent / "lib" / "rate.py").write_text("from .deep import RATE")
+    (train.parent / "lib" / "deep.py").write_text("RATE = 0.05")
+    (train.parent / "unrelated.py").write_text("1")
+    train.write_text(clusters(begin="from lib.rate import RATE").replace("lr=0.05", "lr=RATE"))
+    before = Script(str(train)).fingerprint()
+    (train.parent / "unrelated.py").write_text("2")
+    assert Script(str(train)).fingerprint() == before
+    assert Script("train.py").fingerprint() == before
+    assert Script(str(train), ("--x",)).fingerprint() != before
+    (train.parent / "lib" / "deep.py").write_text("RATE = 0.06")
+    assert Script(str(train)).fingerprint() != before
+
+
+def test_a_script_that_changes_under_its_trials_stops_them(train, engine):
+    train.write_text(clusters(end="if torch.initial_seed() > 0: open(__file__, 'a').write('# more')"))
+    text = (
+        train.read_text()
+        .replace("torch.manual_seed(0)", "seeds = torch.initial_seed()")
+        .replace("torch.initial_seed()", "torch.initial_seed()")
+    )
+    train.write_text(text)
+    with pytest.raises(TrialError, match="was changed while its trials were running"):
+        tt.compare(train, "he_init", seeds=3, engine=engine)
+
+
+def test_failed_trials_are_tried_again_by_the_next_session(train, engine):
+    train.write_text(
+        clusters(begin=COUNTED, end="import os\nassert not hasattr(model[0], 'norm') or os.path.exists('mended')")
+    )
+    assert tt.compare(train, "batch_norm", seeds=2, engine=engine).arms[0].failed == 2
+    (train.parent / "mended").touch()
+    assert tt.compare(train, "batch_norm", seeds=2, engine=engine).arms[0].failed == 0
+    assert runs(train) == 6
+
+
+def test_without_a_store_results_stay_in_memory(train, engine):
+    train.write_text(clusters())
+    (train.parent / ".trimtab").write_text("a file where the folder would be")
+    with pytest.warns(StoreWarning, match="cannot open it .* keeps its results in memory"):
+        found = tt.compare(train, "he_init", seeds=2, engine=engine)
+    assert len(found.trials) == 4 and all(trial.status == "ok" for trial in found.trials)
+
+
+def test_a_store_that_fails_in_mid_session_is_said_once(train, engine):
+    train.write_text(clusters())
+    with Session(train, engine=engine) as session:
+        session.watch()
+
+        def full(*_: object) -> None:
+            raise sqlite3.OperationalError("database or disk is full")
+
+        session.store.put_trial = full
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            found = session.trials(["", "he_init"], [0, 1, 2])
+    said = [str(w.message) for w in caught if w.category is StoreWarning]
+    assert len(said) == 1 and "cannot write to" in said[0] and "disk is full" in said[0]
+    assert [len(trials) for trials in found.values()] == [3, 3]
+
+
+# -- Python tasks ----------------------------------------------------------------------------------------------------
+
+
+def model() -> nn.Module:
+    return nn.Sequential(nn.Linear(16, 24), nn.ReLU(), nn.Linear(24, 4))
+
+
+def data() -> tuple:
+    generator = torch._C.Generator().manual_seed(0)  # not shifted: the data are the same for every seed
+    y = torch.arange(320) % 4
+    x = torch.randn(4, 16, generator=generator)[y] + 1.4 * torch.randn(320, 16, generator=generator)
+    return (x[:256], y[:256]), (x[256:], y[256:])
+
+
+def no_data() -> tuple:
+    raise FileNotFoundError("no data here")
+
+
+def distance(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    return (output - nn.functional.one_hot(target, 4)).square().mean()
+
+
+def test_a_task_is_a_subject(train, engine):
+    found = tt.compare(Task("clusters", model, data, epochs=3), ["batch_norm", "he_init"], seeds=2, engine=engine)
+    assert found.metric.name == "eval accuracy"
+    assert all(value > 0.5 for value in found.baseline)  # of four classes
+    assert [len(arm.differences) for arm in found.arms] == [2, 2]
+    module = tt.compare(
+        Task("module", model, data, loss=nn.CrossEntropyLoss(), epochs=3), "he_init", seeds=2, engine=engine
+    )
+    assert (module.metric, module.baseline) == (found.metric, found.baseline)
+    own = tt.compare(Task("distance", model, data, loss=distance, epochs=3), "he_init", seeds=2, engine=engine)
+    assert own.metric.name == "val loss" and own.metric.goal == "min"
+    assert all(0 < value < 2 for value in own.baseline)
+
+
+def test_a_task_that_fails_says_where(train, engine):
+    with pytest.raises(TrialError, match=r"clusters failed.*FileNotFoundError: no data here[\s\S]*Traceback"):
+        tt.compare(Task("clusters", model, no_data), "he_init", engine=engine)
+
+
+def test_a_task_of_lambdas_is_refused_at_once():
+    with pytest.raises(SubjectError, match=r"runs in a process of its own, and model=.*lambda.* cannot be sent there"):
+        Task("clusters", lambda: nn.Linear(1, 1), data)
+
+
+# -- subjects --------------------------------------------------------------------------------------------------------
+
+
+def test_a_script_that_is_not_there_offers_the_nearest(train):
+    train.write_text("")
+    with pytest.raises(
+        SubjectError, match=r"'trian.py' does not exist. Did you mean train.py\? Give the path of a Python file"
+    ):
+        Script("trian.py")
+    with pytest.raises(SubjectError, match=r"'train' does not exist. Did you mean train.py\?"):
+        tt.treat("train")
+    with pytest.raises(SubjectError, match="is a folder, not a script"):
+        Script(os.fspath(train.parent))
+
+
+def test_modules_are_found_from_the_current_folder(train):
+    package = train.parent / "bundle"
+    package.mkdir()
+    for name in ("__init__", "train", "__main__"):
+        (package / f"{name}.py").write_text("")
+    assert Script("bundle.train", module=True).path == (package / "train.py").resolve()
+    assert Script("bundle", module=True).path == (package / "__main__.py").resolve()
+    with pytest.raises(SubjectError, match=r"no module 'bundle.trian' .* Did you mean bundle.train\?"):
+        Script("bundle.trian", module=True)
+    with pytest.raises(SubjectError, match=r"no module 'nothing.train'"):
+        Script("nothing.train", module=True)
+    with pytest.raises(SubjectError, match=r"Did you mean bundle.train\?"):
+        Script("bundle/train.py", module=True)
+
+
+def test_the_bar_tells_stages_where_there_is_no_terminal():
+    import io
+
+    from rich.console import Console
+
+    from trimtab.records import Trial
+
+    out = io.StringIO()
+    with TrialBar(Console(file=out, width=200)) as bar:
+        bar.stage("comparing", 3)
+        bar.advance(Trial(subject="s", recipe="", seed=0, status="ok", value=0.5), True)
+        for seed in (0, 1):
+            bar.advance(
+                Trial(subject="s", recipe="dropout(p=[0.5])", seed=seed, status="failed", error="[/]broken"), False
+            )
+    assert out.getvalue() == "dropout(p=[0.5]), seed 0, failed: [/]broken\ncomparing: 3 of 3 done in 0 s\n"

@@ -1,0 +1,431 @@
+"""The statistics of paired seeds against scipy, enumeration by hand, and simulation."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats as scipy_stats
+
+from trimtab.records import Arm, Comparison, Metric, Trial
+from trimtab.trial.stats import DRAWS, compare_arms, holm, mcnemar, paired_t, sign_flip, smallest_p, words
+
+ACCURACY, LOSS = Metric(name="accuracy", goal="max"), Metric(name="loss", goal="min")
+INF, NAN = math.inf, math.nan
+# Multiples of 0.01 tie often and are never so close that their spread is rounding.
+grid = st.integers(-300, 300).map(lambda k: k / 100)
+
+
+# --- paired_t
+
+
+@pytest.mark.parametrize("n", [2, 3, 5, 8, 40])
+@pytest.mark.parametrize("level", [0.8, 0.95, 0.99])
+def test_t_is_that_of_scipy(n: int, level: float) -> None:
+    random = np.random.default_rng(n)
+    a, b = random.normal(0.9, 0.05, n), random.normal(0.88, 0.05, n)
+    oracle = scipy_stats.ttest_rel(a, b)
+    bounds = oracle.confidence_interval(level)
+    ours = paired_t(a - b, level)
+    assert ours == pytest.approx(((a - b).mean(), bounds.low, bounds.high, oracle.pvalue), rel=1e-9)
+
+
+@given(st.lists(grid, min_size=2, max_size=12), st.sampled_from([1e-200, 1e-3, 1.0, 1e200]))
+def test_t_scales_and_mirrors(d: list[float], scale: float) -> None:
+    mean, low, high, p = paired_t(d)
+    assert low <= mean <= high and 0 <= p <= 1
+    assert paired_t([scale * x for x in d]) == pytest.approx((scale * mean, scale * low, scale * high, p), rel=1e-6)
+    assert paired_t([-x for x in d]) == pytest.approx((-mean, -high, -low, p), rel=1e-9)
+
+
+@given(st.lists(grid, min_size=2, max_size=12), st.sampled_from([0.5, 0.9, 0.95]))
+def test_the_interval_excludes_zero_exactly_when_p_is_small(d: list[float], level: float) -> None:
+    _, low, high, p = paired_t(d, level)
+    if abs(p - (1 - level)) > 1e-9:
+        assert (low > 0 or high < 0) == (p < 1 - level)
+
+
+def test_one_difference_has_no_interval_and_none_has_no_mean() -> None:
+    assert paired_t([0.5])[:3] == (0.5, -INF, INF) and math.isnan(paired_t([0.5]).p)
+    assert paired_t([]).low == -INF and math.isnan(paired_t([]).mean) and math.isnan(paired_t([]).p)
+
+
+def test_equal_differences_are_left_to_the_sign_flip_test() -> None:
+    assert paired_t([0.25] * 5) == (0.25, -INF, INF, 2 / 2**5)  # five signs alike prove nothing at 0.95
+    assert paired_t([0.25] * 6) == (0.25, 0.25, 0.25, 2 / 2**6)
+    assert paired_t([-0.25] * 6) == (-0.25, -0.25, -0.25, 2 / 2**6)
+    assert paired_t([0.25] * 6, level=0.99) == (0.25, -INF, INF, 2 / 2**6)
+    assert paired_t([0.0] * 5) == (0, -INF, INF, 1) and paired_t([0.0] * 6) == (0, 0, 0, 1)
+
+
+@pytest.mark.parametrize("n", [2, 5, 6, 9])
+def test_equal_up_to_rounding_is_equal(n: int) -> None:
+    values = np.linspace(0.1, 0.97, n)
+    d = (values + 0.01) - values
+    assert np.ptp(d) > 0, "rounding should have made them differ: else this tests nothing"
+    assert paired_t(d).p == sign_flip(d) == 2 / 2**n
+
+
+def test_type_one_error_of_t_at_five_seeds() -> None:
+    random, repeats = np.random.default_rng(5), 4000
+    missed = small = 0
+    for d in random.standard_normal((repeats, 5)):
+        _, low, high, p = paired_t(d)
+        missed += not low <= 0 <= high
+        small += p < 0.05
+    least, most = scipy_stats.binom.interval(0.999, repeats, 0.05)
+    assert missed == small and least <= small <= most
+
+
+@pytest.mark.parametrize("function", [paired_t, sign_flip])
+@pytest.mark.parametrize("bad", [[0.1, NAN], [0.1, INF], [[0.1, 0.2]]])
+def test_bad_differences_are_named(function, bad) -> None:
+    with pytest.raises(ValueError) as error:
+        function(bad)
+    assert str(error.value) == (
+        f"differences must be a flat sequence of finite numbers, but are {bad}. "
+        "Leave out seeds that diverged and count them apart, as compare_arms does."
+    )
+
+
+@pytest.mark.parametrize("level", [0, 1, 95, NAN])
+def test_a_level_is_a_share(level: float) -> None:
+    with pytest.raises(ValueError) as error:
+        paired_t([1, 2], level)
+    assert str(error.value) == f"level must be between 0 and 1, but is {level}. For 95 % write level=0.95."
+
+
+# --- sign_flip
+
+
+def enumerated(d: list[int]) -> float:
+    """By its definition, in whole numbers: no rounding, no tolerance."""
+    sums = [sum(s * x for s, x in zip(signs, d, strict=True)) for signs in itertools.product((1, -1), repeat=len(d))]
+    return sum(abs(x) >= abs(sum(d)) for x in sums) / len(sums)
+
+
+@given(st.lists(st.integers(-30, 30), min_size=1, max_size=9), st.sampled_from([1, 0.01, 0.1 / 3, 1e-9]))
+def test_sign_flip_is_the_enumeration_ties_included(d: list[int], unit: float) -> None:
+    assert sign_flip([unit * x for x in d]) == enumerated(d)
+
+
+@pytest.mark.parametrize("n", [2, 3, 5, 8, 12])
+def test_sign_flip_is_that_of_scipy(n: int) -> None:
+    d = np.random.default_rng(n).normal(0.4, 1, n)
+    oracle = scipy_stats.permutation_test((d,), np.mean, permutation_type="samples", n_resamples=np.inf)
+    assert sign_flip(d) == pytest.approx(oracle.pvalue, rel=1e-12)
+
+
+@pytest.mark.parametrize("n", [1, 2, 5, 6, 16])
+def test_the_smallest_p_is_reached_by_differences_of_one_sign(n: int) -> None:
+    assert sign_flip(np.arange(1, n + 1)) == sign_flip(-np.arange(1, n + 1)) == smallest_p(n) == 2 / 2**n
+
+
+def test_sign_flip_of_nothing_and_of_zeros() -> None:
+    assert math.isnan(sign_flip([])) and sign_flip([0.0]) == sign_flip([0.0] * 6) == 1
+
+
+def test_sums_beyond_float64_do_not_overflow() -> None:
+    assert sign_flip([1.5e308] * 3) == 0.25 and sign_flip([1.5e308, 1.5e308, -1e308]) == enumerated([3, 3, -2])
+
+
+def test_drawn_signs_agree_with_enumerated_ones() -> None:
+    d = np.random.default_rng(1).normal(0.3, 1, 17)
+    # Every sum over 17 is a sum over the first 16 plus or minus the last: enumerated here, drawn there.
+    signs = 1 - 2 * ((np.arange(2**16)[:, None] >> np.arange(16)) & 1)
+    sums = np.concatenate([signs @ d[:16] + d[16], signs @ d[:16] - d[16]])
+    exact = float(np.mean(np.abs(sums) >= abs(d.sum()) * (1 - 1e-12)))
+    assert 0.01 < exact < 0.9, "an exact p at the rim would hide a biased draw"
+    drawn = sign_flip(d, np.random.default_rng(0))
+    assert abs(drawn - exact) < 5 * math.sqrt(exact * (1 - exact) / DRAWS)
+    assert drawn == sign_flip(d, np.random.default_rng(0)) != sign_flip(d, np.random.default_rng(1))
+
+
+def test_drawn_p_is_never_zero() -> None:
+    assert sign_flip(np.ones(60), np.random.default_rng(0)) == smallest_p(60) == 1 / (DRAWS + 1)
+
+
+def test_many_differences_need_a_generator() -> None:
+    with pytest.raises(ValueError) as error:
+        sign_flip(np.ones(17))
+    assert str(error.value) == (
+        "sign_flip enumerates the signs of up to 16 differences and got 17. "
+        "Pass a generator to draw them: sign_flip(differences, np.random.default_rng(0))."
+    )
+
+
+# --- holm, mcnemar
+
+
+def test_holm_by_hand() -> None:
+    # ordered: 0.005 * 4 = 0.02; 0.01 * 3 = 0.03; 0.03 * 2 = 0.06; 0.04 * 1 = 0.04, lifted to 0.06
+    assert holm([0.04, 0.01, 0.03, 0.005]) == pytest.approx([0.06, 0.03, 0.06, 0.02], rel=1e-12)
+    assert holm([0.9, 0.6]) == [1, 1] and holm([0.02]) == [0.02] and holm([]) == []
+    assert holm([0.02, 0.02]) == [0.04, 0.04]
+
+
+def test_holm_does_not_count_missing_tests() -> None:
+    first, missing, second = holm([0.01, NAN, 0.04])
+    assert (first, second) == (0.02, 0.04) and math.isnan(missing)
+
+
+probabilities = st.lists(st.floats(0, 1), min_size=1, max_size=8)
+
+
+@given(probabilities, st.floats(0.001, 0.999))
+def test_holm_rejects_what_its_procedure_rejects(ps: list[float], alpha: float) -> None:
+    """Step down through the ordered p and stop at the first that is too large, as Holm (1979) wrote it."""
+    rejected = set()
+    for rank, i in enumerate(sorted(range(len(ps)), key=ps.__getitem__)):
+        if (len(ps) - rank) * ps[i] > alpha:
+            break
+        rejected.add(i)
+    assert {i for i, p in enumerate(holm(ps)) if p <= alpha} == rejected
+
+
+@given(probabilities)
+def test_holm_is_between_p_and_bonferroni_and_keeps_the_order(ps: list[float]) -> None:
+    adjusted = holm(ps)
+    assert all(p <= q <= min(1, len(ps) * p) for p, q in zip(ps, adjusted, strict=True))
+    assert all(adjusted[i] <= adjusted[j] for i in range(len(ps)) for j in range(len(ps)) if ps[i] <= ps[j])
+
+
+@given(st.integers(0, 30), st.integers(0, 30))
+def test_mcnemar_is_the_binomial_test(b: int, c: int) -> None:
+    oracle = scipy_stats.binomtest(b, b + c, 0.5).pvalue if b + c else 1.0
+    assert mcnemar(b, c) == pytest.approx(oracle, rel=1e-12)
+
+
+# --- compare_arms
+
+
+def runs(recipe: str, **values: float | str) -> list[Trial]:
+    """``runs("dropout", s0=0.9, s1="diverged")``: a number is a good end, a text a status."""
+    return [
+        Trial(subject="s", recipe=recipe, seed=int(name[1:]), status="ok", value=value)
+        if isinstance(value, float)
+        else Trial(subject="s", recipe=recipe, seed=int(name[1:]), status=value)  # type: ignore[arg-type]
+        for name, value in values.items()
+    ]
+
+
+def one(baseline: list[Trial], trials: list[Trial], metric: Metric = ACCURACY) -> Arm:
+    (arm,) = compare_arms(metric, baseline, {"r": trials})
+    return arm
+
+
+def test_seeds_are_paired_whatever_their_order() -> None:
+    arm = one(runs("", s0=0.5, s1=0.7, s2=0.25), runs("r", s2=0.75, s0=0.625, s1=0.5))
+    assert (arm.recipe, arm.seeds, arm.values, arm.wins, arm.note) == ("r", (0, 1, 2), (0.625, 0.5, 0.75), 2, "")
+    assert arm.differences == pytest.approx((0.125, -0.2, 0.5)) and arm.mean == pytest.approx(0.625)
+    oracle = scipy_stats.ttest_rel([0.625, 0.5, 0.75], [0.5, 0.7, 0.25])
+    bounds = oracle.confidence_interval()
+    expected = (oracle.pvalue, oracle.pvalue, bounds.low, bounds.high)
+    assert (arm.p, arm.p_holm, arm.low, arm.high) == pytest.approx(expected)
+    # the four sums up to sign: 0.425 as seen, 0.825 and 0.575 further out, 0.175 nearer
+    assert arm.p_sign == 0.75 and arm.effect == pytest.approx(0.425 / 3)
+
+
+def test_positive_is_better_for_a_loss_too() -> None:
+    before, after = runs("", s0=1.0, s1=2.0), runs("r", s0=0.5, s1=2.25)
+    assert one(before, after, LOSS).differences == (0.5, -0.25) and one(before, after, LOSS).wins == 1
+    assert one(before, after, ACCURACY).differences == (-0.5, 0.25)
+
+
+def test_holm_runs_over_the_arms_that_have_a_test() -> None:
+    random = np.random.default_rng(0)
+    base = runs("", **{f"s{i}": float(x) for i, x in enumerate(random.normal(size=6))})
+    arms = {
+        r: runs(r, **{f"s{t.seed}": t.value + e + float(random.normal()) for t in base})
+        for r, e in zip("abc", (3, 1, 0), strict=True)
+    }
+    arms["lost"] = runs("lost", s0="failed", s1=1.0)
+    found = compare_arms(ACCURACY, base, arms)
+    assert [arm.recipe for arm in found] == ["a", "b", "c", "lost"]
+    assert [arm.p_holm for arm in found[:3]] == holm([arm.p for arm in found[:3]])
+    assert found[0].p_holm == pytest.approx(3 * found[0].p) and math.isnan(found[3].p_holm)
+
+
+def test_seeds_without_a_number_are_counted_and_never_averaged() -> None:
+    arm = one(
+        runs("", s0=0.5, s1=0.5, s2=0.5, s3=0.5, s4="diverged", s5="failed", s6=0.5),
+        runs("r", s0=0.75, s1=0.5, s2="diverged", s3="failed", s4=0.5, s5=0.5, s6="no_effect"),
+    )
+    assert (arm.seeds, arm.values, arm.differences) == ((0, 1), (0.75, 0.5), (0.25, 0.0))
+    assert (arm.diverged, arm.failed, arm.no_effect, arm.baseline_diverged, arm.wins) == (1, 1, 1, 1, 1)
+    assert arm.effect == 0.125 and arm.mean == 0.625
+    assert arm.note == (
+        "Not in the differences: 5 of 7 seeds (recipe: 1 diverged, 1 failed, 1 without effect; untreated: 1 diverged, 1 failed). "
+        "Untreated, 1 seed diverged that did not with the recipe; "
+        "with the recipe, 1 seed that did not untreated (exact two-sided McNemar p = 1)."
+    )
+
+
+@pytest.mark.parametrize("value", [NAN, INF, -INF])
+def test_ok_without_a_finite_number_is_a_divergence(value: float) -> None:
+    arm = one(runs("", s0=0.5, s1=0.5, s2=value), runs("r", s0=0.75, s1=value, s2=0.5))
+    assert (arm.seeds, arm.diverged, arm.baseline_diverged) == ((0,), 1, 1)
+
+
+def test_divergences_of_the_baseline_alone_are_an_improvement_of_their_own() -> None:
+    before = runs("", s0=0.5, s1=0.5, **{f"s{i}": "diverged" for i in range(2, 8)})
+    arm = one(before, runs("r", s0=0.75, s1=0.5, **{f"s{i}": 0.9 for i in range(2, 8)}))
+    assert arm.baseline_diverged == 6 and arm.diverged == 0 and arm.effect == 0.125
+    assert arm.note == (
+        "Not in the differences: 6 of 8 seeds (untreated: 6 diverged). Untreated, 6 seeds diverged that did not with the recipe: "
+        "this speaks for the recipe and is not part of the effect (exact two-sided McNemar p = 0.0312)."
+    )
+
+
+def test_divergences_of_the_arm_alone_are_said() -> None:
+    arm = one(runs("", s0=0.5, s1=0.5, s2=0.5), runs("r", s0=0.75, s1=0.5, s2="diverged"))
+    assert arm.note == (
+        "Not in the differences: 1 of 3 seeds (recipe: 1 diverged). "
+        "With the recipe, 1 seed diverged that did not untreated (exact two-sided McNemar p = 1)."
+    )
+    both = one(runs("", s0=0.5, s1=0.5, s2="diverged"), runs("r", s0=0.75, s1=0.5, s2="diverged"))
+    assert both.note == "Not in the differences: 1 of 3 seeds (recipe: 1 diverged; untreated: 1 diverged)."
+
+
+def test_a_baseline_that_always_diverges_leaves_the_values_of_the_arm() -> None:
+    arm = one(runs("", s0="diverged", s1="diverged"), runs("r", s0=0.5, s1=0.75))
+    assert (arm.seeds, arm.values, arm.differences, arm.mean, arm.wins) == ((0, 1), (0.5, 0.75), (), 0.625, 2)
+    assert all(map(math.isnan, (arm.effect, arm.p, arm.p_sign, arm.p_holm))) and (arm.low, arm.high) == (-INF, INF)
+    assert not arm.proven
+    assert arm.note.startswith("No seed on which both runs ended with a number: there is no difference to test. Not in")
+
+
+def test_a_baseline_that_always_crashes_is_no_win() -> None:
+    assert one(runs("", s0="failed"), runs("r", s0=0.5)).wins == 0
+
+
+def test_an_arm_that_ends_nowhere() -> None:
+    arm = one(runs("", s0=0.5, s1=0.5), runs("r", s0="failed", s1="failed"))
+    assert (arm.seeds, arm.values, arm.wins, arm.failed) == ((), (), 0, 2) and math.isnan(arm.mean)
+
+
+def test_trials_that_a_budget_cut_off_are_lost_seeds_of_nobody() -> None:
+    arm = one(runs("", s0=0.5, s1=0.5, s2="diverged"), runs("r", s1=0.75, s0=1.0, s3=0.5))
+    assert arm.seeds == (0, 1) and arm.diverged == arm.failed == arm.no_effect == arm.baseline_diverged == 0
+    assert arm.note == "Not in the differences: 2 of 4 seeds (recipe: 1 not run; untreated: 1 diverged, 1 not run)."
+
+
+def test_one_pair_and_equal_pairs_are_said() -> None:
+    arm = one(runs("", s0=0.5), runs("r", s0=0.75))
+    assert arm.note == "Only one paired seed: a single difference has no spread, so no interval and no p."
+    assert (arm.effect, arm.low, arm.high) == (0.25, -INF, INF) and math.isnan(arm.p) and math.isnan(arm.p_sign)
+    said = "differences are equal: p is that of the sign-flip test, and the interval"
+    for n, rest in ((5, "is unbounded."), (6, "has no width.")):
+        base = runs("", **{f"s{i}": i / 8 for i in range(n)})
+        arm = one(base, runs("r", **{f"s{i}": i / 8 + 0.25 for i in range(n)}))
+        assert arm.note == f"All {n} {said} {rest}" and arm.proven == (n == 6)
+    assert one(base, base).note.startswith("All 6 differences are zero:") and not one(base, base).proven
+
+
+def test_above_sixteen_pairs_two_calls_agree() -> None:
+    random = np.random.default_rng(2)
+    base = runs("", **{f"s{i}": float(x) for i, x in enumerate(random.normal(size=17))})
+    arms = {"r": runs("r", **{f"s{i}": float(x) for i, x in enumerate(random.normal(size=17))})}
+    again, other = compare_arms(ACCURACY, base, arms), np.random.default_rng(9)
+    assert compare_arms(ACCURACY, base, arms) == again != compare_arms(ACCURACY, base, arms, generator=other)
+
+
+def test_the_level_reaches_the_interval() -> None:
+    base, trials = runs("", s0=0.5, s1=0.5, s2=0.5), runs("r", s0=0.75, s1=0.625, s2=1.0)
+    (narrow,) = compare_arms(ACCURACY, base, {"r": trials}, level=0.5)
+    assert (narrow.low, narrow.high) == paired_t(narrow.differences, 0.5)[1:3]
+
+
+def test_two_trials_of_a_seed_cannot_be_paired() -> None:
+    with pytest.raises(ValueError) as error:
+        compare_arms(ACCURACY, runs("", s0=0.5), {"dropout": runs("dropout", s0=0.5, s3=0.5) + runs("dropout", s3=0.5)})
+    assert (
+        str(error.value) == 'Recipe "dropout" has 2 trials of seed 3. Pairs need one trial per seed: keep one of them.'
+    )
+    with pytest.raises(ValueError, match=r"^The untreated subject has 2 trials of seed 0\."):
+        compare_arms(ACCURACY, runs("", s0=0.5) * 2, {})
+
+
+# --- words
+
+
+def comparison(*sizes: int, level: float = 0.95, **lost: int) -> Comparison:
+    seeds = tuple(range(max(sizes, default=0)))
+    base = runs("", **{f"s{i}": 0.5 for i in seeds})
+    random = np.random.default_rng(0)
+    arms = {f"r{k}": runs("r", **{f"s{i}": float(random.normal()) for i in range(n)}) for k, n in enumerate(sizes)}
+    found = [msgspec.structs.replace(arm, **lost) for arm in compare_arms(ACCURACY, base, arms, level)]
+    values = tuple(0.5 for _ in seeds)
+    return Comparison(subject="s", metric=ACCURACY, seeds=seeds, baseline=values, arms=tuple(found), level=level)
+
+
+DATA = (
+    "All runs share one data set and its split; only the seed varies. "
+    "The result speaks about this data set, not about others."
+)
+
+
+def test_words_of_one_recipe_at_five_seeds() -> None:
+    assert words(comparison(5)) == (
+        "With 5 paired seeds the smallest p an exact two-sided sign-flip test can reach is 0.0625; to reach 0.05 takes 6 seeds.",
+        "The 95 % t interval assumes roughly normal differences; "
+        "with skewed ones at few seeds it covers the true mean less often than 95 %.",
+        "One recipe was tested here, so Holm's correction changes nothing.",
+        DATA,
+    )
+
+
+@pytest.mark.parametrize(
+    ("sizes", "level", "first"),
+    [
+        ((3,), 0.95, "With 3 paired seeds the smallest p {} 0.25; to reach 0.05 takes 6 seeds."),
+        ((6,), 0.95, "With 6 paired seeds the smallest p {} 0.0312."),
+        ((6,), 0.99, "With 6 paired seeds the smallest p {} 0.0312; to reach 0.01 takes 8 seeds."),
+        ((3, 5), 0.95, "The smallest p {} 0.25 for a recipe with 3 paired seeds and 0.0625 for one with 5; to reach 0.05 takes 6 seeds."),
+        ((3, 8), 0.95, "The smallest p {} 0.25 for a recipe with 3 paired seeds and 0.00781 for one with 8; to reach 0.05 takes 6 seeds."),
+        ((8, 1, 6), 0.95, "The smallest p {} 0.0312 for a recipe with 6 paired seeds and 0.00781 for one with 8."),
+        ((16,), 0.95, "With 16 paired seeds the smallest p {} 3.05e-05."),
+        ((20,), 0.95, "With 20 paired seeds the smallest p {} 1e-05."),
+        ((8, 17), 0.95, "The smallest p {} 0.00781 for a recipe with 8 paired seeds and 1e-05 for one with 17."),
+    ],
+)  # fmt: skip
+def test_words_say_what_a_sign_flip_test_can_reach(sizes: tuple[int, ...], level: float, first: str) -> None:
+    said = words(comparison(*sizes, level=level))
+    assert said[0] == first.format("an exact two-sided sign-flip test can reach is")
+    drawn = "Above 16 seeds the sign-flip p is estimated from 99,999 random sign patterns."
+    assert (drawn in said) == (max(sizes) > 16)
+
+
+def test_words_name_the_number_of_tested_recipes() -> None:
+    assert words(comparison(5, 5, 1))[2] == (
+        "With 2 recipes tested, one looks good by chance more easily: p Holm corrects for that. "
+        "Intervals and sign-flip p do not; each holds for one recipe alone."
+    )
+
+
+@pytest.mark.parametrize("what", ["diverged", "failed", "no_effect", "baseline_diverged"])
+def test_words_say_that_lost_seeds_are_not_averaged_in(what: str) -> None:
+    sentence = (
+        "Seeds that diverged, failed or changed nothing are counted, not averaged in: "
+        "the effects speak only about seeds on which both runs ended with a number."
+    )
+    assert sentence in words(comparison(5, **{what: 1})) and sentence not in words(comparison(5))
+
+
+def test_words_without_a_test() -> None:
+    assert words(comparison(1, 1)) == (
+        "No recipe has two paired seeds, so there is no interval and no test: run more seeds.",
+        DATA,
+    )
+    assert words(comparison()) == ()
+
+
+@given(st.lists(st.integers(0, 20), max_size=4), st.sampled_from([0.9, 0.95, 0.99, 0.999999]), st.integers(0, 1))
+def test_words_are_sentences_of_at_most_two_lines(sizes: list[int], level: float, lost: int) -> None:
+    for sentence in words(comparison(*sizes, level=level, diverged=lost)):
+        assert len(sentence) <= 200 and sentence[0].isupper() and sentence.endswith(".") and "  " not in sentence

@@ -1,0 +1,172 @@
+"""Treatments from the watched run to the lines that keep them, resumed after a kill, within a budget."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import trimtab as tt
+from tests.trial.conftest import DEEP, clusters
+from trimtab.records import Trial
+from trimtab.store import Store
+from trimtab.trial.run import Job
+from trimtab.trial.session import Session
+from trimtab.trial.subjects import Script
+from trimtab.trial.treat import FRESH, permanent_lines, treat_watched
+
+TREAT = importlib.import_module("trimtab.trial.treat")  # the name is also that of its function
+SICK = clusters(DEEP, epochs=16)
+COUNTED = "with open('runs.txt', 'a') as f:\n    print(torch.initial_seed(), file=f)"
+
+
+def test_a_sick_script_is_treated_and_the_lines_keep_the_effect(train, engine, monkeypatch):
+    monkeypatch.setattr(TREAT, "MOST", 2)  # the first two remedies and the controls: the others would only take time
+    train.write_text(SICK)
+    found = tt.treat(train, seeds=3, engine=engine)
+    assert "vanishing_gradient" in {finding.problem for finding in found.findings}
+    assert found.metric.name == "val accuracy"
+    (arm,) = found.confirmation.arms
+    assert arm.recipe == found.recipe
+    assert arm.seeds == (FRESH, FRESH + 1, FRESH + 2)
+    assert arm.effect > 0.4
+    assert {trial.seed for trial in found.search.trials} == {0, 1, 2}
+    best = max(found.search.arms, key=lambda one: one.effect)
+    assert found.search.arm(found.recipe).effect >= best.effect - 0.05
+    assert any("plain changes of learning rate" in sentence for sentence in found.words)
+    with Store(train.parent / ".trimtab") as store:
+        assert store.treatment(found.run) == found
+        assert store.run(found.run).main.code.optimizer_name == "optimizer"
+
+    # the lines, put where they say, give by hand what the trial of seed 0 gave
+    where, *lines = found.lines
+    number = int(re.fullmatch(r"# in train.py, after line (\d+): optimizer = torch.optim.SGD\(.*", where)[1])
+    text = SICK.splitlines()
+    train.with_name("by_hand.py").write_text("\n".join([*text[:number], *lines, *text[number:]]))
+    command = [sys.executable, str(train.with_name("by_hand.py"))]
+    by_hand = subprocess.run(
+        command, capture_output=True, text=True, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"}
+    )
+    results = []
+    engine.run([Job(Script(str(train)), found.recipe, 0, found.metric)], lambda job, result: results.append(result))
+    assert by_hand.stdout.strip() == results[0].run.output_tail
+    trial = next(t for t in found.search.trials if (t.recipe, t.seed) == (found.recipe, 0))
+    assert results[0].trial.value == trial.value
+    untreated = next(t for t in found.search.trials if (t.recipe, t.seed) == ("", 0))
+    assert trial.value > untreated.value + 0.4
+
+
+def test_a_healthy_script_needs_nothing(train, engine):
+    train.write_text(clusters(begin=COUNTED))
+    found = tt.treat(train, engine=engine)
+    assert not [finding for finding in found.findings if finding.severity != "info"]
+    assert found.recipe == "" and found.search is None and found.confirmation is None and found.lines == ()
+    assert found.words == ("Nothing needs treating: no rule found anything graver than a note.",)
+    assert len((train.parent / "runs.txt").read_text().splitlines()) == 1
+
+
+def test_a_script_that_nothing_helps_says_so(train, engine, monkeypatch):
+    monkeypatch.setattr(TREAT, "_candidates", lambda findings: ["batch_norm(after='conv')", "lr_scale(factor=0.3)"])
+    train.write_text(
+        SICK.replace("val_loss = nn.functional.cross_entropy(model(x[256:]), y[256:]).item()", "val_loss = 0.5")
+    )
+    found = tt.treat(train, engine=engine, metric="value ([0-9.]+)")
+    assert found.recipe == "" and found.confirmation is None and found.lines == ()
+    assert found.search.arms[0].no_effect == 3
+    assert "found nothing to act on" in found.search.arms[0].note
+    assert found.words[-1] == "No remedy was better than the untreated run on the search seeds; nothing was confirmed."
+
+
+def test_equal_differences_are_not_called_an_interval_with_zero(train, engine, monkeypatch):
+    monkeypatch.setattr(TREAT, "_candidates", lambda findings: ["batch_norm"])
+    train.write_text(SICK + "\nprint('acc', 0.9 if hasattr(model[0], 'norm') else 0.1)")
+    found = tt.treat(train, seeds=2, engine=engine, metric="acc ([0-9.]+)")
+    assert found.recipe == "batch_norm"
+    assert "All 2 confirming seeds changed by exactly +0.8, so there is no spread" in found.words[-1]
+
+
+def test_the_budget_is_kept(train, engine):
+    train.write_text(SICK.replace("torch.manual_seed(0)", "torch.manual_seed(0)\nimport time; time.sleep(0.5)"))
+    engine.workers = 1
+    with Session(train, engine=engine, budget=8) as session:
+        began = time.monotonic()
+        _, found = treat_watched(session, seeds=2)
+        took = time.monotonic() - began
+    trials = [*found.search.trials, *(found.confirmation.trials if found.confirmation else ())]
+    longest = max(trial.seconds for trial in trials) + 1
+    assert took < 8 + longest * (1 + 4)  # one trial that had begun, and the confirmation
+    assert any(sentence.startswith("The budget of 8 s did not reach for: ") for sentence in found.words)
+    assert "lr_scale(factor=3)" in " ".join(found.words)
+
+
+def test_a_budget_for_nothing_says_so(train, engine):
+    train.write_text(SICK)
+    found = tt.treat(train, engine=engine, budget=0.01)
+    assert found.recipe == "" and found.words == (
+        "The budget of 0.01 s was over before a remedy could be tried. Give more, or none.",
+    )
+
+
+def test_lines_for_code_that_was_not_found():
+    assert permanent_lines("he_init", None)[-1] == 'tt.attach(model, optimizer).apply("he_init")'
+
+
+# -- resumed after a kill --------------------------------------------------------------------------------------------
+
+DRIVER = """\
+import importlib
+import trimtab as tt
+from trimtab.trial.engines import LocalEngine
+module = importlib.import_module("trimtab.trial.treat")
+module.MOST, module.CONTROLS = 2, ()
+engine = LocalEngine(2)
+engine.threads = 1
+found = tt.treat("train.py", seeds=2, engine=engine)
+print(found.recipe, [arm.values for arm in found.confirmation.arms], [trial.value for trial in found.search.trials])
+"""
+# a line for each run that came to its end, and the treated runs told apart by what was hung on the first layer
+FINISHED = "with open('runs.txt', 'a') as f:\n    print(seed, sorted(model[0]._modules), val_loss, file=f)"
+
+
+def test_a_treatment_that_was_killed_goes_on_where_it_was(train, tmp_path):
+    begin = "import time\nseed = torch.initial_seed()\n"
+    train.write_text(clusters(DEEP, epochs=16, begin=begin, end="time.sleep(0.1)\n" + FINISHED))
+    (tmp_path / "drive.py").write_text(DRIVER)
+    command = [sys.executable, "drive.py"]
+    first = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    path = tmp_path / "runs.txt"
+    deadline = time.monotonic() + 90
+    while (not path.exists() or len(path.read_text().splitlines()) < 6) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.kill(first.pid, signal.SIGKILL)
+    first.wait()
+    time.sleep(0.5)  # its workers notice
+    before = path.read_text().splitlines()
+    kept = finished_trials(tmp_path)
+    assert 4 <= len(kept) <= len(before) <= len(kept) + 2  # two at a time may have ended without being written down
+    resumed = subprocess.run(command, capture_output=True, text=True, check=True)
+    total = path.read_text().splitlines()
+    assert len(total) - len(before) == len(finished_trials(tmp_path)) - len(kept)  # no finished trial was run twice
+    assert set(kept) <= set(finished_trials(tmp_path))
+
+    assert re.match(r"(batch|layer)_norm \[\(0", resumed.stdout)
+    assert len(total) == 3 * 3 + 2 * 2 + len(before) - len(kept)  # 3 search seeds, 2 confirming ones
+
+    (tmp_path / ".trimtab").rename(tmp_path / "away")
+    uninterrupted = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert resumed.stdout == uninterrupted.stdout
+
+
+def finished_trials(folder: Path) -> dict[str, Trial]:
+    """The trials in the store by their key."""
+    import sqlite3
+
+    with sqlite3.connect(folder / ".trimtab" / "runs.db") as db:
+        keys = [key for (key,) in db.execute("select key from trial where key not like 'watch|%'")]
+    with Store(folder / ".trimtab") as store:
+        return {key: store.trial(key) for key in keys}
