@@ -16,6 +16,7 @@ import pytest
 from tests.trial.conftest import clusters
 from trimtab.trial import Script
 from trimtab.trial.engines import LocalEngine
+from trimtab.trial.engines.local import _uninterrupted
 from trimtab.trial.run import Job, Result
 
 ON_SEED_1 = "import os, sys, torch\nif torch.initial_seed() == 1:\n    {}"  # scripts start with the seed of their trial
@@ -192,6 +193,7 @@ DRIVER = """\
 import sys
 from trimtab.trial import Script
 from trimtab.trial.engines import LocalEngine
+from trimtab.trial.engines.local import _uninterrupted
 from trimtab.trial.run import Job
 subject = Script(sys.argv[1])  # no __main__ guard: a script's trials do not need one
 LocalEngine(2).run([Job(subject, "", seed) for seed in range(4)], lambda job, result: print(result.trial.status, flush=True))
@@ -230,3 +232,17 @@ def test_workers_die_with_a_driver_that_is_killed(train, tmp_path):
             if alive(pid):
                 os.kill(pid, signal.SIGKILL)
         process.wait()
+
+
+def test_an_interrupt_waits_until_a_worker_is_started_and_does_not_reach_it():
+    code = "import time; print('up', flush=True); time.sleep(0.3); print('end')"
+    said = []
+    with pytest.raises(KeyboardInterrupt), _uninterrupted():
+        with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as child:
+            said.append(child.stdout.readline())
+            signal.raise_signal(signal.SIGINT)
+            child.send_signal(signal.SIGINT)
+            said.append(child.stdout.read())
+    assert said == ["up\n", "end\n"]
+    with pytest.raises(KeyboardInterrupt):  # and from here on it is as before
+        signal.raise_signal(signal.SIGINT)

@@ -23,6 +23,7 @@ import time
 import traceback
 import types
 from collections.abc import Callable, Iterator, Sequence
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
@@ -75,7 +76,7 @@ class LocalEngine:
                     receiver, sender = context.Pipe(duplex=False)
                     log = _log_path(job)
                     process = context.Process(target=_work, args=(job, sender, log, self.threads), daemon=False)
-                    with _without_main(job):
+                    with _without_main(job), _uninterrupted():
                         process.start()
                     sender.close()
                     running[process.sentinel] = (job, receiver, process, log)
@@ -88,6 +89,29 @@ class LocalEngine:
         finally:
             for _, _, process, _ in running.values():
                 process.terminate()
+
+
+@contextlib.contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Ctrl-C waits until the block is done, and what the block starts never gets it.
+
+    Interrupted halfway, a start would leave the fork server, or the worker, with half a message and a traceback on the terminal.
+    The handler is for interrupts that reach another thread, the mask is what a new process inherits.
+    """
+    if threading.current_thread() is not threading.main_thread():  # never interrupted
+        yield
+        return
+    pressed: list[int] = []
+    resource_tracker.ensure_running()  # started inside the block, it would lift the mask
+    before = signal.signal(signal.SIGINT, lambda number, frame: pressed.append(number))
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        signal.signal(signal.SIGINT, before)
+    if pressed:
+        signal.raise_signal(signal.SIGINT)
 
 
 @contextlib.contextmanager
@@ -200,6 +224,7 @@ def _to_log(log: Path) -> None:
 def _work(job: Job, sender: Connection, log: Path, threads: int) -> None:
     # Ctrl-C reaches every process of the terminal; what happens to the trials is the driver's to decide.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # see _uninterrupted
     _die_with_parent()
     _to_log(log)
     import torch
