@@ -61,6 +61,8 @@ def network(kind: str = "mlp") -> nn.Module:
             nn.Flatten(),
             nn.Linear(64, 10),
         )
+    if kind == "images":
+        return nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.Flatten(), nn.Linear(64, 10))
     if kind == "normed":  # norms, a residual branch that ends in one, and layers without
         return nn.Sequential(
             nn.Unflatten(1, (1, 8, 8)),

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 Place = Literal["data", "model", "loss", "update", "loop"]
-Event = Literal["gradients", "before_step", "after_step"]
+Event = Literal["forward", "gradients", "before_step", "after_step", "evaluation"]
 
 _ORDER: tuple[Place, ...] = ("data", "model", "loss", "update", "loop")
 
@@ -46,6 +46,32 @@ class NothingToDo(LookupError):
     """A technique found nothing in this training that it could act on."""
 
 
+class LossCall:
+    """A loss that a training evaluates: a function of ``torch.nn.functional`` with its arguments by their names.
+
+    Calling it computes the loss, with the arguments given here in the place of its own::
+
+        def smoothed(loss):
+            return loss(label_smoothing=0.1) if loss.name == "cross_entropy" else None
+    """
+
+    def __init__(self, name: str, arguments: dict[str, Any], compute: Callable[[dict[str, Any]], torch.Tensor]) -> None:
+        self.name, self.arguments, self._compute = name, arguments, compute
+
+    @property
+    def input(self) -> torch.Tensor:
+        """What the model said."""
+        return self.arguments["input"]
+
+    @property
+    def target(self) -> Any:
+        """What it should have said."""
+        return self.arguments.get("target")
+
+    def __call__(self, **changed: Any) -> torch.Tensor:
+        return self._compute({**self.arguments, **changed})
+
+
 class TrainingLike(Protocol):
     """What a technique may rely on: the part of :class:`trimtab.Training` that recipes see."""
 
@@ -55,7 +81,13 @@ class TrainingLike(Protocol):
     def optimizers(self) -> Sequence[torch.optim.Optimizer]: ...
     def named_modules(self) -> Iterator[tuple[str, nn.Module]]: ...
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]: ...
-    def on(self, event: Event, call: Callable[[torch.optim.Optimizer], None]) -> Callable[[], None]: ...
+    @property
+    def phase(self) -> Literal["train", "eval"]: ...
+    def on(self, event: Event, call: Callable[..., None]) -> Callable[[], None]: ...
+    def change_input(self, call: Callable[[torch.Tensor], torch.Tensor | None]) -> Callable[[], None]: ...
+    def change_output(self, call: Callable[[torch.Tensor], torch.Tensor | None]) -> Callable[[], None]: ...
+    def change_loss(self, call: Callable[[LossCall], torch.Tensor | None]) -> Callable[[], None]: ...
+    def add_loss(self, call: Callable[[], torch.Tensor | None]) -> Callable[[], None]: ...
     def add_parameters(self, parameters: Iterable[nn.Parameter], beside: nn.Parameter | None) -> None: ...
     def remove_parameters(self, parameters: Iterable[nn.Parameter]) -> None: ...
     def generator(self, purpose: str, device: torch.device | None = None) -> torch.Generator: ...

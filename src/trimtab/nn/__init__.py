@@ -4,6 +4,7 @@ from trimtab.nn import functional
 from trimtab.nn.ada_norm import AdaNorm
 from trimtab.nn.batch_norm import BatchNorm1d, BatchNorm2d, BatchNorm3d
 from trimtab.nn.batch_renorm import BatchRenorm1d, BatchRenorm2d, BatchRenorm3d
+from trimtab.nn.cross_entropy import CrossEntropyLoss
 from trimtab.nn.detach_norm import DetachNorm
 from trimtab.nn.dropout import Dropout
 from trimtab.nn.dynamic_tanh import DynamicTanh
@@ -34,6 +35,7 @@ __all__ = [
     "BatchRenorm1d",
     "BatchRenorm2d",
     "BatchRenorm3d",
+    "CrossEntropyLoss",
     "DetachNorm",
     "Dropout",
     "DynamicTanh",

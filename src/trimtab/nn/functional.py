@@ -3,6 +3,7 @@
 from trimtab.nn.ada_norm import ada_norm
 from trimtab.nn.batch_norm import batch_norm, batch_norm_backward, batch_norm_backward_collected
 from trimtab.nn.batch_renorm import batch_renorm
+from trimtab.nn.cross_entropy import cross_entropy
 from trimtab.nn.detach_norm import detach_norm
 from trimtab.nn.dropout import dropout
 from trimtab.nn.dynamic_tanh import dynamic_tanh
@@ -24,6 +25,7 @@ __all__ = [
     "batch_norm_backward",
     "batch_norm_backward_collected",
     "batch_renorm",
+    "cross_entropy",
     "detach_norm",
     "dropout",
     "dynamic_tanh",

@@ -8,6 +8,7 @@ from trimtab.techniques.fuse import Fuse
 from trimtab.techniques.gn_ws import GnWs
 from trimtab.techniques.group_norm import GroupNorm
 from trimtab.techniques.he_init import HeInit
+from trimtab.techniques.label_smoothing import LabelSmoothing
 from trimtab.techniques.layer_norm import LayerNorm
 from trimtab.techniques.lr_scale import LrScale
 from trimtab.techniques.remove_redundant_bias import RemoveRedundantBias
@@ -26,6 +27,7 @@ __all__ = [
     "GnWs",
     "GroupNorm",
     "HeInit",
+    "LabelSmoothing",
     "LayerNorm",
     "LrScale",
     "RemoveRedundantBias",

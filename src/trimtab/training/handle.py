@@ -13,13 +13,16 @@ from torch import nn
 
 from trimtab.recipe import Change, Event, NothingToDo, Recipe, Technique
 from trimtab.training import taps
+from trimtab.training.evaluations import Evaluations
 from trimtab.training.find import unwrap
+from trimtab.training.flow import Flow
 
 if TYPE_CHECKING:
     from trimtab.training.recorder import Recorder
 
 _all: weakref.WeakSet[Training] = weakref.WeakSet()
 _stop_listening: list[Callable[[], None]] = []
+_last: weakref.ref[Training] | None = None  # the training that made the last step: evaluations speak of it
 _MOST = 4096  # backward calls that one update may sum up; older ones belong to gradients that nobody is going to use
 
 
@@ -72,7 +75,7 @@ class Member:
         )
 
 
-class Training:
+class Training(Flow):
     """A training in progress: its models, its optimizers, the step it is at, and the events it passes through.
 
     Made by :func:`trimtab.attach` in code of your own, and by the script runner for every model that an unmodified script
@@ -82,12 +85,14 @@ class Training:
     ``GradScaler`` scaled them: the number whose gradient the step applies. With a closure it is that of its first call.
 
     Events, for :meth:`on`: ``"backward"`` (gradients are about to be computed; no argument), ``"gradients"`` (all gradients
-    that an optimizer is going to use are there), ``"before_step"``, ``"after_step"`` (each called with the optimizer), and
-    ``"step"`` (a step was made; called with its loss or ``None``).
+    that an optimizer is going to use are there), ``"before_step"``, ``"after_step"`` (each called with the optimizer),
+    ``"step"`` (a step was made; called with its loss or ``None``), ``"forward"`` (the model is going to be called, in training or
+    evaluation; called with the model), and ``"evaluation"`` (a number judged the training as it stands now, before the next
+    update; called with its name, such as ``"val loss"``, and the number).
     """
 
     def __init__(self, models: Sequence[nn.Module], optimizers: Sequence[torch.optim.Optimizer]) -> None:
-        self.models: tuple[nn.Module, ...] = tuple(unwrap(model) for model in models)
+        super().__init__(tuple(unwrap(model) for model in models))
         self.step = 0
         self.changes: list[Change] = []
         self.kept: list[torch.optim.Optimizer] = []  # optimizers that live at least as long as the handle
@@ -96,6 +101,7 @@ class Training:
         self._losses: list[Backward] = []
         self._stepped: set[int] | None = None  # the optimizers that took part in the last step
         self._generators = 0
+        self._evaluations: Evaluations | None = None  # made once somebody asks for them
         for optimizer in optimizers:
             self.join(optimizer)
         _all.add(self)
@@ -150,7 +156,12 @@ class Training:
     # -- events ------------------------------------------------------------------------------------------------------
 
     def on(self, event: Event | Literal["backward", "step"], call: Callable[..., None]) -> Callable[[], None]:
-        """Call ``call(optimizer)`` at every such event; the returned function ends it."""
+        """Call ``call(...)`` at every such event; the returned function ends it."""
+        if event == "forward":
+            self._need_gates()
+        if event == "evaluation" and self._evaluations is None:
+            self._evaluations = Evaluations()
+            taps.listen("loss", functools.partial(_on_loss, weakref.ref(self)))
         self._events.setdefault(event, []).append(call)
 
         def stop() -> None:
@@ -162,6 +173,19 @@ class Training:
     def _emit(self, event: str, *what: Any) -> None:
         for call in tuple(self._events.get(event, ())):
             call(*what)
+
+    def evaluated(self, name: str, value: float) -> None:
+        """Tell of a number that judges the training as it stands, such as ``("val accuracy", 0.91)``.
+
+        Losses that are evaluated without gradients, their accuracies, and what a watched script prints are told without it.
+        """
+        self._emit("evaluation", name, value)
+
+    def close_evaluations(self) -> None:
+        """Training goes on: evaluations so far are complete."""
+        if self._evaluations is not None:
+            for name, value in self._evaluations.close():
+                self.evaluated(name, value)
 
     def join(self, optimizer: torch.optim.Optimizer) -> None:
         """Let another optimizer take part in this training."""
@@ -210,6 +234,8 @@ class Training:
         self._losses += fresh
 
     def _after_step(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        global _last
+        _last = weakref.ref(self)
         self._emit("after_step", optimizer)
         if not self._losses:
             # Another optimizer after the same backward, or gradients that were set by hand?
@@ -303,8 +329,19 @@ def _members() -> list[Member]:
     return [member for training in tuple(_all) for member in training._members if member.optimizer() is not None]
 
 
+def _on_loss(
+    training: weakref.ref[Training], name: str, output: Any, target: Any, value: torch.Tensor, kwargs: dict[str, Any]
+) -> None:
+    mine = training()
+    if mine is None or mine._evaluations is None or torch.is_grad_enabled():
+        return
+    if _last is None or _last() is mine:
+        mine._evaluations.add(name, output, target, value, kwargs)
+
+
 def _on_before_backward() -> None:
     for training in tuple(_all):
+        training.close_evaluations()
         training._emit("backward")
     members = _members()
     for member in members:

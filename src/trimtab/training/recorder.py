@@ -153,17 +153,19 @@ class Recorder:
         for name, value in printed_numbers(text).items():
             self.evaluated(f"printed {name}", value)
 
-    def evaluated(self, name: str, value: float) -> None:
-        """A number that judges the training as it stands now."""
+    def evaluated(self, name: str, value: float, told: bool = True) -> None:
+        """A number that judges the training as it stands now; what the training itself has measured it need not be ``told``."""
         if self._current is None:
             self._early.append((name, value))
         else:
             self._current.add(name, self._current.step, value)
+            if told and (training := self._current.training()) is not None:
+                training.evaluated(name, value)
 
     def close_evaluations(self) -> None:
         """Training goes on: evaluations so far are complete."""
         for name, value in self._evaluations.close():
-            self.evaluated(name, value)
+            self.evaluated(name, value, told=False)
 
     def stepped(self, watch: Watch) -> None:
         """A training has made a step: it is the one that evaluations from here on speak of."""

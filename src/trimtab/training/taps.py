@@ -2,7 +2,8 @@
 
 While at least one listener is registered, these functions of PyTorch are replaced by wrappers that call the original and
 then tell the listeners what passed; with the last listener gone the originals are back. Wrappers change no value, consume
-no random number and step aside while ``torch.compile`` traces.
+no random number and step aside while ``torch.compile`` traces. Only who asks to change losses (:func:`change_losses`) or to add
+terms to them (:func:`add_terms`) changes a value.
 
 ===================================== ================================================================================
 ``torch.optim.Optimizer.__init__``    an optimizer was made (the right moment for surgery: nothing has run yet)
@@ -18,14 +19,18 @@ no random number and step aside while ``torch.compile`` traces.
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.utils.data import DataLoader
+
+from trimtab.recipe import LossCall
 
 Kind = Literal["optimizer", "before_backward", "backward", "zero_grad", "loss", "compile", "loader"]
 
@@ -39,19 +44,39 @@ _listeners: dict[Kind, list[Callable[..., None]]] = {
     "optimizer": [], "before_backward": [], "backward": [], "zero_grad": [], "loss": [], "compile": [],
     "loader": [],
 }  # fmt: skip
+_changers: list[Callable[[LossCall], torch.Tensor | None]] = []
+_terms: list[Callable[[], torch.Tensor | None]] = []
+_inside = False  # a loss inside of a loss is not one of the script's
 _originals: list[tuple[Any, str, Any, Any]] = []
 
 
 def listen(kind: Kind, call: Callable[..., None]) -> Callable[[], None]:
     """Register a listener; the returned function takes it off again."""
+    return _register(_listeners[kind], call)
+
+
+def change_losses(call: Callable[[LossCall], torch.Tensor | None]) -> Callable[[], None]:
+    """Let ``call(loss)`` give the value of every loss that is evaluated with gradients (None: as it is).
+
+    The last one to come is asked first; what it computes with ``loss()`` has passed through the others.
+    """
+    return _register(_changers, call)
+
+
+def add_terms(call: Callable[[], torch.Tensor | None]) -> Callable[[], None]:
+    """Let the number ``call()`` join the loss whenever ``backward`` starts from one number."""
+    return _register(_terms, call)
+
+
+def _register(listed: list, call: Callable) -> Callable[[], None]:
     if not _originals:
         _install()
-    _listeners[kind].append(call)
+    listed.append(call)
 
     def stop() -> None:
-        if call in _listeners[kind]:
-            _listeners[kind].remove(call)
-        if not any(_listeners.values()):
+        if call in listed:
+            listed.remove(call)
+        if not (any(_listeners.values()) or _changers or _terms):
             _remove()
 
     return stop
@@ -110,10 +135,21 @@ def _backward_tap(original: Callable) -> Callable:
         # The value is read before the call: users may change the loss in place afterwards.
         value = _scalar(tensors) if grad_tensors is None else None
         _tell("before_backward")
-        original(tensors, grad_tensors, *args, **kwargs)
+        terms = [] if value is None else _own_terms(tensors)
+        if terms:
+            factor = getattr(tensors, "_trimtab_factor", None)  # of a GradScaler
+            original([tensors, *terms], [None, *[factor] * len(terms)], *args, **kwargs)
+        else:
+            original(tensors, grad_tensors, *args, **kwargs)
         _tell("backward", value)
 
     return backward
+
+
+def _own_terms(loss: torch.Tensor) -> list[torch.Tensor]:
+    with _guard():
+        found = [call() for call in tuple(_terms)]
+    return [term.to(loss.dtype) for term in found if term is not None and term.requires_grad]
 
 
 def _compile_tap(original: Callable) -> Callable:
@@ -127,14 +163,33 @@ def _compile_tap(original: Callable) -> Callable:
 
 def _scalar(tensors: Any) -> torch.Tensor | None:
     if isinstance(tensors, torch.Tensor) and tensors.numel() == 1:
-        return getattr(tensors, "_trimtab_unscaled", tensors).detach()
+        return getattr(tensors, "_trimtab_plain", tensors).detach()
     return None
 
 
+@contextlib.contextmanager
+def _guard() -> Iterator[None]:
+    global _inside
+    before, _inside = _inside, True
+    try:
+        yield
+    finally:
+        _inside = before
+
+
 def _loss_tap(name: str, original: Callable) -> Callable:
+    names = list(inspect.signature(original).parameters)
+
     def loss(input: Any, *args: Any, **kwargs: Any) -> Any:
-        value = original(input, *args, **kwargs)
-        if not torch.compiler.is_compiling() and isinstance(value, torch.Tensor):
+        if _inside or torch.compiler.is_compiling():
+            return original(input, *args, **kwargs)
+        with _guard():
+            if _changers and torch.is_grad_enabled():
+                arguments = {**dict(zip(names, (input, *args), strict=False)), **kwargs}
+                value = _changed(tuple(_changers), name, original, arguments)
+            else:
+                value = original(input, *args, **kwargs)
+        if isinstance(value, torch.Tensor):
             target = args[0] if args else kwargs.get("target")
             _tell("loss", name, input, target, value, kwargs)
         return value
@@ -142,11 +197,29 @@ def _loss_tap(name: str, original: Callable) -> Callable:
     return loss
 
 
+def _changed(changers: tuple, name: str, original: Callable, arguments: dict[str, Any]) -> torch.Tensor:
+    """The value of a loss after all changes, with the value it would have without them for the record."""
+
+    def through(left: tuple, given: dict[str, Any]) -> torch.Tensor:
+        if not left:
+            return original(**given)
+        call = LossCall(name, given, lambda changed: through(left[:-1], changed))
+        value = left[-1](call)
+        return call() if value is None else value
+
+    value = through(changers, arguments)
+    if value.numel() == 1:
+        with torch.no_grad():
+            value._trimtab_plain = original(**arguments)  # type: ignore[attr-defined]
+    return value
+
+
 def _scale_tap(original: Callable) -> Callable:
     def scale(self: Any, outputs: Any) -> Any:
         scaled = original(self, outputs)
         if isinstance(outputs, torch.Tensor) and scaled is not outputs:
-            scaled._trimtab_unscaled = outputs.detach()
+            scaled._trimtab_plain = getattr(outputs, "_trimtab_plain", outputs).detach()
+            scaled._trimtab_factor = self._scale
         return scaled
 
     return scale

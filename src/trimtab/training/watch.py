@@ -42,7 +42,7 @@ class Watch:
 
     def __init__(self, recorder: Recorder, training: Training, index: int, code: CodePlace | None) -> None:
         self.recorder, self.index, self.code = recorder, index, code
-        self._training = weakref.ref(training)
+        self.training = weakref.ref(training)
         self.changes = training.changes
         self.model = " + ".join(type(model).__name__ for model in training.models) or "loose parameters"
         self.optimizers = tuple(type(optimizer).__name__ for optimizer in training.optimizers)
@@ -129,7 +129,7 @@ class Watch:
         self._timed(self._turn)()
 
     def _on_step(self, loss: torch.Tensor | None) -> None:
-        training = self._training()
+        training = self.training()
         if training is None:
             return
         failed = False
@@ -183,7 +183,7 @@ class Watch:
 
     def _begin_sample(self) -> None:
         """Get ready to measure the step that comes. The last sample stays open until then: see :meth:`_turn`."""
-        training = self._training()
+        training = self.training()
         if training is None:
             return
         began = time.perf_counter()
@@ -239,7 +239,7 @@ class Watch:
         self._spent += time.perf_counter() - began
 
     def _of(self, optimizer: torch.optim.Optimizer) -> list[tuple[str, torch.Tensor]]:
-        training = self._training()
+        training = self.training()
         mine = {id(p) for group in optimizer.param_groups for p in group["params"]}
         return [(name, p) for name, p in training.named_parameters() if id(p) in mine] if training else []
 
@@ -248,7 +248,7 @@ class Watch:
         the median of the last ones becomes a sampled step (from here on: its layers have run already). No budget applies,
         so what is found does not depend on the clock; for larger networks the pass over all gradients would cost too much."""
         self._turn_for(optimizer)
-        training = self._training()
+        training = self.training()
         if self._sample is not None or not self.recorder.sampled or training is None or len(training.optimizers) > 1:
             return
         if self._last_norm_at == self.step or getattr(optimizer, "grad_scale", None) is not None:
@@ -351,7 +351,7 @@ class Watch:
 
     def record(self, heads: bool = False) -> TrainingRecord:
         """What is known of this training; with ``heads``, without the measured numbers."""
-        training = self._training()
+        training = self.training()
         if training is not None:
             self.optimizers = tuple(type(optimizer).__name__ for optimizer in training.optimizers)
         order = list(self.layers)

@@ -1,0 +1,113 @@
+"""Cross entropy with label smoothing."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+CONVENTIONS = ("torch", "seed")
+
+
+def check_smoothing(what: str, smoothing: float, convention: str, positive: bool = False) -> None:
+    """Refuse a smoothing outside [0, 1) and unknown conventions."""
+    if not (0 < smoothing < 1 if positive else 0 <= smoothing < 1):
+        inside = "strictly between 0 and 1" if positive else "in [0, 1)"
+        raise ValueError(
+            f"{what}: smoothing={smoothing} must lie {inside}: it is the probability spread over the classes."
+        )
+    if convention not in CONVENTIONS:
+        raise ValueError(f"{what}: convention={convention!r} must be one of {', '.join(map(repr, CONVENTIONS))}.")
+
+
+def spread(smoothing: float, input: torch.Tensor) -> float:
+    """The ``label_smoothing`` of torch that leaves exactly ``1 - smoothing`` to the true class of K: ``smoothing K / (K - 1)``."""
+    classes = input.shape[1] if input.ndim > 1 else input.shape[0]
+    if classes < 2:
+        raise ValueError(f"label smoothing needs at least 2 classes; the input of shape {tuple(input.shape)} has one.")
+    factor = smoothing * classes / (classes - 1)
+    if factor > 1:
+        raise ValueError(
+            f"smoothing={smoothing} leaves the true class less than each of the other {classes - 1}; it must be at most "
+            f"{(classes - 1) / classes:g} here."
+        )
+    return factor
+
+
+def cross_entropy(
+    input: torch.Tensor,
+    target: torch.Tensor,
+    weight: torch.Tensor | None = None,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+    label_smoothing: float = 0.0,
+    *,
+    convention: str = "torch",
+) -> torch.Tensor:
+    """``torch.nn.functional.cross_entropy`` with a choice of the smoothing's meaning; see :class:`CrossEntropyLoss`.
+
+    >>> cross_entropy(torch.zeros(1, 4), torch.tensor([0]), label_smoothing=0.1, convention="seed")
+    tensor(1.3863)
+    """
+    check_smoothing("cross_entropy", label_smoothing, convention)
+    if convention == "seed" and label_smoothing:
+        label_smoothing = spread(label_smoothing, input)
+    return F.cross_entropy(
+        input, target, weight, ignore_index=ignore_index, reduction=reduction, label_smoothing=label_smoothing
+    )
+
+
+class CrossEntropyLoss(nn.CrossEntropyLoss):
+    r"""The negative log likelihood of classes, with label smoothing in either of its two meanings.
+
+    .. math:: \ell = -\sum_{k=1}^K q_k w_k \log \frac{e^{x_k}}{\sum_j e^{x_j}}, \qquad
+              q_k = (1 - \varepsilon) [k = y] + \frac{\varepsilon}{K}
+
+    with ``x`` of shape ``(N, K)`` or ``(N, K, ...)`` holding logits and ``target`` the classes ``(N,)`` or ``(N, ...)``, or
+    probabilities of the shape of x. With ``convention="seed"`` the true class gets exactly
+    ``1 - eps`` and every other ``eps / (K - 1)``: torch's smoothing of ``eps K / (K - 1)``. The mean is over the weights of the
+    targets' classes, as in torch; targets equal to ``ignore_index`` count nowhere.
+
+    Args:
+        weight: a factor for each class, of shape ``(K,)``.
+        ignore_index: a target that is left out.
+        reduction: "mean", "sum" or "none".
+        label_smoothing: eps, in [0, 1).
+        convention: "torch" or "seed".
+
+    Raises:
+        ValueError: if eps is outside [0, 1), or leaves the true class less than the others.
+
+    When it helps: networks that grow too sure of themselves, noisy labels, calibration. When it hurts: distillation from
+    the trained network (Müller et al. 2019).
+
+    Source: Szegedy et al., "Rethinking the Inception Architecture for Computer Vision", CVPR 2016.
+
+    >>> loss = CrossEntropyLoss(label_smoothing=0.3, convention="seed")
+    >>> loss(torch.log(torch.tensor([[0.7, 0.1, 0.1, 0.1]])), torch.tensor([0]))
+    tensor(0.9404)
+    """
+
+    def __init__(
+        self,
+        weight: torch.Tensor | None = None,
+        ignore_index: int = -100,
+        reduction: str = "mean",
+        label_smoothing: float = 0.0,
+        *,
+        convention: str = "torch",
+    ) -> None:
+        check_smoothing("CrossEntropyLoss", label_smoothing, convention)
+        super().__init__(weight, ignore_index=ignore_index, reduction=reduction, label_smoothing=label_smoothing)
+        self.convention = convention
+
+    def forward(self, input: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        return cross_entropy(
+            input,
+            target,
+            self.weight,
+            self.ignore_index,
+            self.reduction,
+            self.label_smoothing,
+            convention=self.convention,
+        )

@@ -1,0 +1,180 @@
+"""What techniques put into the flow of a training: other inputs, outputs and losses, and terms beside the loss.
+
+A gate stands at every root model once somebody asks for it, and takes no part in evaluation. Losses are changed where
+they are evaluated (see :mod:`trimtab.training.taps`), terms join where ``backward`` starts.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from trimtab.recipe import LossCall
+from trimtab.training import taps
+
+_flows: weakref.WeakSet[Flow] = weakref.WeakSet()
+_gating = False  # whether gates stand: at all trainings or at none, since each has to tell that its model ran
+_latest: weakref.ref[Flow] | None = None  # the training whose model was called last with gradients
+
+
+class Flow:
+    """The part of a training through which its numbers pass."""
+
+    def __init__(self, models: tuple[nn.Module, ...]) -> None:
+        self.models = models
+        self._inputs: list[Callable[[torch.Tensor], torch.Tensor | None]] = []
+        self._outputs: list[Callable[[torch.Tensor], torch.Tensor | None]] = []
+        self._gates: list[Any] = []
+        _flows.add(self)
+        if _gating:
+            self._stand_gates()
+
+    def change_input(self, call: Callable[[torch.Tensor], torch.Tensor | None]) -> Callable[[], None]:
+        """Let ``call(x)`` give another input to the model, in training only; the returned function ends it.
+
+        x is the first floating-point tensor among the arguments of the root model, or its first tensor if none is. ``None``
+        leaves the input as it is.
+        """
+        return self._gated(self._inputs, call)
+
+    def change_output(self, call: Callable[[torch.Tensor], torch.Tensor | None]) -> Callable[[], None]:
+        """Let ``call(y)`` give another output of the model, in training only.
+
+        y is the output, or the first floating-point tensor in it (``logits`` if there is one of that name).
+        """
+        return self._gated(self._outputs, call)
+
+    def change_loss(self, call: Callable[[LossCall], torch.Tensor | None]) -> Callable[[], None]:
+        """Let ``call(loss)`` give another value for a loss that is evaluated in training; see :class:`~trimtab.recipe.LossCall`.
+
+        The recorded training loss stays that of the script: runs with and without the change can be compared.
+        """
+        self._need_gates()
+        mine = weakref.ref(self)
+
+        def change(loss: LossCall) -> torch.Tensor | None:
+            flow = mine()
+            return call(loss) if flow is not None and flow.is_current() else None
+
+        return taps.change_losses(change)
+
+    def add_loss(self, call: Callable[[], torch.Tensor | None]) -> Callable[[], None]:
+        """Add the number ``call()`` to the loss whenever ``backward`` starts from one; it is not part of the recorded loss.
+
+        Losses scaled by a ``GradScaler`` get it scaled alike. With gradient accumulation it is added in each of the parts.
+        """
+        self._need_gates()
+        mine = weakref.ref(self)
+
+        def term() -> torch.Tensor | None:
+            flow = mine()
+            return call() if flow is not None and flow.is_current() else None
+
+        return taps.add_terms(term)
+
+    def is_current(self) -> bool:
+        """Whether this is the training whose model ran last: losses from here on are its own."""
+        return not self.models or (_latest is not None and _latest() is self)
+
+    def _gated(self, listed: list, call: Callable) -> Callable[[], None]:
+        self._need_gates()
+        listed.append(call)
+
+        def stop() -> None:
+            if call in listed:
+                listed.remove(call)
+
+        return stop
+
+    def _need_gates(self) -> None:
+        global _gating
+        if not _gating:
+            _gating = True
+            for flow in tuple(_flows):
+                flow._stand_gates()
+
+    def _stand_gates(self) -> None:
+        if not self._gates:
+            for model in self.models:
+                self._gates.append(model.register_forward_pre_hook(_Entry(self), prepend=True, with_kwargs=True))
+                self._gates.append(model.register_forward_hook(_Exit(self)))
+
+    def _emit(self, event: str, *what: Any) -> None:
+        raise NotImplementedError
+
+    def _enter(self, model: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]] | None:
+        global _latest
+        self._emit("forward", model)
+        if not (model.training and torch.is_grad_enabled()):
+            return None
+        _latest = weakref.ref(self)
+        if not self._inputs:
+            return None
+        listed, keys = list(args), list(kwargs)
+        values = [*listed, *kwargs.values()]
+        place = _place(values)
+        if place is None:
+            return None
+        x = _through(self._inputs, values[place])
+        if place < len(listed):
+            listed[place] = x
+            return tuple(listed), kwargs
+        return args, {**kwargs, keys[place - len(listed)]: x}
+
+    def _leave(self, model: nn.Module, output: Any) -> Any:
+        if not self._outputs or not (model.training and torch.is_grad_enabled()):
+            return None
+        if isinstance(output, torch.Tensor):
+            return _through(self._outputs, output)
+        if isinstance(output, Mapping):
+            named = {key: value for key, value in output.items() if isinstance(value, torch.Tensor)}
+            key = "logits" if "logits" in named else next((k for k, v in named.items() if v.is_floating_point()), None)
+            if key is not None:
+                output[key] = _through(self._outputs, named[key])  # type: ignore[index]
+            return output
+        if isinstance(output, (tuple, list)) and (place := _place(output)) is not None:
+            changed = list(output)
+            changed[place] = _through(self._outputs, changed[place])
+            return type(output)(changed) if type(output) in (tuple, list) else type(output)(*changed)
+        return None
+
+
+def _place(values: Sequence[Any]) -> int | None:
+    """Where the first floating-point tensor is, or else the first tensor."""
+    tensors = [place for place, value in enumerate(values) if isinstance(value, torch.Tensor)]
+    return next((place for place in tensors if values[place].is_floating_point()), tensors[0] if tensors else None)
+
+
+def _through(calls: Sequence[Callable[[torch.Tensor], torch.Tensor | None]], x: torch.Tensor) -> torch.Tensor:
+    for call in tuple(calls):
+        changed = call(x)
+        x = x if changed is None else changed
+    return x
+
+
+class _Gate:
+    """A hook of a root model that tells its training. A copy of the model, or one read from a file, has lost the training."""
+
+    def __init__(self, flow: Flow | None = None) -> None:
+        self.flow = (lambda: None) if flow is None else weakref.ref(flow)
+
+    def __reduce__(self) -> tuple:
+        return type(self), ()
+
+
+class _Entry(_Gate):
+    @torch.compiler.disable
+    def __call__(self, model: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]] | None:
+        flow = self.flow()
+        return None if flow is None else flow._enter(model, args, kwargs)
+
+
+class _Exit(_Gate):
+    @torch.compiler.disable
+    def __call__(self, model: nn.Module, args: tuple, output: Any) -> Any:
+        flow = self.flow()
+        return None if flow is None else flow._leave(model, output)

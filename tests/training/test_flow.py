@@ -1,0 +1,178 @@
+"""What techniques put into the flow of a training: other inputs, outputs and losses, and terms beside the loss."""
+
+from __future__ import annotations
+
+import copy
+import io
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from tests.conftest import network, train
+from trimtab.training import attach
+
+
+def attached(lr: float = 0.1):
+    model = network()
+    return model, attach(model, torch.optim.SGD(model.parameters(), lr=lr))
+
+
+def losses_of(training) -> list[float]:
+    losses: list[float] = []
+    training.on("step", lambda loss: losses.append(loss.item()))
+    return losses
+
+
+def test_input_is_changed_in_training_only(digits):
+    model, training = attached()
+    stop = training.change_input(torch.zeros_like)
+    plain = copy.deepcopy(model)  # a copy has no part in the training
+    x = digits[0][:8]
+    assert torch.equal(model(x), plain(torch.zeros_like(x)))
+    assert not torch.equal(plain(x), plain(torch.zeros_like(x)))
+    with torch.no_grad():
+        assert torch.equal(model(x), plain(x))
+    assert torch.equal(model.eval()(x), plain(x))
+    stop()
+    assert torch.equal(model.train()(x), plain(x))
+
+
+class Named(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(3, 2)
+
+    def forward(self, ids: torch.Tensor, *, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"hidden": pixels * 2, "logits": self.head(pixels)}
+
+
+def test_input_by_keyword_and_output_in_a_mapping():
+    model = Named()
+    training = attach(model, torch.optim.SGD(model.parameters(), lr=0.1))
+    training.change_input(lambda x: x + 1)
+    training.change_output(lambda y: y * 0)
+    out = model(torch.arange(3), pixels=torch.zeros(4, 3))
+    assert torch.equal(out["hidden"], torch.full((4, 3), 2.0))
+    assert torch.equal(out["logits"], torch.zeros(4, 2))
+
+
+def test_loss_is_changed_and_the_recorded_one_is_the_scripts(digits):
+    model, training = attached()
+    recorded = losses_of(training)
+    stop = training.change_loss(lambda loss: loss() * 3)
+    stop_too = training.change_loss(lambda loss: loss() + 1 if loss.name == "cross_entropy" else None)  # asked first
+    x, y = digits[0][:32], digits[1][:32]
+    loss = F.cross_entropy(model(x), y)
+    with torch.no_grad():
+        plain = F.cross_entropy(model(x), y)
+    torch.testing.assert_close(loss, 3 * plain + 1)
+    loss.backward()
+    gradient = model[0].weight.grad.clone()
+    training.optimizers[0].step()
+    assert recorded == [plain.item()]
+    stop()
+    stop_too()
+    twin = network()
+    F.cross_entropy(twin(x), y).backward()
+    torch.testing.assert_close(gradient, 3 * twin[0].weight.grad)
+    with torch.no_grad():  # evaluations are left alone
+        assert F.cross_entropy(twin(x), y) == plain
+
+
+def test_arguments_of_a_loss_have_names(digits):
+    model, training = attached()
+    seen = {}
+    training.change_loss(lambda loss: seen.update(loss.arguments))
+    x, y = digits[0][:32], digits[1][:32]
+    weight = torch.ones(10)
+    output = model(x)
+    nn.CrossEntropyLoss(weight, reduction="sum")(output, y)
+    assert seen["input"] is output and seen["target"] is y
+    assert seen["weight"] is weight and seen["reduction"] == "sum"
+
+
+def test_a_term_joins_backward_and_not_the_record(digits):
+    model, training = attached()
+    recorded = losses_of(training)
+    stop = training.add_loss(lambda: model[0].weight.square().sum())
+    losses = train(model, training.optimizers[0], digits, 1)
+    assert recorded == losses
+    moved = model[0].weight.detach().clone()
+    twin, other = attached()
+    x, y = digits[0][:32], digits[1][:32]
+    (F.cross_entropy(twin(x), y) + twin[0].weight.square().sum()).backward()
+    other.optimizers[0].step()
+    torch.testing.assert_close(moved, twin[0].weight)
+    stop()
+    before = copy.deepcopy(model)
+    train(model, training.optimizers[0], digits, 1)
+    train(before, torch.optim.SGD(before.parameters(), 0.1), digits, 1)
+    assert torch.equal(model[0].weight, before[0].weight)
+
+
+def test_a_term_is_scaled_with_the_loss(digits):
+    gradients = []
+    for scaled in (False, True):
+        model, training = attached()
+        training.add_loss(lambda model=model: model[0].weight.square().sum())
+        x, y = digits[0][:32], digits[1][:32]
+        scaler = torch.amp.GradScaler("cpu", init_scale=1024.0, enabled=scaled)
+        scaler.scale(F.cross_entropy(model(x), y)).backward()
+        scaler.unscale_(training.optimizers[0])
+        gradients.append(model[0].weight.grad)
+    torch.testing.assert_close(*gradients)
+
+
+def test_changes_belong_to_the_training_whose_model_ran(digits):
+    _, one = attached()
+    second, two = attached()
+    one.change_loss(lambda loss: loss() * 2)
+    one.add_loss(lambda: pytest.fail("this training did not run"))
+    x, y = digits[0][:32], digits[1][:32]
+    two.change_loss(lambda loss: None)
+    loss = F.cross_entropy(second(x), y)
+    assert loss == F.cross_entropy(copy.deepcopy(second)(x), y)
+    loss.backward()
+
+
+def test_evaluations_are_told_before_the_next_update(digits):
+    model, training = attached()
+    told = []
+    training.on("evaluation", lambda name, value: told.append((name, value, model[0].weight.detach().clone())))
+    train(model, training.optimizers[0], digits, 2)
+    weight = model[0].weight.detach().clone()
+    with torch.no_grad():
+        val_loss = F.cross_entropy(model(digits[0]), digits[1])
+    assert told == []
+    train(model, training.optimizers[0], digits, 1)
+    assert [name for name, *_ in told] == ["val loss", "val accuracy"]
+    assert told[0][1] == pytest.approx(val_loss.item())
+    assert torch.equal(told[0][2], weight)
+    training.evaluated("score", 0.5)
+    assert told[-1][:2] == ("score", 0.5)
+
+
+def test_a_model_with_gates_pickles_and_compiles(digits):
+    model, training = attached()
+    training.change_input(torch.zeros_like)
+    x = digits[0][:8]
+    expected = model(x)
+    file = io.BytesIO()
+    torch.save(model, file)
+    file.seek(0)
+    read = torch.load(file, weights_only=False)
+    assert not torch.equal(read(x), expected)  # a copy has no part in the training
+    compiled = torch.compile(model, backend="eager")
+    assert torch.equal(compiled(x), expected)
+    with torch.no_grad():
+        assert torch.equal(compiled(x), read(x))
+
+
+def test_a_training_without_changes_is_left_alone_by_those_of_another(digits):
+    _, plain = attached()
+    model, changed = attached()
+    changed.change_loss(lambda loss: loss() * 2)
+    losses = train(model, changed.optimizers[0], digits, 1)
+    assert losses[0] == 2 * train(plain.model, plain.optimizers[0], digits, 1)[0]
