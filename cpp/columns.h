@@ -69,8 +69,8 @@ template <class T, bool plain> struct Columns {
     int64_t channels;
 
     // Rows whose sums are kept as floats, before they are added to doubles.
-    int64_t height(int tensors) const { return std::clamp<int64_t>(32768 / channels / tensors, 16, 256); }
-    static constexpr int64_t kAhead = 1024;  // entries: prefetched so long before they are read
+    int64_t height(int tensors) const { return std::clamp<int64_t>(131072 / channels / tensors, 16, 256); }
+    static constexpr int64_t kAhead = 2048;  // entries: prefetched so long before they are read
 
     // Down the rows from..to: f(tile, index of the first lane, lanes) for each vector of channels, with a tile of its own that
     // start(channel) makes and stop(tile, channel) takes. Few tiles stay in registers, more in the first-level cache; either way
@@ -110,7 +110,7 @@ template <class T, bool plain> struct Columns {
             walk(
                 from, to, [&](int64_t c) { return Tile{m.origin.at(c), Vec{}, Vec{}}; },
                 [&](Tile& t, int64_t at, int n) __attribute__((always_inline)) {
-                    prefetch_near(x + at + kAhead);
+                    prefetch(x + at + kAhead);
                     Vec d = load(x + at, n) - t.origin;
                     t.s += d;
                     t.q += d * d;
@@ -131,7 +131,7 @@ template <class T, bool plain> struct Columns {
                 begin + block * h, std::min(end, begin + (block + 1) * h),
                 [&](int64_t c) { return Tile{a.center.at(c), a.scale.at(c), a.shift.at(c)}; },
                 [&](Tile& t, int64_t at, int n) __attribute__((always_inline)) {
-                    prefetch_near(x + at + kAhead);
+                    prefetch(x + at + kAhead);
                     epilogue.prefetch(at + kAhead);
                     Vec z = (load(x + at, n) - t.center) * t.scale + t.shift;
                     put<past>(y + at, epilogue.forward(z, at, n), n);
@@ -150,8 +150,8 @@ template <class T, bool plain> struct Columns {
                 from, std::min(end, from + h),
                 [&](int64_t c) { return Tile{a.center.at(c), a.scale.at(c), a.shift.at(c), Vec{}, Vec{}}; },
                 [&](Tile& t, int64_t at, int n) __attribute__((always_inline)) {
-                    prefetch_near(x + at + kAhead);
-                    prefetch_near(dy + at + kAhead);
+                    prefetch(x + at + kAhead);
+                    prefetch(dy + at + kAhead);
                     epilogue.prefetch(at + kAhead);
                     Vec d = load(x + at, n) - t.center;
                     Vec e = epilogue.backward(d * t.scale + t.shift, load(dy + at, n), at, n);
@@ -160,7 +160,9 @@ template <class T, bool plain> struct Columns {
                 },
                 [&](Tile& t, int64_t c) {
                     const int64_t lanes = std::min<int64_t>(kLanes, channels - c);
-                    for (int64_t i = 0; i < lanes; i++) total[c + i] += t.s[i], product[c + i] += t.q[i];
+                    float of[2 * kLanes];  // adding lane by lane from registers would not be vectorized
+                    store(of, t.s, kLanes), store(of + kLanes, t.q, kLanes);
+                    for (int64_t i = 0; i < lanes; i++) total[c + i] += of[i], product[c + i] += of[kLanes + i];
                 });
     }
 
@@ -175,8 +177,8 @@ template <class T, bool plain> struct Columns {
                 begin + block * h, std::min(end, begin + (block + 1) * h),
                 [&](int64_t c) { return Tile{a.center.at(c), a.scale.at(c), a.shift.at(c), a.slope.at(c), a.offset.at(c)}; },
                 [&](Tile& t, int64_t at, int n) __attribute__((always_inline)) {
-                    prefetch_near(x + at + kAhead);
-                    prefetch_near(dy + at + kAhead);
+                    prefetch(x + at + kAhead);
+                    prefetch(dy + at + kAhead);
                     epilogue.prefetch(at + kAhead);
                     Vec d = load(x + at, n) - t.center;
                     Vec e = epilogue.backward(d * t.scale + t.shift, load(dy + at, n), at, n);

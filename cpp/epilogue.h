@@ -9,7 +9,8 @@
 namespace trimtab::TRIMTAB_SET {
 
 // Dropout without a stored mask: entry i is kept if a hash of (i, key) reaches a threshold, forward and backward alike.
-// Two keys enter at different depths; with one, the masks of two seeds would be permutations of each other.
+// Two keys enter at different depths, with two rounds behind the second: with one key the masks of two seeds are permutations
+// of each other, with one round behind it they still go together there (tests/nn/test_masks.py).
 struct Dropout {
     uint32_t threshold = 0, key = 0, second_key = 0;
     float scale = 1;
@@ -29,8 +30,9 @@ struct Dropout {
     TRIMTAB_INLINE Vec operator()(Vec v, int64_t i) const {
         Bits h = (lane_numbers() + uint32_t(i)) ^ (key + uint32_t(uint64_t(i) >> 32) * 0x9e3779b9u);
         h = (h ^ (h >> 16)) * 0x7feb352du;
-        h = ((h ^ (h >> 15)) + second_key) * 0x846ca68bu;
-        h ^= h >> 16;
+        h = (h ^ (h >> 15)) + second_key;
+        h = (h ^ (h >> 16)) * 0x846ca68bu;
+        h = (h ^ (h >> 15)) * 0x9e3779b1u;
         return h >= threshold ? v * scale : Vec{};
     }
 };

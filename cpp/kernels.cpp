@@ -1,6 +1,8 @@
 // All kernels for one instruction set. CMake compiles this file once for each, with TRIMTAB_SET naming the namespace.
 #include "channel_norm.h"
+#include "cross_entropy.h"
 #include "group_norm.h"
+#include "penalty.h"
 #include "response_norm.h"
 #include "row_norm.h"
 
@@ -47,6 +49,9 @@ const Table& table() {
         TRIMTAB_FOR_TYPES(group_norm_backward_of, GroupNorm),
         TRIMTAB_FOR_TYPES(response_norm_forward_of, ResponseNorm),
         TRIMTAB_FOR_TYPES(response_norm_backward_of, ResponseNorm),
+        TRIMTAB_FOR_TYPES(cross_entropy_forward_of, CrossEntropy),
+        TRIMTAB_FOR_TYPES(cross_entropy_backward_of, CrossEntropy),
+        penalty_of,
         [](const void* x, void* y, int64_t count, double p, uint64_t seed, int threads, Type type) {
             type == Type::float32 ? dropout_of<float>(x, y, count, p, seed, threads)
                                   : dropout_of<bfloat16>(x, y, count, p, seed, threads);

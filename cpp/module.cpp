@@ -2,6 +2,8 @@
 // checked on the Python side: no torch header is included, so one binary serves every version of torch.
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/optional.h>
+#include <nanobind/stl/pair.h>
+#include <nanobind/stl/vector.h>
 
 #include <cstdlib>
 #include <cstring>
@@ -197,6 +199,35 @@ NB_MODULE(_cpu, m) {
                   type_of(bfloat16));
           },
           release());
+
+    m.def("cross_entropy_forward",
+          [](uintptr_t x, uintptr_t target, uintptr_t weight, uintptr_t loss, uintptr_t lse, int64_t rows, int64_t classes,
+             int64_t ignore, double smoothing, bool bfloat16, int threads) {
+              kernels().cross_entropy_forward({at<void*>(x), at<int64_t*>(target), at<float*>(weight), at<float*>(loss),
+                                               at<float*>(lse), rows, classes, ignore, smoothing, threads, nullptr, nullptr},
+                                              type_of(bfloat16));
+          },
+          release());
+
+    m.def("cross_entropy_backward",
+          [](uintptr_t x, uintptr_t target, uintptr_t weight, uintptr_t lse, uintptr_t dloss, uintptr_t dx, int64_t rows,
+             int64_t classes, int64_t ignore, double smoothing, bool bfloat16, int threads) {
+              kernels().cross_entropy_backward({at<void*>(x), at<int64_t*>(target), at<float*>(weight), nullptr, at<float*>(lse),
+                                                rows, classes, ignore, smoothing, threads, at<float*>(dloss), at<void*>(dx)},
+                                               type_of(bfloat16));
+          },
+          release());
+
+    m.def("penalty",
+          [](const std::vector<uintptr_t>& weights, const std::vector<uintptr_t>& gradients, const std::vector<int64_t>& counts,
+             double l1, double l2, int threads) {
+              double absolute = 0, squares = 0;
+              kernels().penalty({reinterpret_cast<const float* const*>(weights.data()),
+                                 reinterpret_cast<float* const*>(gradients.data()), counts.data(), int64_t(counts.size()), l1, l2,
+                                 &absolute, &squares, threads});
+              return std::make_pair(absolute, squares);
+          },
+          release(), "Adds l1 sign(w) + l2 w to the gradients; gives sum |w| and sum w^2.");
 
     m.def("dropout",
           [](uintptr_t x, uintptr_t y, int64_t count, double p, uint64_t seed, bool bfloat16, int threads) {

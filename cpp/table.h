@@ -88,6 +88,31 @@ struct ResponseNorm {
     void* dx;
 };
 
+// Rows of logits [rows, classes] against one class each: see cross_entropy.h.
+struct CrossEntropy {
+    const void* x;
+    const int64_t* target;  // [rows]
+    const float* weight;    // [classes], or none
+    float *loss, *lse;      // [rows]; lse is read on the way back
+    int64_t rows, classes, ignore;
+    double smoothing;
+    int threads;
+    // backward
+    const float* dloss;  // [rows]
+    void* dx;
+};
+
+// gradient += l1 sign(w) + l2 w, tensor by tensor.
+struct Penalty {
+    const float* const* weights;
+    float* const* gradients;
+    const int64_t* counts;
+    int64_t tensors;
+    double l1, l2;
+    double *absolute, *squares;  // the sums over all tensors
+    int threads;
+};
+
 enum class Type { float32, bfloat16 };
 
 struct Table {
@@ -100,6 +125,9 @@ struct Table {
     void (*group_norm_backward)(const GroupNorm&, Type);
     void (*response_norm_forward)(const ResponseNorm&, Type);
     void (*response_norm_backward)(const ResponseNorm&, Type);
+    void (*cross_entropy_forward)(const CrossEntropy&, Type);
+    void (*cross_entropy_backward)(const CrossEntropy&, Type);
+    void (*penalty)(const Penalty&);
     void (*dropout)(const void* x, void* y, int64_t count, double p, uint64_t seed, int threads, Type);
 };
 

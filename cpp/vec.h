@@ -220,22 +220,35 @@ TRIMTAB_INLINE Vec inverse_root(Vec v) {
 #endif
 }
 
-// e^x to 2 units in the last place; 0 below -87.3, where floats end.
+// (e^r - 1 - r) / r^2 for |r| <= ln 2 / 2: a fit, 3e-9
+TRIMTAB_INLINE Vec exp_fit(Vec r) {
+    Vec q = r * 1.381461100e-3f + 8.368710035e-3f;
+    q = q * r + 4.166838741e-2f;
+    q = q * r + 1.666652069e-1f;
+    return q * r + 4.999999345e-1f;
+}
+
+// e^x to 2 units in the last place; 0 below -87.3, where floats end (with AVX-512 -104, where their denormals do).
 TRIMTAB_INLINE Vec exp(Vec x) {
+#if defined(__AVX512F__)
+    const __m512 in = _mm512_max_ps(_mm512_set1_ps(-104.f), _mm512_min_ps(_mm512_set1_ps(88.f), __m512(x)));  // a NaN passes
+    const __m512 whole = _mm512_roundscale_ps(_mm512_mul_ps(in, _mm512_set1_ps(1.44269504088896f)), 8);
+    const Vec n = Vec(whole);  // x / ln 2 to the nearest integer
+    Vec r = Vec(in) - n * 0.693145751953125f;  // ln 2 in two pieces, the first exact for every n
+    r = r - n * 1.42860682030941723e-6f;
+    return Vec(_mm512_scalef_ps(__m512(exp_fit(r) * (r * r) + r + 1.f), whole));
+#else
     Vec in = x < -87.3f ? splat(-87.3f) : x;
     in = in > 88.f ? splat(88.f) : in;
     Ints whole = __builtin_convertvector(in * 1.44269504088896f + (in < 0 ? splat(-0.5f) : splat(0.5f)), Ints);
-    Vec n = __builtin_convertvector(whole, Vec);  // x / ln 2 to the nearest integer
-    Vec r = in - n * 0.693145751953125f;  // ln 2 in two pieces, the first exact for every n
+    Vec n = __builtin_convertvector(whole, Vec);
+    Vec r = in - n * 0.693145751953125f;
     r = r - n * 1.42860682030941723e-6f;
-    Vec q = r * 1.381461100e-3f + 8.368710035e-3f;  // a fit of (e^r - 1 - r) / r^2 for |r| <= ln 2 / 2, 3e-9
-    q = q * r + 4.166838741e-2f;
-    q = q * r + 1.666652069e-1f;
-    q = q * r + 4.999999345e-1f;
     Vec power = bit_cast<Vec>((whole << 23) + 0x3f800000);
-    Vec y = (q * (r * r) + r + 1.f) * power;
+    Vec y = (exp_fit(r) * (r * r) + r + 1.f) * power;
     y = x < -87.3f ? Vec{} : y;
     return x == x ? y : x;
+#endif
 }
 
 }  // namespace trimtab::TRIMTAB_SET

@@ -77,7 +77,27 @@ def network(kind: str = "mlp") -> nn.Module:
             nn.ReLU(),
             nn.Linear(16, 10),
         )
+    if kind == "dropout":  # with generators of its own, to tell what a technique draws from the global one
+        drops = [tt.nn.Dropout(0.2, generator=torch.Generator().manual_seed(seed)) for seed in range(2)]
+        return nn.Sequential(
+            nn.Linear(64, 16), nn.ReLU(), drops[0], nn.Linear(16, 16), nn.ReLU(), drops[1], nn.Linear(16, 10)
+        )
+    if kind == "recurrent":
+        return nn.Sequential(
+            nn.Unflatten(1, (8, 8)), LastStep(nn.LSTM(8, 16, batch_first=True)), nn.ReLU(), nn.Linear(16, 10)
+        )
     raise ValueError(kind)
+
+
+class LastStep(nn.Module):
+    """The last output of a recurrent module."""
+
+    def __init__(self, rnn: nn.Module) -> None:
+        super().__init__()
+        self.rnn = rnn
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.rnn(x)[0][:, -1]
 
 
 class Residual(nn.Module):

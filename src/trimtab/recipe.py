@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 Place = Literal["data", "model", "loss", "update", "loop"]
-Event = Literal["forward", "gradients", "before_step", "after_step", "evaluation"]
+Event = Literal["forward", "backward", "gradients", "before_step", "after_step", "step", "evaluation"]
 
 _ORDER: tuple[Place, ...] = ("data", "model", "loss", "update", "loop")
 
@@ -100,16 +100,23 @@ class Change:
     ``acted`` is asked after some steps; it answers ``False`` when the technique could be attached but has done nothing
     since (a layer that is never called, a bound that is never reached is *not* such a case, a missing input is).
     ``details`` tells, a line each, what was done to every place that was looked at, and what was left alone and why;
-    ``print(change)`` shows them under the sentence.
+    ``print(change)`` shows them under the sentence. ``outcome`` is asked when the change is shown, and tells in a few words what
+    has come of it until then ("stopped at step 120"), or nothing.
     """
 
     summary: str
     undo: Callable[[], None]
     acted: Callable[[], bool] = lambda: True
     details: tuple[str, ...] = ()
+    outcome: Callable[[], str] = lambda: ""
+
+    @property
+    def sentence(self) -> str:
+        """The summary, and what has come of it so far."""
+        return ": ".join(filter(None, (self.summary, self.outcome())))
 
     def __str__(self) -> str:
-        return "\n  ".join([self.summary, *self.details])
+        return "\n  ".join([self.sentence, *self.details])
 
 
 class Technique:

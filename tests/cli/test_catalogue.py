@@ -110,7 +110,8 @@ def test_everything_is_listed(trimtab):
         assert f"\n{card.name} " in "\n" + shown.stdout or card.of
         assert f" {card.name}" in shown.stdout or not card.of
     assert shown.stdout.endswith(
-        "The card of one: trimtab catalogue NAME\nAll of a group, with formulas: trimtab catalogue normalization\n"
+        "The card of one: trimtab catalogue NAME\n"
+        + "".join(f"All of a group, with formulas: trimtab catalogue {group}\n" for group in GROUPS)
     )
 
 

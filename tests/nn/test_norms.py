@@ -15,6 +15,7 @@ from tests.nn.norms import Norm, lively
 from tests.nn.norms_batch import NORMS_BATCH
 from tests.nn.norms_rows import NORMS_ROWS
 from trimtab.nn import ops
+from trimtab._kernels import why_no_kernels
 from trimtab.nn.ops import common
 
 NORMS = (*norms.NORMS, *NORMS_BATCH, *NORMS_ROWS)
@@ -306,7 +307,7 @@ def test_a_nan_stays_visible(norm):
 
 
 def test_kernels_serve_what_they_say():
-    assert ops.backend_of(torch.ones(3)) == "cpu", f"no kernels: {common.why_no_kernels}"
+    assert ops.backend_of(torch.ones(3)) == "cpu", f"no kernels: {why_no_kernels}"
     assert ops.backend_of(torch.ones(3, dtype=torch.float64)) == "torch"
     assert ops.backend_of(torch.ones(3, dtype=torch.float16)) == "torch"
     assert ops.backend_of(torch.ones(0)) == "torch"

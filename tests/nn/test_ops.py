@@ -33,6 +33,10 @@ def arguments() -> dict[str, list[tuple]]:
         "group_norm": [(leaf(*x), leaf(4), leaf(4), leaf(*x), key, 2, 1e-5, "gelu_tanh", 0.3)],
         "response_norm": [(leaf(*x), 3, 0.1, 0.75, 1.0)],
         "dropout": [(leaf(*x), key, 0.3, 0)],
+        "cross_entropy": [
+            (leaf(6, 9), torch.tensor([0, 8, -100, 3, 3, 1]), torch.rand(9), 0.1, -100),
+            (leaf(6, 9), torch.arange(6), None, 0.0, -100),
+        ],
     }
 
 
@@ -149,6 +153,64 @@ def test_what_is_kept_for_the_backward_pass():
     assert kept(post, rows, s) == statistics + 8  # and the seed
     pre = tn.AddLayerNorm(512, elementwise_affine=False, dropout=0.1, return_sum=True)
     assert kept(pre, rows, s) == statistics + 8 + rows.numel() * 4  # the sum, which is the next residual anyway
+
+
+def test_cross_entropy_keeps_no_copy_of_the_logits():
+    x, target = leaf(512, 100), torch.randint(100, (512,))
+    # the statistic of each row, the weights of rows, the targets (which are an input, but not of floats)
+    assert kept(lambda x: TF.cross_entropy(x, target, label_smoothing=0.1), x) <= 512 * (4 + 4 + 8) + 16
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("shape", [(64, 1000), (33, 517), (5, 9001), (2048, 10)], ids=str)
+@pytest.mark.parametrize("weighted", [False, True], ids=["", "weighted"])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_cross_entropy_is_as_accurate_as_torch(shape, smoothing, weighted, dtype):
+    torch.manual_seed(0)
+    x, target = (torch.randn(shape) * 3).to(dtype), torch.randint(shape[1], shape[:1])
+    target[1] = -100
+    weight = torch.rand(shape[1]) + 0.1 if weighted else None
+    assert not ops.torch_is_better("cross_entropy", x)
+
+    def loss(function):
+        def call(x, target=target):
+            w = weight if weight is None or function is TF else weight.to(x.dtype)
+            w = w if x.dtype != torch.float64 or weight is None else weight.double()
+            return function.cross_entropy(x, target, w, label_smoothing=smoothing)
+
+        return call
+
+    upstream = torch.tensor(1.0)
+    # log-sum-exp is kept as one float32: its rounding is in every exponential of the row
+    rounding = {torch.float32: 6e-7, torch.bfloat16: 2.0**-8}[dtype]
+    for ours, theirs in zip(errors(loss(TF), x, (), upstream), errors(loss(F), x, (), upstream), strict=True):
+        assert ours <= max(theirs, rounding)
+
+
+@pytest.mark.parametrize("classes", [100, 5000])
+def test_cross_entropy_of_infinite_logits(classes):
+    x = torch.randn(200, classes)
+    x[:, : classes - 3] = -torch.inf  # masked, the first pieces of long rows whole
+    x[1] = -torch.inf
+    x[2, 5], x[3, 5] = torch.nan, torch.inf
+    target = torch.full((200,), classes - 1)
+    target[4] = 0
+    for smoothing in (0.0, 0.1):
+        given = dict(reduction="none", label_smoothing=smoothing)
+        torch.testing.assert_close(
+            TF.cross_entropy(x, target, **given),
+            F.cross_entropy(x, target, **given),
+            equal_nan=True,
+            rtol=1e-5,
+            atol=1e-5,
+        )
+
+
+def test_cross_entropy_refuses_targets_that_are_no_classes():
+    with pytest.raises(
+        IndexError, match=r"target 100 is out of bounds: .* must lie in 0\.\.99, or be ignore_index=-100"
+    ):
+        TF.cross_entropy(torch.randn(400, 100), torch.full((400,), 100))
 
 
 def test_a_constant_row_without_eps():

@@ -16,13 +16,22 @@ import trimtab as tt
 from tests.conftest import network, train
 from trimtab.recipe import Recipe, Technique
 
-SETTINGS = {"lr_scale": "lr_scale(factor=0.5)", "clip_norm": "clip_norm(max_norm=0.01)"}
+SETTINGS = {"early_stopping": "early_stopping(patience=1, criterion='patience')", "swa": "swa(start=1, every=1)", "constrain": "constrain(radius=0.1)", "lr_scale": "lr_scale(factor=0.5)", "clip_norm": "clip_norm(max_norm=0.01)", "rand_augment": "rand_augment(value_range=(-1.0, 1.0))"}
 # Techniques that need a network of a certain kind (tests/conftest.py); one of "images" is given inputs (N, 1, 8, 8).
 NETWORKS = {
     **dict.fromkeys(("convert_norm", "fuse", "gn_ws", "remove_redundant_bias", "zero_init_residual"), "normed"),
+    "add_skips": "mlp",
+    "drop_path": "normed",
+    "r_drop": "dropout",
+    "zoneout": "recurrent",
+    "drop_block": "cnn",
+    **dict.fromkeys(("affine", "cutout", "flip", "rand_augment", "rotate", "translate", "zoom"), "images"),
+    "cutmix": "images",
 }
-ALWAYS = ("clip_norm", "lr_scale")  # techniques that find something to act on in every training
+ALWAYS = ("bagging", "clip_norm", "deep_ensemble", "lr_scale")  # techniques that find something to act on in every training
 TAKES_AWAY = ("remove_redundant_bias",)  # parameters without effect: training goes on as before, with fewer of them
+IN_EVALUATION = ("deep_ensemble", "ema", "swa")  # training goes on as before, and something else answers in evaluation
+JUDGED = ("early_stopping",)  # techniques that act on evaluations
 TEXTS = [SETTINGS.get(name, name) for name in sorted(Technique.registry)]
 KINDS = ["mlp", "cnn"]
 
@@ -66,9 +75,16 @@ def test_changes_the_training_and_says_what(text, kind, digits):
     plain_model, plain_optimizer, _ = attached(kind, sgd, text)
     plain = train(plain_model, plain_optimizer, shaped(model, digits))
     training.apply(text)
+    if text.startswith(JUDGED):  # by a metric that gets worse with every step
+        training.on("step", lambda loss: training.evaluated("val loss", training.step))
     treated = train(model, optimizer, shaped(model, digits))
     if text in TAKES_AWAY:
         torch.testing.assert_close(treated, plain, rtol=1e-4, atol=1e-4)
+    elif text.startswith(IN_EVALUATION):
+        assert treated == plain
+        x = shaped(model, digits)[0]
+        with torch.no_grad():
+            assert not torch.equal(model.eval()(x), plain_model.eval()(x))
     else:
         pairs = zip(network_weights(model), network_weights(plain_model), strict=True)
         assert treated != plain or any(not torch.equal(p, q) for p, q in pairs)
@@ -78,7 +94,7 @@ def test_changes_the_training_and_says_what(text, kind, digits):
 
 
 def network_weights(model: nn.Module) -> list[torch.Tensor]:
-    return [p for name, p in model.named_parameters() if not any(w in name for w in ("norm", "standardize", "dropout"))]
+    return [p for name, p in model.named_parameters() if not any(w in name for w in ("norm", "standardize", "dropout", "ensemble"))]
 
 
 @pytest.mark.parametrize("kind", KINDS)

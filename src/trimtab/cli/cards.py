@@ -1,6 +1,7 @@
 """The cards of the catalogue, read from the docstrings of parts and techniques.
 
-A part is a public class of :mod:`trimtab.nn`, or a function there that says where it comes from (others are helpers).
+A part is a public class of :mod:`trimtab.nn`, :mod:`trimtab.data` or :mod:`trimtab.optim`, or a function there that says
+where it comes from (others are helpers).
 A technique is what is registered under a name. Nothing else has to be declared: a new member appears by itself.
 """
 
@@ -13,13 +14,21 @@ from dataclasses import dataclass
 from typing import Any
 
 # A member belongs to the groups whose words the first sentence of its file says.
-GROUPS = {"normalization": re.compile(r"normaliz|standardiz|\bnorms\b|\ba norm\b", re.IGNORECASE)}
+GROUPS = {
+    group: re.compile(words, re.IGNORECASE)
+    for group, words in {
+        "normalization": r"normaliz|standardiz|\bnorms\b|\ba norm\b",
+        "regularization": r"dropout|DropBlock|penalt|constraint|\bdecay\b|averag|ensemble|smoothing|surrogate|soft cap|z-loss|"
+        r"early stopping|skips|residual connection|stochastic depth|bias, variance",
+        "augmentation": r"\bimages\b|augment|mixup|CutMix|CutOut|noise on inputs|of tables|in sequences",
+    }.items()
+}
 
 _MARK = re.compile(
     r"(?:When it (?P<part>helps|hurts)|\b(?P<technique>Helps|Hurts)|\b(?P<source>Source)s?|\bAccuracy|\bGood first settings?):"
     r"|\bClashes with\b"
 )
-_REFERENCE = re.compile(r":class:`~?(?:trimtab\.nn\.)?(\w+)`")
+_REFERENCE = re.compile(r":(?:class|func):`~?(?:trimtab\.(?:nn|data|optim)\.)?(\w+)`")
 
 
 @dataclass(frozen=True)
@@ -49,10 +58,11 @@ class Card:
 def all_cards() -> dict[str, Card]:
     """Every card by name: parts, then techniques."""
     import trimtab.techniques  # noqa: F401 - registers them
-    from trimtab import nn
+    from trimtab import data, nn, optim
     from trimtab.recipe import Technique
 
-    public = {name: getattr(nn, name) for name in nn.__all__}
+    rooms = {name: room for room in (nn, data, optim) for name in room.__all__}
+    public = {name: getattr(room, name) for name, room in rooms.items()}
     parts = {
         name: thing
         for name, thing in sorted(public.items())
@@ -62,7 +72,7 @@ def all_cards() -> dict[str, Card]:
     cards = {}
     for name, thing in parts.items():
         variants = tuple(other for other in parts if of[other] == name)
-        cards[name] = _card(name, "part", thing, f"trimtab.nn.{name}", variants, of[name])
+        cards[name] = _card(name, "part", thing, f"{rooms[name].__name__}.{name}", variants, of[name])
     for name, technique in sorted(Technique.registry.items()):
         cards[name] = _card(name, "technique", technique, f"acts on the {technique.acts_on}", (), "")
     return cards
@@ -137,4 +147,4 @@ def readable(text: str) -> str:
 
     line = " ".join(text.split())
     line = re.sub(r":math:`([^`]*)`", lambda math: plain(math[1]), line)
-    return re.sub(r":\w+:`~?(?:trimtab\.nn\.)?([^`]*)`", r"\1", line).replace("``", "")
+    return re.sub(r":\w+:`~?(?:trimtab\.(?:nn|data|optim)\.)?([^`]*)`", r"\1", line).replace("``", "")

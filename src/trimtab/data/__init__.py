@@ -1,5 +1,43 @@
-"""Preprocessing of inputs."""
+"""Preprocessing and augmentation of inputs."""
 
+from trimtab.data.bootstrap import bootstrap_indices, bootstrap_weights, content_weights, out_of_bag_average
+from trimtab.data.images import (
+    CutOut,
+    RandomAffine,
+    RandomHorizontalFlip,
+    RandomRotation,
+    RandomScale,
+    RandomTranslation,
+    RandomVerticalFlip,
+)
+from trimtab.data.mixup import CutMix, Mix, MixUp, cutmix, mixup
+from trimtab.data.noise import FeatureNoise, GaussianNoise
+from trimtab.data.rand_augment import RandAugment
 from trimtab.data.standardize import Standardize
+from trimtab.data.tables import FeatureMasking, FeatureScaling, TimeMasking
 
-__all__ = ["Standardize"]
+__all__ = [
+    "CutMix",
+    "CutOut",
+    "FeatureMasking",
+    "FeatureNoise",
+    "FeatureScaling",
+    "GaussianNoise",
+    "Mix",
+    "MixUp",
+    "RandAugment",
+    "RandomAffine",
+    "RandomHorizontalFlip",
+    "RandomRotation",
+    "RandomScale",
+    "RandomTranslation",
+    "RandomVerticalFlip",
+    "Standardize",
+    "TimeMasking",
+    "bootstrap_indices",
+    "bootstrap_weights",
+    "content_weights",
+    "cutmix",
+    "mixup",
+    "out_of_bag_average",
+]

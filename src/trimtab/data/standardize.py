@@ -24,6 +24,9 @@ class Standardize(nn.Module):
     Raises:
         ValueError: if the input has another number of features, or a feature is not finite.
 
+    When it helps: features of unequal scale, as in tables: the condition of the problem improves by the square of their ratio. When it hurts:
+    where relative magnitudes carry meaning.
+
     Source: LeCun et al., "Efficient BackProp", 1998; Chan, Golub, LeVeque, "Updating formulae ... sample variances", 1979.
 
     >>> layer = Standardize(1)

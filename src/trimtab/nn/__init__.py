@@ -2,33 +2,58 @@
 
 from trimtab.nn import functional
 from trimtab.nn.ada_norm import AdaNorm
+from trimtab.nn.alpha_dropout import AlphaDropout
 from trimtab.nn.batch_norm import BatchNorm1d, BatchNorm2d, BatchNorm3d
 from trimtab.nn.batch_renorm import BatchRenorm1d, BatchRenorm2d, BatchRenorm3d
+from trimtab.nn.bias_variance import bias_variance
 from trimtab.nn.cross_entropy import CrossEntropyLoss
 from trimtab.nn.detach_norm import DetachNorm
+from trimtab.nn.drop_block import DropBlock
+from trimtab.nn.drop_connect import (
+    DropConnectConv1d,
+    DropConnectConv2d,
+    DropConnectConv3d,
+    DropConnectGRU,
+    DropConnectLinear,
+    DropConnectLSTM,
+    DropConnectRNN,
+)
+from trimtab.nn.drop_path import DropPath
 from trimtab.nn.dropout import Dropout
 from trimtab.nn.dynamic_tanh import DynamicTanh
+from trimtab.nn.ensemble import Ensemble
 from trimtab.nn.fold import fold_batch_norm
+from trimtab.nn.gaussian_dropout import GaussianDropout
 from trimtab.nn.ghost_batch_norm import GhostBatchNorm1d, GhostBatchNorm2d, GhostBatchNorm3d
 from trimtab.nn.group_norm import GroupNorm
+from trimtab.nn.hard_concrete import HardConcrete
 from trimtab.nn.identity_init import identity_init
 from trimtab.nn.instance_norm import InstanceNorm1d, InstanceNorm2d, InstanceNorm3d
 from trimtab.nn.layer_norm import AddLayerNorm, LayerNorm
 from trimtab.nn.layer_norm_simple import LayerNormSimple
+from trimtab.nn.monte_carlo import compare_with_weight_scaling, monte_carlo
 from trimtab.nn.norm_layer import norm_layer
 from trimtab.nn.power_norm import PowerNorm
 from trimtab.nn.qk_norm import QKNorm
+from trimtab.nn.rates import linear_ramp, rates_by_depth, rates_by_width
 from trimtab.nn.recalibrate import recalibrate
 from trimtab.nn.recurrent import LayerNormGRU, LayerNormGRUCell, LayerNormLSTM, LayerNormLSTMCell
+from trimtab.nn.residual import Residual
 from trimtab.nn.response_norm import LocalResponseNorm
 from trimtab.nn.rms_norm import AddRMSNorm, RMSNorm
+from trimtab.nn.soft_cap import SoftCap
+from trimtab.nn.standout import Standout
+from trimtab.nn.surrogates import SurrogateLoss
 from trimtab.nn.sync_batch_norm import SyncBatchNorm
 from trimtab.nn.weight_norms import spectral_norm, weight_norm, weight_standardization
+from trimtab.nn.z_loss import ZLoss
+from trimtab.nn.zoneout import ZoneoutGRU, ZoneoutLSTM, ZoneoutRNN
 
 __all__ = [
     "AdaNorm",
     "AddLayerNorm",
     "AddRMSNorm",
+    "AlphaDropout",
     "BatchNorm1d",
     "BatchNorm2d",
     "BatchNorm3d",
@@ -37,12 +62,24 @@ __all__ = [
     "BatchRenorm3d",
     "CrossEntropyLoss",
     "DetachNorm",
+    "DropBlock",
+    "DropConnectConv1d",
+    "DropConnectConv2d",
+    "DropConnectConv3d",
+    "DropConnectGRU",
+    "DropConnectLSTM",
+    "DropConnectLinear",
+    "DropConnectRNN",
+    "DropPath",
     "Dropout",
     "DynamicTanh",
+    "Ensemble",
+    "GaussianDropout",
     "GhostBatchNorm1d",
     "GhostBatchNorm2d",
     "GhostBatchNorm3d",
     "GroupNorm",
+    "HardConcrete",
     "InstanceNorm1d",
     "InstanceNorm2d",
     "InstanceNorm3d",
@@ -56,11 +93,25 @@ __all__ = [
     "PowerNorm",
     "QKNorm",
     "RMSNorm",
+    "Residual",
+    "SoftCap",
+    "Standout",
+    "SurrogateLoss",
     "SyncBatchNorm",
+    "ZLoss",
+    "ZoneoutGRU",
+    "ZoneoutLSTM",
+    "ZoneoutRNN",
+    "bias_variance",
+    "compare_with_weight_scaling",
     "fold_batch_norm",
     "functional",
     "identity_init",
+    "linear_ramp",
+    "monte_carlo",
     "norm_layer",
+    "rates_by_depth",
+    "rates_by_width",
     "recalibrate",
     "spectral_norm",
     "weight_norm",

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from trimtab.nn import ops
+
 CONVENTIONS = ("torch", "seed")
 
 
@@ -52,9 +54,28 @@ def cross_entropy(
     check_smoothing("cross_entropy", label_smoothing, convention)
     if convention == "seed" and label_smoothing:
         label_smoothing = spread(label_smoothing, input)
-    return F.cross_entropy(
-        input, target, weight, ignore_index=ignore_index, reduction=reduction, label_smoothing=label_smoothing
-    )
+    if (
+        input.dim() != 2
+        or target.dtype is not torch.int64
+        or target.shape != input.shape[:1]
+        or _torch_does(input, weight)
+    ):
+        return F.cross_entropy(
+            input, target, weight, ignore_index=ignore_index, reduction=reduction, label_smoothing=label_smoothing
+        )
+    losses = ops.cross_entropy(input, target, weight, label_smoothing, ignore_index)
+    if reduction == "mean":
+        counted = target != ignore_index
+        total = counted.sum() if weight is None else (weight[target.where(counted, 0)] * counted).sum()
+        loss = losses.sum() / total
+    else:
+        loss = losses.sum() if reduction == "sum" else losses
+    return loss if torch.is_autocast_enabled("cpu") else loss.to(input.dtype)
+
+
+def _torch_does(input: torch.Tensor, weight: torch.Tensor | None) -> bool:
+    plain = weight is None or (weight.dtype is torch.float32 and weight.shape == input.shape[1:])
+    return not plain or ops.torch_is_better("cross_entropy", input)
 
 
 class CrossEntropyLoss(nn.CrossEntropyLoss):

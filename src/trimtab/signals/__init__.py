@@ -5,9 +5,23 @@ from trimtab.signals.dead_units import DeadUnits
 from trimtab.signals.gradients import Gradients
 from trimtab.signals.inputs import Inputs
 from trimtab.signals.movement import Movement
+from trimtab.signals.shrinkage import Shrinkage
 from trimtab.signals.signal import Reading, Signal
+from trimtab.signals.sparsity import Sparsity
 from trimtab.signals.updates import Updates
 
-ALL: tuple[type[Signal], ...] = (Activations, DeadUnits, Gradients, Inputs, Movement, Updates)
+ALL: tuple[type[Signal], ...] = (Activations, DeadUnits, Gradients, Inputs, Movement, Shrinkage, Sparsity, Updates)
 
-__all__ = ["ALL", "Activations", "DeadUnits", "Gradients", "Inputs", "Movement", "Reading", "Signal", "Updates"]
+__all__ = [
+    "ALL",
+    "Activations",
+    "DeadUnits",
+    "Gradients",
+    "Inputs",
+    "Movement",
+    "Reading",
+    "Shrinkage",
+    "Signal",
+    "Sparsity",
+    "Updates",
+]

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
 
-from trimtab.nn import Dropout as DropoutPart
+from trimtab.nn import functional
+from trimtab.nn.draws import check_choice
+from trimtab.nn.dropout import Dropout as DropoutPart
+from trimtab.nn.dropout import check_dropout
+from trimtab.nn.rates import rates_by_width
 from trimtab.recipe import Change, Technique, TrainingLike
-from trimtab.techniques.surgery import Hung, layers, names, nothing, training_now
+from trimtab.techniques.hang_noise import behind_the_first, check_rate, hang_noise
+from trimtab.techniques.surgery import LINEAR, training_now
 
 
 @dataclass(frozen=True)
@@ -19,14 +25,22 @@ class Dropout(Technique):
     ``y = m x / (1 - p)`` with ``m`` 1 with probability 1 - p and 0 otherwise, drawn anew for every entry and step; nothing
     in evaluation. Masks come from a generator of their own, so the data order stays what it was.
 
+    With ``shape="channel"`` or ``"locked"`` (here they mean the same, each layer knowing where its features stand) a sample's feature is
+    dropped at all its positions, pixels or time steps. :class:`trimtab.nn.Dropout` explains ``scaling`` and ``count``.
+
     Helps: networks that fit their training set and generalize worse. Hurts: networks that do not even fit it, narrow layers, and
     (slightly) before a batch normalization, which then sees another variance in evaluation.
     Good first setting: 0.2 to 0.5.
 
     Args:
         p: probability of dropping a unit.
+        shape: what is dropped by itself: "element", "channel" or "locked".
+        scaling: "inverted" (while training), or "original": evaluation multiplies by 1 - p.
+        count: "bernoulli", or "exact": round(p n) of a sample's n units.
+        by: "width" gives p to the layer with most inputs, and others less in proportion (:func:`trimtab.nn.rates_by_width`).
+        ramp: number of steps, from here on, over which p rises from 0; 0 for none.
 
-    Source: Srivastava et al., "Dropout", JMLR 15, 2014.
+    Source: Srivastava et al., "Dropout", JMLR 15, 2014; Morerio et al., "Curriculum Dropout", ICCV 2017, for the ramp.
 
     >>> import trimtab as tt
     >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
@@ -38,27 +52,33 @@ class Dropout(Technique):
     acts_on = "model"
 
     p: float = 0.5
+    shape: str = "element"
+    scaling: str = "inverted"
+    count: str = "bernoulli"
+    by: str | None = None
+    ramp: int = 0
 
     def __post_init__(self) -> None:
-        if not 0 < self.p < 1:
-            raise ValueError(f"p={self.p} must lie strictly between 0 and 1: it is the probability of dropping a unit.")
+        check_rate(self)
+        check_dropout(self.name, self.p, self.scaling, self.count, self.shape)
+        if self.by is not None:
+            check_choice(self.name, "by", self.by, ("width",))
 
     def apply(self, training: TrainingLike) -> Change:
-        found = list(layers(training))[1:]
-        if not found:
-            raise nothing(self, "the model has no linear or convolution layer behind another one.")
-        hung = []
-        for name, layer in found:
-            generator = training.generator(f"dropout {name}", layer.weight.device)
-            hung.append(Hung(layer, "dropout", DropoutPart(self.p, generator=generator), _call, before=True))
+        found = behind_the_first(self, training)
+        widths = [getattr(layer, "in_features" if isinstance(layer, LINEAR) else "in_channels") for _, layer in found]
+        rates = iter(rates_by_width(widths, self.p) if self.by == "width" else [self.p] * len(found))
 
-        def undo() -> None:
-            for one in hung:
-                one.take_off()
+        def make(layer: Any, generator: torch.Generator) -> nn.Module:
+            whole = "locked" if isinstance(layer, LINEAR) else "channel"
+            shape = "element" if self.shape == "element" else whole
+            return DropoutPart(next(rates), scaling=self.scaling, count=self.count, shape=shape, generator=generator)
 
-        summary = f"dropout with p={self.p:g} before {len(found)} layers: {names(found)}"
-        return Change(summary, undo, lambda: any(one.called for one in hung))
+        what = f"dropout with p={self.p:g}" + (" in proportion to the width" if self.by else "")
+        return hang_noise(self, training, what, found, make, call=_call, ramp=self.ramp)
 
 
-def _call(dropout: nn.Module, x: torch.Tensor) -> torch.Tensor:
-    return dropout(x) if training_now(dropout) else x
+def _call(part: Any, x: torch.Tensor) -> torch.Tensor:
+    if training_now(part):
+        return part(x)
+    return functional.dropout(x, part.p, False, scaling=part.scaling, count=part.count, shape=part.shape)

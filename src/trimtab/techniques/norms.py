@@ -364,7 +364,7 @@ def _parameter(module: nn.Module, name: str | None) -> nn.Parameter:
 
 
 def hand_over_hooks(old: nn.Module, new: nn.Module) -> int:
-    """Give the new module the hooks of the old one, and say how many.
+    """Give the new module the hooks of the old one with the modules that they call, and say how many.
 
     The very dictionaries, so that a handle that somebody holds still removes its hook.
     """
@@ -374,4 +374,6 @@ def hand_over_hooks(old: nn.Module, new: nn.Module) -> int:
             new.__dict__[name] = value
             if name in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"):
                 count += len(value)
+    if not new._modules:
+        new.__dict__["_modules"] = old._modules  # what is hung on a module is called by its hooks
     return count

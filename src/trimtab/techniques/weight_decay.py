@@ -1,38 +1,43 @@
-"""Decoupled weight decay of the weights proper."""
+"""Weight decay of the weights proper."""
 
 from __future__ import annotations
 
+import weakref
 from dataclasses import dataclass
 
 import torch
-from torch import nn
 
+from trimtab.optim.weight_decay import check_kind, scheduled_base_lr, weight_decay_
 from trimtab.recipe import Change, Technique, TrainingLike
-from trimtab.techniques.surgery import CONV, LINEAR, nothing
-
-DECAYED = (*LINEAR, *CONV, nn.RNNBase, nn.RNNCellBase, nn.Bilinear, nn.MultiheadAttention)
+from trimtab.techniques.choose import chosen
 
 
 @dataclass(frozen=True)
 class WeightDecay(Technique):
-    """Shrinks the weights a little before every step, apart from the gradient.
+    """Shrinks the weights a little at every step.
 
-    ``w -> w - lr * factor * w`` with the step's learning rate (Loshchilov & Hutter's decoupled decay; for plain SGD the same
-    as an L2 penalty of ``factor / 2 ||w||^2``). Only weights of linear, convolution, recurrent and attention layers decay;
-    biases, scales of normalizations and embeddings are left out, by the type of their module. Comes on top of any
-    decay that the optimizer has of its own.
+    ``w -> w - lr * factor * w`` before the step, with the step's learning rate (Loshchilov & Hutter's *decoupled* decay; for
+    plain SGD the same as an L2 penalty of ``factor / 2 ||w||^2``). *Coupled* decay adds ``factor * w`` to the gradient, as
+    ``weight_decay`` of torch's SGD and Adam. *Independent* decay is ``w -> w - factor * lr / base_lr * w``: it follows the schedule, but
+    not the base rate, which is the peak of a one-cycle schedule, the rate where another scheduler of torch started, or,
+    without a scheduler, the largest rate so far.
+
+    Only weights of linear, convolution, recurrent, bilinear and attention layers decay; biases, scales of normalizations and
+    embeddings are left out, by the type of their module. Comes on top of any decay that the optimizer has of its own.
 
     Helps: networks that fit their training set and generalize worse. Hurts: under-fitting ones; in front of a
     normalization it only changes the effective learning rate (van Laarhoven 2017).
-    Good first settings: 0.01 to 0.1 with SGD, 0.1 to 1 with Adam at a rate of 0.001.
+    Good first settings: 0.01 to 0.1 with SGD, 0.1 to 1 with Adam at a rate of 0.001; independent 1e-4.
 
     Args:
-        factor: the share that decays per unit of learning rate, positive.
+        factor: the share that decays, positive: per unit of learning rate, or (independent) per step at the base rate.
+        kind: "decoupled", "coupled" or "independent".
+        only: parameters to decay in the place of these weights, by a pattern of their names or the class of their module.
 
-    Source: Loshchilov & Hutter, "Decoupled Weight Decay Regularization", ICLR 2019.
+    Source: Loshchilov & Hutter, "Decoupled Weight Decay Regularization", ICLR 2019; :func:`trimtab.optim.weight_decay_`.
 
     >>> import trimtab as tt
-    >>> model = nn.Linear(1, 1)
+    >>> model = torch.nn.Linear(1, 1)
     >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     >>> training = tt.attach(model, optimizer).apply("weight_decay(factor=0.5)")
     >>> before = model.weight.item()
@@ -44,28 +49,28 @@ class WeightDecay(Technique):
     acts_on = "update"
 
     factor: float = 0.01
+    kind: str = "decoupled"
+    only: str = ""
 
     def __post_init__(self) -> None:
         if not self.factor > 0:
             raise ValueError(f"factor={self.factor} must be positive: it is the strength of the decay.")
+        check_kind("weight_decay", self.kind)
 
     def apply(self, training: TrainingLike) -> Change:
-        decayed = {
-            id(p)
-            for _, module in training.named_modules()
-            if isinstance(module, DECAYED)
-            for p in module.parameters(recurse=False)
-            if p.ndim > 1
-        }
-        if not decayed:
-            raise nothing(self, "the model has no linear, convolution, recurrent or attention weights.")
+        decayed = [p for _, p in chosen(self, training, self.only)]
+        largest: weakref.WeakKeyDictionary[torch.optim.Optimizer, list[float]] = weakref.WeakKeyDictionary()
 
-        @torch.no_grad()
+        def base_lr(optimizer: torch.optim.Optimizer) -> list[float]:
+            rates = [float(group.get("lr", 0)) for group in optimizer.param_groups]
+            before = largest.get(optimizer, [])
+            largest[optimizer] = [max(pair) for pair in zip(rates, [*before, *rates[len(before) :]], strict=True)]
+            known = [scheduled_base_lr(group) for group in optimizer.param_groups]
+            return [seen if rate is None else rate for rate, seen in zip(known, largest[optimizer], strict=True)]
+
         def decay(optimizer: torch.optim.Optimizer) -> None:
-            for group in optimizer.param_groups:
-                weights = [p for p in group["params"] if id(p) in decayed and p.grad is not None]
-                if weights and "lr" in group:
-                    torch._foreach_mul_(weights, 1 - float(group["lr"]) * self.factor)
+            rates = base_lr(optimizer) if self.kind == "independent" else None
+            weight_decay_(optimizer, decayed, self.factor, self.kind, base_lr=rates)
 
-        stop = training.on("before_step", decay)
-        return Change(f"decoupled weight decay of {self.factor:g} on {len(decayed)} weights", stop)
+        stop = training.on("gradients" if self.kind == "coupled" else "before_step", decay)
+        return Change(f"{self.kind} weight decay of {self.factor:g} on {len(decayed)} weights", stop)

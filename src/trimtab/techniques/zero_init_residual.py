@@ -16,7 +16,7 @@ from trimtab.techniques.norms import Norm, recognise
 from trimtab.techniques.surgery import CONV, LINEAR, names, nothing
 
 _ADDITIONS = (operator.add, operator.iadd, torch.add)
-_PASSING = frozenset(
+PASSING = frozenset(
     "permute transpose contiguous view reshape movedim flatten squeeze unsqueeze dropout dropout2d".split()
 )
 
@@ -98,6 +98,14 @@ class ZeroInitResidual(Technique):
 
 def _scales(scope: Scope) -> Iterator[list[nn.Parameter]]:
     """The last scale of each residual branch in a scope."""
+    for end, _ in branches(scope):
+        scales = _scales_at_the_end(scope, end)
+        if scales:
+            yield scales
+
+
+def branches(scope: Scope) -> Iterator[tuple[fx.Node, set[fx.Node]]]:
+    """The residual branches in a scope: the node that is added to the shortcut, and all nodes of the branch alone."""
     for node in scope.graph.nodes:
         sides = [a for a in node.args if isinstance(a, fx.Node)]
         if node.op != "call_function" or node.target not in _ADDITIONS or len(sides) != 2:
@@ -109,9 +117,7 @@ def _scales(scope: Scope) -> Iterator[list[nn.Parameter]]:
         branch = 0 if alone[0] > alone[1] else 1
         if alone[0] == alone[1] or alone[1 - branch] > 1:
             continue
-        scales = _scales_at_the_end(scope, sides[branch])
-        if scales:
-            yield scales
+        yield sides[branch], above[branch] - above[1 - branch]
 
 
 def _above(node: fx.Node) -> set[fx.Node]:
@@ -152,7 +158,7 @@ def _scales_at_the_end(scope: Scope, node: fx.Node) -> list[nn.Parameter]:
             return _layer_scale(scope, node)
         else:
             target = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
-            passes = node.op in ("call_method", "call_function") and target in _PASSING
+            passes = node.op in ("call_method", "call_function") and target in PASSING
         if not passes or source is None:
             return []
         node = source

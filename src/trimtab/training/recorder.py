@@ -236,7 +236,7 @@ class Recorder:
             output_tail="\n".join(self.printed[-20:]),
             trainings=trainings,
             versions={"python": sys.version.split()[0], "torch": str(torch.__version__)},
-            applied=tuple(c.summary for w in self.watches for c in (w.changes or ())),
+            applied=tuple(c.sentence for w in self.watches for c in (w.changes or ())),
         )
         main = record.main
         metric = choose_metric(main.series, self.metric_pattern) if main and not heads else None

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
-import os
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch.nn import functional as F
 
-kernels: Any = None
-why_no_kernels = ""
-try:
-    kernels = importlib.import_module("trimtab._cpu")
-except ImportError as error:  # a source tree that was never built: everything works, more slowly
-    why_no_kernels = str(error)
+from trimtab._kernels import FORCED as FORCED
+from trimtab._kernels import kernels as kernels
 
 ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "none": lambda z: z,
@@ -29,7 +23,6 @@ DTYPES = (torch.float32, torch.bfloat16)
 MASK = 0xFFFFFFFF
 _interpreters = torch._C._functorch.peek_interpreter_stack  # of torch.func: vmap, jvp, grad
 _dispatch_modes = torch._C._len_torch_dispatch_stack
-FORCED = os.environ.get("TRIMTAB_BACKEND", "")
 
 
 def backend_of(x: torch.Tensor) -> str:
@@ -61,6 +54,7 @@ SMALL: dict[str, dict[torch.dtype, int]] = {
     "batch": {torch.float32: 1 << 16, torch.bfloat16: 1 << 18},
     "layer": {torch.float32: 1 << 18},
     "group": {torch.float32: 1 << 18, torch.bfloat16: 1 << 18},
+    "cross_entropy": {torch.float32: 1 << 14, torch.bfloat16: 1 << 12},
     "instance": {torch.float32: 1 << 16, torch.bfloat16: 1 << 13},
 }
 
@@ -112,7 +106,7 @@ def seed_of(key: torch.Tensor | None) -> int:
 def keep_mask(x: torch.Tensor, p: float, key: torch.Tensor) -> torch.Tensor:
     """Which entries of x a dropout keeps: those whose hash of (place in memory, key) reaches p.
 
-    The same hash as in ``cpp/epilogue.h``: two rounds of multiply and xor-shift on a 32-bit counter, a second key between them.
+    The same hash as in ``cpp/epilogue.h``: three rounds of xor-shift and multiply on a 32-bit counter, a second key behind the first.
     """
     z = (seed_of(key) + 0x9E3779B97F4A7C15) % 2**64  # splitmix64 makes two keys of the seed
     z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
@@ -122,8 +116,9 @@ def keep_mask(x: torch.Tensor, p: float, key: torch.Tensor) -> torch.Tensor:
     i = torch.arange(x.numel(), device=x.device)
     h = (i & MASK) ^ ((first + (i >> 32) * 0x9E3779B9) & MASK)
     h = ((h ^ (h >> 16)) * 0x7FEB352D) & MASK
-    h = (((h ^ (h >> 15)) + second) & MASK) * 0x846CA68B & MASK
-    h ^= h >> 16
+    h = ((h ^ (h >> 15)) + second) & MASK
+    h = ((h ^ (h >> 16)) * 0x846CA68B) & MASK
+    h = ((h ^ (h >> 15)) * 0x9E3779B1) & MASK
     keep = h >= min(int(p * 2**32), MASK)
     if memory_format_of(x) is torch.contiguous_format:
         return keep.view(x.shape)

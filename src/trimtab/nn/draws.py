@@ -1,0 +1,108 @@
+"""What modules share that draw random numbers while training: a generator of their own, and masks and noise of a key."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+
+from trimtab.nn import ops
+
+
+def check_choice(part: str, name: str, value: str, choices: Iterable[str]) -> None:
+    """Refuse a value that is none of the choices."""
+    if value not in choices:
+        raise ValueError(f"{part}({name}={value!r}): {name} must be one of {', '.join(map(repr, choices))}.")
+
+
+class OwnGenerator:
+    """Mixin of modules whose random numbers come from ``generator``, or from torch's global one if that is ``None``.
+
+    Copies and pickles of the module go on with the same numbers.
+    """
+
+    generator: torch.Generator | None = None
+    _key: torch.Tensor | None = None
+
+    def draw_key(self) -> torch.Tensor:
+        """The seed of the next mask."""
+        if self.generator is None:
+            return ops.draw_key()
+        # Activation checkpointing runs the forward pass again while gradients are computed. It puts torch's generators back to
+        # where they were, but not this one, so the last key serves again: right for a module that is called once a pass.
+        if self._key is None or torch._C._current_graph_task_id() == -1:
+            self._key = ops.draw_key(self.generator)
+        return self._key
+
+    def __getstate__(self) -> dict[str, Any]:
+        # generators do not pickle; their state does
+        state = {name: value for name, value in self.__dict__.items() if name != "_key"}
+        if self.generator is not None:
+            state["generator"] = (str(self.generator.device), self.generator.get_state())
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[misc]
+        if self.generator is not None:
+            device, bits = state["generator"]
+            self.generator = torch.Generator(device)
+            self.generator.set_state(bits)
+
+
+@torch.compiler.disable
+def seeded(key: torch.Tensor, device: torch.device) -> torch.Generator:
+    """A generator that starts at a key."""
+    return torch.Generator(device).manual_seed(int(key))
+
+
+def bernoulli(shape: torch.Size | tuple[int, ...], p: float, key: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Bools that are ``False`` with probability p, each by itself."""
+    if p == 0 or p == 1:
+        return torch.full(shape, p == 0, device=device)
+    return ops.dropout(torch.ones(shape, device=device), p, key) != 0
+
+
+def exactly(shape: torch.Size | tuple[int, ...], dropped: int, key: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Bools of which exactly ``dropped`` are ``False`` in each entry of the first dimension, every choice of them as likely."""
+    n = units(shape)
+    order = _order(key, math.prod(shape) // max(n, 1), n, device)
+    return torch.ones_like(order, dtype=torch.bool).scatter_(-1, order[:, :dropped], False).view(shape)
+
+
+def normal(like: torch.Tensor, deviation: float, key: torch.Tensor) -> torch.Tensor:
+    """Noise N(1, deviation^2) with the shape and type of a tensor, the same whatever that one's layout."""
+    return _normal(key, like.shape, deviation, like.dtype, like.device)
+
+
+# Ops, since a compiler cannot look into what a generator does.
+
+
+@torch.library.custom_op("trimtab::order_of_key", mutates_args=())
+def _order(key: torch.Tensor, rows: int, n: int, device: torch.device) -> torch.Tensor:
+    return torch.rand(rows, n, generator=seeded(key, device), device=device).argsort(-1)
+
+
+@_order.register_fake
+def _(key: torch.Tensor, rows: int, n: int, device: torch.device) -> torch.Tensor:
+    return torch.empty(rows, n, dtype=torch.int64, device=device)
+
+
+@torch.library.custom_op("trimtab::normal_of_key", mutates_args=())
+def _normal(
+    key: torch.Tensor, shape: Sequence[int], deviation: float, dtype: torch.dtype, device: torch.device
+) -> torch.Tensor:
+    return torch.empty(shape, dtype=dtype, device=device).normal_(1, deviation, generator=seeded(key, device))
+
+
+@_normal.register_fake
+def _(
+    key: torch.Tensor, shape: Sequence[int], deviation: float, dtype: torch.dtype, device: torch.device
+) -> torch.Tensor:
+    return torch.empty(shape, dtype=dtype, device=device)
+
+
+def units(shape: torch.Size | tuple[int, ...]) -> int:
+    """How many entries a sample has: all but the first dimension, or that one if there is no other."""
+    return math.prod(shape[1:] if len(shape) > 1 else shape)

@@ -1,0 +1,42 @@
+"""What techniques that augment inputs share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from trimtab.recipe import Change, Technique, TrainingLike
+
+# Techniques that act on images; on the same input nothing else can be a table.
+NO_TABLE = {
+    name: "it acts on images, this on tables"
+    for name in ("affine", "cutmix", "cutout", "flip", "rand_augment", "rotate", "translate", "zoom")
+}
+NO_SEQUENCE = dict.fromkeys(NO_TABLE, "it acts on images, this on sequences")
+
+
+def augment_inputs(
+    training: TrainingLike,
+    technique: Technique,
+    make: Callable[[torch.Tensor, torch.Generator], nn.Module],
+    summary: str,
+    host: bool = False,
+) -> Change:
+    """Put an augmentation in front of the model, in training only; inputs that are not floating point pass.
+
+    ``make(x, generator)`` is called with the first input; the generator is on its device, or on the CPU with ``host``.
+    """
+    part: nn.Module | None = None
+
+    def change(x: torch.Tensor) -> torch.Tensor | None:
+        nonlocal part
+        if not x.is_floating_point():
+            return None
+        if part is None:
+            place = torch.device("cpu") if host else x.device
+            part = make(x, training.generator(technique.name, place)).to(x.device)
+        return part(x)
+
+    return Change(f"{summary}, in training only", training.change_input(change), lambda: part is not None)

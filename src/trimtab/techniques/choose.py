@@ -1,0 +1,65 @@
+"""Which parameters of a training a penalty, a decay or a constraint acts on."""
+
+from __future__ import annotations
+
+import difflib
+from fnmatch import fnmatchcase
+
+from torch import nn
+from torch.nn.utils import parametrize
+
+from trimtab.recipe import TrainingLike
+from trimtab.techniques.surgery import CONV, LINEAR, nothing
+
+WEIGHTED = (*LINEAR, *CONV, nn.RNNBase, nn.RNNCellBase, nn.Bilinear, nn.MultiheadAttention)
+
+
+def chosen(technique: object, training: TrainingLike, only: str = "") -> list[tuple[str, nn.Parameter]]:
+    """The parameters to act on, with their names: each once, in the order of the model.
+
+    By default the weights proper: the parameters with two or more dimensions of linear, convolution, recurrent, bilinear and
+    attention modules, by the type of the module. Biases, scales of normalizations and embeddings are left out. A weight that is
+    computed from one of its own shape (a parametrization) stands for that one.
+
+    Args:
+        technique: the one that asks, for the error.
+        training: where to look.
+        only: a pattern (``"encoder.*weight"``) for the names of parameters, or the class of a module (``"Linear"``), which
+            stands for all its parameters, biases too.
+
+    Raises:
+        NothingToDo: if there is none.
+    """
+    named = [(name, p) for name, p in training.named_parameters() if not isinstance(p, nn.UninitializedParameter)]
+    modules = [module for _, module in training.named_modules()]
+    if only:
+        inside = {id(p) for module in modules if only in _classes(module) for p in _own(module)}
+        found = [(name, p) for name, p in named if id(p) in inside or fnmatchcase(name, only)]
+    else:
+        weights = {id(p) for module in modules if isinstance(module, WEIGHTED) for p in _own(module) if p.ndim > 1}
+        found = [(name, p) for name, p in named if id(p) in weights]
+    if not found and only:
+        kinds = sorted({_classes(module)[0] for module in modules if _own(module)})
+        close = difflib.get_close_matches(only, [*kinds, *(name for name, _ in named)], n=3, cutoff=0.5)
+        offer = f"Did you mean {' or '.join(map(repr, close))}?" if close else f"Its classes are {', '.join(kinds)}."
+        raise nothing(technique, f"the model has no parameter and no class of modules {only!r}. {offer}")
+    if not found:
+        raise nothing(technique, "the model has no linear, convolution, recurrent, bilinear or attention weights.")
+    return list({id(p): (name, p) for name, p in found}.values())  # models that are trained together may share some
+
+
+def _own(module: nn.Module) -> list[nn.Parameter]:
+    """The parameters of a module itself, not of those inside it."""
+    if isinstance(module, parametrize.ParametrizationList):
+        return []
+    own = list(module.parameters(recurse=False))
+    if parametrize.is_parametrized(module):
+        sources = (getattr(computed, "original", None) for computed in module.parametrizations.children())  # type: ignore[union-attr]
+        own += [source for source in sources if isinstance(source, nn.Parameter)]
+    return own
+
+
+def _classes(module: nn.Module) -> list[str]:
+    """The names of a module's class and of those it is derived from, without what a parametrization put in front."""
+    lineage = type(module).__mro__[1:] if parametrize.is_parametrized(module) else type(module).__mro__
+    return [cls.__name__ for cls in lineage if issubclass(cls, nn.Module) and cls is not nn.Module]
