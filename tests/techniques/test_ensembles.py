@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.testing._internal.distributed.fake_pg import FakeStore
 
 import trimtab as tt
 from tests.conftest import network, train
@@ -153,6 +154,7 @@ CASES = {
     "target probabilities": (mlp, lambda y: F.cross_entropy(y, torch.full((6, 10), 0.1)), "softmax"),
     "sum": (mlp, lambda y: F.cross_entropy(y, CLASSES, reduction="sum"), "softmax"),
     "none": (mlp, lambda y: F.cross_entropy(y, CLASSES, reduction="none").mean(), "softmax"),
+    "in double": (mlp, lambda y: F.cross_entropy(y.double(), CLASSES), "softmax"),
     "nll of log_softmax outside": (mlp, lambda y: F.nll_loss(F.log_softmax(y, -1), CLASSES), "softmax"),
     "nll of log_softmax inside": (lambda: mlp().append(nn.LogSoftmax(1)), lambda y: F.nll_loss(y, CLASSES), "exp"),
     "tokens": (Sequence, lambda y: F.cross_entropy(y.view(-1, 5), torch.arange(24) % 5), "softmax"),
@@ -212,11 +214,12 @@ def test_weights_of_one_are_the_loss_itself(case, digits, monkeypatch):
     model = make()
     x = torch.arange(24).view(6, 4) % 16 if make is Sequence else digits[0][:6]
     expected = loss(model(x)).item()
-    attached(model, "bagging(members=2)")
+    training = attached(model, "bagging(members=2)")
     monkeypatch.setattr(
         "trimtab.techniques.ensemble.content_weights", lambda x, members, seed: torch.ones(members, len(x))
     )
     assert loss(model(x)).item() == pytest.approx(expected, rel=1e-6)
+    assert training.changes[0].acted()
 
 
 def test_scaled_and_accumulated_losses(digits):
@@ -236,9 +239,10 @@ def test_two_forward_passes_before_their_losses(digits):
     grads = []
     for order in (1, -1):
         model = mlp()
-        attached(model, "deep_ensemble(members=2)")
+        training = attached(model, "deep_ensemble(members=2)")
         halves = [(model(digits[0][rows]), digits[1][rows]) for rows in torch.arange(64).chunk(2)]
         sum(F.cross_entropy(*half) for half in halves[::order]).backward()
+        assert training.changes
         grads.append(further(model)[0][0].weight.grad)
     one = copy.deepcopy(further(model)[0])
     one.zero_grad()
@@ -274,6 +278,31 @@ def test_files_and_copies_answer_together_and_train_alone(digits):
         train(again, torch.optim.SGD(again.parameters(), lr=0.1), digits, 2)
         assert all(torch.equal(v, before[k]) for k, v in further(again)[0].state_dict().items())
     assert torch.equal(answer(model, digits[0]), expected)
+
+
+def test_a_compiled_model_trains_its_members_too(digits):
+    losses, states = [], []
+    for compiled in (False, True):
+        model = mlp()
+        training = attached(model, "deep_ensemble(members=2)")
+        losses.append(
+            train(torch.compile(model, backend="eager") if compiled else model, training.optimizers[0], digits, 2)
+        )
+        states.append(further(model)[0].state_dict())
+        assert training.changes[0].acted()
+    assert losses[0] == losses[1]
+    assert all(torch.equal(states[0][name], value) for name, value in states[1].items())
+
+
+def test_several_processes_are_refused():
+    torch.distributed.init_process_group("fake", store=FakeStore(), rank=0, world_size=2)
+    try:
+        with pytest.raises(
+            tt.NothingToDo, match="several processes train, and the members' gradients would not be averaged"
+        ):
+            attached(mlp(), "bagging")
+    finally:
+        torch.distributed.destroy_process_group()
 
 
 def test_the_chain_of_a_sequential_stays_what_it_was():

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 
 @dataclass(frozen=True)
 class Mix:
-    """How a batch was mixed: each sample with the one at ``partner``, of itself it kept ``share``.
+    """How a batch was mixed: each sample with the one at ``partner``, of itself it kept ``share``. See :class:`MixUp`.
 
     Args:
         partner: a permutation of the batch, of shape ``(N,)``.
@@ -77,28 +77,7 @@ class Mix:
 def mixup(
     x: torch.Tensor, alpha: float = 0.2, *, per_sample: bool = False, generator: torch.Generator | None = None
 ) -> tuple[torch.Tensor, Mix]:
-    r"""Mixes a batch with a permutation of itself: each sample becomes a point between two.
-
-    .. math:: x'_i = \lambda x_i + (1 - \lambda) x_{\pi(i)}, \qquad
-              \ell = \lambda\, \ell(f(x'_i), y_i) + (1 - \lambda)\, \ell(f(x'_i), y_{\pi(i)}), \qquad
-              \lambda \sim \mathrm{Beta}(\alpha, \alpha)
-
-    with ``x`` of shape ``(N, ...)`` and a random permutation pi. Gives x' and the :class:`Mix`, whose ``loss`` and ``targets`` do
-    the rest. For cross entropy both are the same, since it is linear in its target.
-
-    Args:
-        x: the inputs, of a floating-point type.
-        alpha: how much is mixed, positive: small leaves most batches nearly as they are, 1 draws lambda evenly.
-        per_sample: draw lambda for every sample instead of for the batch.
-        generator: source of the random numbers, on the device of x; torch's global generator if ``None``.
-
-    Raises:
-        ValueError: for an alpha that is not positive, and for inputs that are no floating-point numbers.
-
-    When it helps: classifiers that fit their training set and generalize worse, noisy labels, calibration. When it hurts: short
-    trainings and small networks, which under-fit; inputs whose mean has no meaning. Good first settings: alpha of 0.2 to 1.
-
-    Source: Zhang, Cisse, Dauphin, Lopez-Paz, "mixup: Beyond Empirical Risk Minimization", ICLR 2018.
+    """Mixed inputs, and how they were mixed: the :class:`Mix` mixes targets or losses. See :class:`MixUp`.
 
     >>> x, y = torch.randn(4, 3), torch.tensor([0, 1, 2, 1])
     >>> mixed, mix = mixup(x)
@@ -119,26 +98,7 @@ def mixup(
 def cutmix(
     x: torch.Tensor, alpha: float = 1.0, *, per_sample: bool = False, generator: torch.Generator | None = None
 ) -> tuple[torch.Tensor, Mix]:
-    r"""Cuts a box out of each image and fills it with that of another image of the batch.
-
-    .. math:: x'_i = (1 - M) \odot x_i + M \odot x_{\pi(i)}, \qquad
-              \ell = \lambda\, \ell(f(x'_i), y_i) + (1 - \lambda)\, \ell(f(x'_i), y_{\pi(i)})
-
-    with ``x`` of shape ``(N, C, H, W)``, a random permutation pi, and a mask M of shape ``(H, W)`` that is 1 in a box with sides
-    :math:`\sqrt{1 - \lambda_0} H` and :math:`\sqrt{1 - \lambda_0} W`, :math:`\lambda_0 \sim \mathrm{Beta}(\alpha, \alpha)`, around
-    a pixel drawn evenly. What of the box is outside the image is lost, so :math:`\lambda = 1 - \sum M / (H W)`, the area
-    that is left, is what targets are mixed with.
-
-    Gives x' and the :class:`Mix`. Arguments are those of :func:`mixup`; ``per_sample`` draws a box for every image.
-
-    Raises:
-        ValueError: for an alpha that is not positive, and for inputs that are not of shape ``(N, C, H, W)``.
-
-    When it helps: image classifiers that fit their training set and generalize worse; it keeps the textures that
-    :func:`mixup` blurs. When it hurts: small networks, which under-fit, and images whose classes show in one place. Good first
-    setting: alpha=1.
-
-    Source: Yun, Han, Oh, Chun, Choe, Yoo, "CutMix: Regularization Strategy to Train Strong Classifiers", ICCV 2019.
+    """Images with a box of other images, and how they were mixed: the :class:`Mix` mixes targets or losses. See :class:`CutMix`.
 
     >>> x = torch.arange(4.0).view(4, 1, 1, 1).expand(4, 1, 8, 8)
     >>> mixed, mix = cutmix(x)
@@ -166,13 +126,30 @@ def cutmix(
 
 
 class MixUp:
-    r"""Mixes inputs and targets of a batch in one call: ``x, y = MixUp(classes=10)(x, y)``. See :func:`mixup`.
+    r"""Mixes a batch with a permutation of itself, inputs and targets alike: each sample becomes a point between two.
 
-    For loops of one's own, with any loss that takes probabilities (or numbers) as targets.
+    .. math:: x'_i = \lambda x_i + (1 - \lambda) x_{\pi(i)}, \qquad y'_i = \lambda y_i + (1 - \lambda) y_{\pi(i)}, \qquad
+              \lambda \sim \mathrm{Beta}(\alpha, \alpha)
+
+    with ``x`` of shape ``(N, ...)``, targets ``y`` that are classes ``(N, ...)``, probabilities ``(N, K, ...)`` or numbers, and a random
+    permutation pi. For loops of one's own, with a loss that takes probabilities (or numbers): ``x, y = MixUp(classes=10)(x, y)``.
+    For other losses, :func:`mixup` gives x' and the :class:`Mix`, whose ``loss`` is
+    :math:`\lambda \ell(f(x'), y) + (1 - \lambda) \ell(f(x'), y_\pi)`; for cross entropy both are the same, since it is linear in its
+    target.
 
     Args:
         classes: how many classes there are, for targets that are class indices; they become probabilities ``(N, classes)``.
-        alpha, per_sample, generator: as in :func:`mixup`.
+        alpha: how much is mixed, positive: small leaves most batches nearly as they are, 1 draws lambda evenly.
+        per_sample: draw lambda for every sample instead of for the batch.
+        generator: source of the random numbers, on the device of x; torch's global generator if ``None``.
+
+    Raises:
+        ValueError: for an alpha that is not positive, inputs that are no floating-point numbers, and classes without their number.
+
+    When it helps: classifiers that fit their training set and generalize worse, noisy labels, calibration. When it hurts: short
+    trainings and small networks, which under-fit; inputs whose mean has no meaning. Good first settings: alpha of 0.2 to 1.
+
+    Source: Zhang, Cisse, Dauphin, Lopez-Paz, "mixup: Beyond Empirical Risk Minimization", ICLR 2018.
 
     >>> x, y = MixUp(classes=3)(torch.randn(4, 5), torch.tensor([0, 1, 2, 1]))
     >>> x.shape, y.shape
@@ -201,9 +178,30 @@ class MixUp:
 
 
 class CutMix(MixUp):
-    """Cuts and fills images and mixes their targets in one call: ``x, y = CutMix(classes=10)(x, y)``. See :func:`cutmix`.
+    r"""Cuts a box out of each image, fills it with that of another image of the batch, and mixes their targets by the areas.
 
-    Arguments are those of :class:`MixUp`.
+    .. math:: x'_i = (1 - M) \odot x_i + M \odot x_{\pi(i)}, \qquad y'_i = \lambda y_i + (1 - \lambda) y_{\pi(i)}, \qquad
+              \lambda = 1 - \frac{1}{H W} \sum M
+
+    with ``x`` of shape ``(N, C, H, W)``, a random permutation pi, and a mask M of shape ``(H, W)`` that is 1 in a box with sides
+    :math:`\sqrt{1 - \lambda_0} H` and :math:`\sqrt{1 - \lambda_0} W`, :math:`\lambda_0 \sim \mathrm{Beta}(\alpha, \alpha)`, around
+    a pixel drawn evenly. What of the box is outside the image is lost, so lambda is the area that is left. :func:`cutmix` gives x'
+    and the :class:`Mix`, for other losses.
+
+    Args:
+        classes: how many classes there are, for targets that are class indices; they become probabilities ``(N, classes)``.
+        alpha: how evenly sizes are drawn, positive: 1 draws the box's area evenly, before its edges are cut off.
+        per_sample: draw a box for every image instead of for the batch.
+        generator: source of the random numbers, on the device of x; torch's global generator if ``None``.
+
+    Raises:
+        ValueError: for an alpha that is not positive, inputs that are not ``(N, C, H, W)``, and classes without their number.
+
+    When it helps: image classifiers that fit their training set and generalize worse; it keeps the textures that
+    :class:`MixUp` blurs. When it hurts: small networks, which under-fit, and images whose classes show in one place. Good first
+    setting: alpha=1.
+
+    Source: Yun, Han, Oh, Chun, Choe, Yoo, "CutMix: Regularization Strategy to Train Strong Classifiers", ICCV 2019.
 
     >>> x, y = CutMix(classes=3)(torch.randn(4, 1, 8, 8), torch.tensor([0, 1, 2, 1]))
     >>> y.sum(1)

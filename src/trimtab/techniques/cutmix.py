@@ -27,7 +27,7 @@ class Cutmix(Technique):
     Args:
         alpha: how evenly sizes are drawn: 1 draws the box's area evenly, before its edges are cut off.
 
-    Source: Yun et al., "CutMix", ICCV 2019; :func:`trimtab.data.cutmix`.
+    Source: Yun et al., "CutMix", ICCV 2019; :class:`trimtab.data.CutMix`.
 
     >>> import trimtab as tt
     >>> model = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3), torch.nn.Flatten(), torch.nn.Linear(144, 3))

@@ -34,7 +34,7 @@ class Mixup(Technique):
     Args:
         alpha: how much is mixed: small leaves most batches nearly as they are, 1 draws lam evenly.
 
-    Source: Zhang et al., "mixup: Beyond Empirical Risk Minimization", ICLR 2018; :func:`trimtab.data.mixup`.
+    Source: Zhang et al., "mixup: Beyond Empirical Risk Minimization", ICLR 2018; :class:`trimtab.data.MixUp`.
 
     >>> import trimtab as tt
     >>> model = torch.nn.Linear(4, 3)
