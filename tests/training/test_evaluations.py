@@ -223,6 +223,26 @@ with torch.no_grad():
     assert "eval 2 loss" in record.main.series
 
 
+def test_hooks_that_come_and_go_do_not_split_an_evaluation(script):
+    # torch calls modules on another line while a hook is there: the criterion of every second evaluation
+    record, known = evaluated(
+        script,
+        """
+for epoch in range(6):
+    step()
+    handle = nn.modules.module.register_module_forward_hook(lambda *_: None) if epoch % 2 else None
+    with torch.no_grad():
+        val_loss = criterion(model(x_val), y_val)
+    if handle: handle.remove()
+""",
+        sampled=False,
+    )
+    series = record.main.series
+    assert [name for name in series if name.endswith("loss")] == ["loss", "val loss"]
+    assert len(series["val loss"]) == 6
+    assert series["val loss"].last == pytest.approx(known["val loss"])
+
+
 def test_two_losses_of_one_evaluation_stay_apart(script):
     body = """
 step()

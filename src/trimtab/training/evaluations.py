@@ -28,6 +28,8 @@ _SPLITS = {
 _EVALUATES = re.compile(r"(?<![a-z])(eval|evaluate|evaluation)(?![a-z])")
 _MODE = re.compile(r"\.(train|eval)\(")  # model.train() and model.eval() say nothing about the data
 _OURS = str(Path(__file__).resolve().parents[1])
+# How torch calls a module depends on the hooks that are there at the moment, ours among them: no part of the place.
+_CALLS = torch.nn.Module.__call__.__code__.co_filename
 
 
 @dataclass
@@ -94,7 +96,7 @@ class Evaluations:
 def _chain(frame: FrameType | None) -> Iterator[tuple[CodeType, int]]:
     """The callers, innermost first, as code and instruction; not further out than the script."""
     while frame is not None and frame.f_code.co_filename != "<frozen runpy>":
-        if not frame.f_code.co_filename.startswith(_OURS):
+        if not frame.f_code.co_filename.startswith(_OURS) and frame.f_code.co_filename != _CALLS:
             yield frame.f_code, frame.f_lasti
         frame = frame.f_back
 
