@@ -101,7 +101,11 @@ def test_the_table_itself_has_no_cycle():
 @pytest.mark.parametrize(
     ("path", "source", "message"),
     [
-        ("nn/a.py", "from trimtab.records import Series", "trimtab/nn/a.py:1: nn imports records; it may import _kernels."),
+        (
+            "nn/a.py",
+            "from trimtab.records import Series",
+            "trimtab/nn/a.py:1: nn imports records; it may import _kernels.",
+        ),
         ("nn/a.py", "import os, trimtab.optim.sam", "nn imports optim"),
         ("signals/a.py", "import trimtab.doctor as doctor", "signals imports doctor"),
         ("report/a.py", "from trimtab import trial", "report imports trial"),
@@ -130,7 +134,10 @@ def test_a_planted_import_is_found(tmp_path: Path, path: str, source: str, messa
     [
         ("__init__.py", "from trimtab import trial\nfrom .nn import RMSNorm\nimport trimtab._kernels"),
         ("cli/info.py", "import trimtab as tt\nfrom trimtab import _cpu, claims"),
-        ("nn/rms_norm/module.py", "from .reference import rms_norm\nfrom ..functional import f\nimport trimtab._kernels"),
+        (
+            "nn/rms_norm/module.py",
+            "from .reference import rms_norm\nfrom ..functional import f\nimport trimtab._kernels",
+        ),
         ("doctor/rules/__init__.py", "from .. import judge\nfrom . import dead_units\nfrom ...records import Finding"),
         ("records.py", "import trimtab_extras, msgspec\nfrom torch import nn, optim"),
     ],

@@ -16,7 +16,14 @@ import trimtab as tt
 from tests.conftest import network, train
 from trimtab.recipe import Recipe, Technique
 
-SETTINGS = {"early_stopping": "early_stopping(patience=1, criterion='patience')", "swa": "swa(start=1, every=1)", "constrain": "constrain(radius=0.1)", "lr_scale": "lr_scale(factor=0.5)", "clip_norm": "clip_norm(max_norm=0.01)", "rand_augment": "rand_augment(value_range=(-1.0, 1.0))"}
+SETTINGS = {
+    "early_stopping": "early_stopping(patience=1, criterion='patience')",
+    "swa": "swa(start=1, every=1)",
+    "constrain": "constrain(radius=0.1)",
+    "lr_scale": "lr_scale(factor=0.5)",
+    "clip_norm": "clip_norm(max_norm=0.01)",
+    "rand_augment": "rand_augment(value_range=(-1.0, 1.0))",
+}
 # Techniques that need a network of a certain kind (tests/conftest.py); one of "images" is given inputs (N, 1, 8, 8).
 NETWORKS = {
     **dict.fromkeys(("convert_norm", "fuse", "gn_ws", "remove_redundant_bias", "zero_init_residual"), "normed"),
@@ -28,7 +35,12 @@ NETWORKS = {
     **dict.fromkeys(("affine", "cutout", "flip", "rand_augment", "rotate", "translate", "zoom"), "images"),
     "cutmix": "images",
 }
-ALWAYS = ("bagging", "clip_norm", "deep_ensemble", "lr_scale")  # techniques that find something to act on in every training
+ALWAYS = (
+    "bagging",
+    "clip_norm",
+    "deep_ensemble",
+    "lr_scale",
+)  # techniques that find something to act on in every training
 TAKES_AWAY = ("remove_redundant_bias",)  # parameters without effect: training goes on as before, with fewer of them
 IN_EVALUATION = ("deep_ensemble", "ema", "swa")  # training goes on as before, and something else answers in evaluation
 JUDGED = ("early_stopping",)  # techniques that act on evaluations
@@ -94,7 +106,11 @@ def test_changes_the_training_and_says_what(text, kind, digits):
 
 
 def network_weights(model: nn.Module) -> list[torch.Tensor]:
-    return [p for name, p in model.named_parameters() if not any(w in name for w in ("norm", "standardize", "dropout", "ensemble"))]
+    return [
+        p
+        for name, p in model.named_parameters()
+        if not any(w in name for w in ("norm", "standardize", "dropout", "ensemble"))
+    ]
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -192,6 +192,11 @@ def _verdict_words(arm: Arm, search: Comparison) -> list[str]:
             f"On the search seeds the winner gained {chosen.effect:+.4g}; the better of the two plain changes of learning rate, "
             f"{best.recipe}, gained {best.effect:+.4g}."
         )
+    if "early_stopping" in arm.recipe:
+        words.append(
+            "early_stopping picks the weights by the metric that judges them here, so this effect is somewhat too good: measure "
+            "the result once more on data that played no part in it."
+        )
     if arm.differences and math.isinf(arm.low):
         words.append(
             f"All {len(arm.differences)} confirming seeds changed by exactly {arm.effect:+.4g}, so there is no spread to make an "
