@@ -14,8 +14,8 @@ from tests.nn import norms
 from tests.nn.norms import Norm, lively
 from tests.nn.norms_batch import NORMS_BATCH
 from tests.nn.norms_rows import NORMS_ROWS
-from trimtab.nn import ops
 from trimtab._kernels import why_no_kernels
+from trimtab.nn import ops
 from trimtab.nn.ops import common
 
 NORMS = (*norms.NORMS, *NORMS_BATCH, *NORMS_ROWS)
