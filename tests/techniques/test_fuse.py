@@ -225,3 +225,16 @@ def test_a_model_without_norms_is_told_so():
     model = nn.Linear(3, 2)
     with pytest.raises(LookupError, match="neither torch norms nor dropouts"):
         tt.attach(model, torch.optim.SGD(model.parameters(), lr=0.1)).apply("fuse")
+
+
+@pytest.mark.parametrize(
+    "drop",
+    [tn.Dropout(0.3, count="exact"), tn.Dropout(0.3, scaling="original"), tn.Dropout(0.3, shape="channel")],
+    ids=str,
+)
+def test_a_dropout_of_another_kind_stays_what_it_is(drop):
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), drop, nn.Flatten(), nn.LazyLinear(2))
+    model(torch.randn(2, 3, 8, 8))
+    tt.attach(model, torch.optim.SGD(model.parameters(), 0.1)).apply("fuse")
+    assert model[1].activation == "relu" and model[1].dropout == 0.0
+    assert model[3] is drop

@@ -176,3 +176,18 @@ def test_a_training_without_changes_is_left_alone_by_those_of_another(digits):
     changed.change_loss(lambda loss: loss() * 2)
     losses = train(model, changed.optimizers[0], digits, 1)
     assert losses[0] == 2 * train(plain.model, plain.optimizers[0], digits, 1)[0]
+
+
+def test_clipping_sees_gradients_that_a_fused_optimizer_is_going_to_unscale(digits):
+    moves = []
+    for scaled in (False, True):
+        model = network()
+        optimizer = torch.optim.SGD(model.parameters(), lr=1.0, fused=True)
+        attach(model, optimizer).apply("clip_norm(max_norm=0.01)")
+        before = model[0].weight.detach().clone()
+        scaler = torch.amp.GradScaler("cpu", init_scale=1024.0, enabled=scaled)
+        scaler.scale(F.cross_entropy(model(digits[0][:32]), digits[1][:32])).backward()
+        scaler.step(optimizer)
+        moves.append(model[0].weight.detach() - before)
+    assert moves[0].norm() > 0
+    torch.testing.assert_close(*moves)

@@ -47,7 +47,10 @@ class ClipNorm(Technique):
     def apply(self, training: TrainingLike) -> Change:
         def clip(optimizer: torch.optim.Optimizer) -> None:
             grads = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-            total = float(torch.nn.utils.get_total_norm(grads)) if grads else 0.0
+            scale = getattr(optimizer, "grad_scale", None)  # a fused optimizer unscales inside its step
+            total = (
+                float(torch.nn.utils.get_total_norm(grads)) / (1.0 if scale is None else float(scale)) if grads else 0.0
+            )
             if not math.isfinite(total):
                 warnings.warn(f"clip_norm: the gradient norm is {total}; it is passed on unclipped.", stacklevel=2)
             elif total > self.max_norm:

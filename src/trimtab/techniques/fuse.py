@@ -153,11 +153,10 @@ class _Surgeon:
             if code:
                 taken.append(follow.pop(0)[1])
                 self.set(norm, "activation", code)
-            if follow and type(follow[0][1]) is tn.Dropout and not _hooked(follow[0][1]):
+            if follow and _plain_dropout(follow[0][1]) and not follow[0][1].inplace:
                 drop = follow[0][1]
-                if drop.generator is None and not drop.inplace:
-                    taken.append(drop)
-                    self.set(norm, "dropout", drop.p)
+                taken.append(drop)
+                self.set(norm, "dropout", drop.p)
             for slot, module in slots[place + 1 : place + len(taken)]:
                 self._pass_through(chain, slot, module)
             if len(taken) > 1:
@@ -391,12 +390,21 @@ def _activation_at(module: nn.Module, node: fx.Node | None) -> str | None:
     return None
 
 
+def _plain_dropout(part: nn.Module) -> bool:
+    """Whether a module is a dropout of the kind that norms have in their pass, and nobody looks at its output."""
+    return (
+        type(part) is tn.Dropout
+        and (part.scaling, part.count, part.shape) == ("inverted", "bernoulli", "element")
+        and part.generator is None
+        and not _hooked(part)
+    )
+
+
 def _dropout_at(module: nn.Module, node: Any) -> float | None:
     if not isinstance(node, fx.Node) or node.op != "call_module":
         return None
     part: Any = module.get_submodule(str(node.target))
-    plain = type(part) is tn.Dropout and part.generator is None and not _hooked(part)
-    return float(part.p) if plain else None
+    return float(part.p) if _plain_dropout(part) else None
 
 
 def _is_add(node: fx.Node) -> bool:
