@@ -1,13 +1,16 @@
-"""Norm layers, forward and backward: ours against torch eager, ``torch.compile``, and the least that memory allows.
+"""Norm layers, dropout and cross entropy, forward and backward: ours against torch eager, ``torch.compile``, JAX, and the least
+that memory allows.
 
 Method. One thread, pinned to one core, thread CPU time. In every round each contender runs once, forward then backward, in
 turn; before each timed call 96 MB are read, so that inputs come from memory (cases below 1 MB stay warm, as they would
 in a network). Reported are medians over rounds of the ratios within a round, so that a noisy machine hurts all alike. The
 floor is a loop that streams just the bytes an op must read and write, timed in the same rounds: the best of ordinary and
-non-temporal stores, with and without prefetch. glibc is told to keep freed memory, since page faults would drown all kernels
-alike (`--malloc default` measures with them). "Kept" counts what is saved for backward beyond the op's own inputs.
+non-temporal stores, without prefetch, with a near and with a far one. glibc is told to keep freed memory, since page faults would drown all kernels
+alike (`--malloc default` measures with them). "Kept" counts what is saved for backward beyond the op's own inputs. JAX, if it is
+installed, does forward and backward in one compiled program, on the same core; it computes in threads of its own, so the CPU
+time of the whole process counts for it, and not that of one thread.
 
-    python benchmarks/norms.py [--only TEXT] [--rounds N] [--no-compile] [--malloc default]
+    python benchmarks/norms.py [--only TEXT] [--rounds N] [--no-compile] [--no-jax] [--malloc default]
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from __future__ import annotations
 import argparse
 import ctypes
 import datetime
+import importlib.util
 import json
 import os
 import platform
@@ -85,6 +89,16 @@ def batch(activation: str, residual: bool) -> dict[str, Any]:
     }
 
 
+_targets: dict[tuple[int, int], torch.Tensor] = {}
+
+
+def target(x: torch.Tensor) -> torch.Tensor:
+    """A class for each row of logits."""
+    if (x.shape[0], x.shape[1]) not in _targets:
+        _targets[x.shape[0], x.shape[1]] = torch.randint(x.shape[1], (x.shape[0],))
+    return _targets[x.shape[0], x.shape[1]]
+
+
 LAYER = {
     "eager": lambda x, r, w, b: F.layer_norm(x, x.shape[-1:], w, b),
     "ours": lambda x, r, w, b: TF.layer_norm(x, x.shape[-1:], w, b), "channels": -1,
@@ -112,6 +126,11 @@ DROPOUT = {
     "eager": lambda x, r, w, b: F.dropout(x, 0.1), "ours": lambda x, r, w, b: TF.dropout(x, 0.1),
     "affine": False, "reads": (1, 1),
 }  # fmt: skip
+SMOOTHING = {"label_smoothing": 0.1}
+ENTROPY = {
+    "eager": lambda x, r, w, b: F.cross_entropy(x, target(x), **SMOOTHING),
+    "ours": lambda x, r, w, b: TF.cross_entropy(x, target(x), **SMOOTHING), "affine": False, "reads": (1, 1), "writes": (0, 1),
+}  # fmt: skip
 PLAIN, RELU, BOTH = batch("none", False), batch("relu", False), batch("relu", True)
 CASES = [
     Case("batch_norm", (32, 64, 56, 56), **PLAIN),
@@ -137,6 +156,8 @@ CASES = [
     Case("local_response_norm", (32, 64, 28, 28), **RESPONSE),
     Case("dropout", (8192, 768), **DROPOUT),
     Case("dropout+residual+layer_norm", (4096, 768), **CHAIN),
+    Case("cross_entropy", (4096, 1000), **ENTROPY),
+    Case("cross_entropy", (1024, 32000), **ENTROPY),
     Case("batch_norm", (32, 64, 56, 56), dtype=bf16, **PLAIN),
     Case("batch_norm+residual+relu", (32, 256, 28, 28), dtype=bf16, **BOTH),
     Case("layer_norm", (8192, 768), dtype=bf16, **LAYER),
@@ -146,6 +167,7 @@ CASES = [
     Case("group_norm", (32, 256, 28, 28), dtype=bf16, **GROUP),
     Case("dropout", (8192, 768), dtype=bf16, **DROPOUT),
     Case("dropout+residual+layer_norm", (4096, 768), dtype=bf16, **CHAIN),
+    Case("cross_entropy", (4096, 1000), dtype=bf16, **ENTROPY),
 ]
 
 
@@ -178,7 +200,7 @@ class Floor:
             return run
 
         aligned = all(t.data_ptr() % 64 == 0 for t in arrays[case.reads[step] :])
-        return [call(which) for which in ((0, 1, 2, 3) if aligned else (0, 1))]
+        return [call(which) for which in (range(6) if aligned else range(3))]
 
 
 def inputs(case: Case) -> tuple[torch.Tensor, ...]:
@@ -217,7 +239,7 @@ class Contender:
 
     def backward(self) -> None:
         assert self.y is not None
-        torch.autograd.grad(self.y, self.wanted, self.dy)
+        torch.autograd.grad(self.y, self.wanted, self.dy if self.y.dim() else None)
         self.y = None
 
     def kept(self) -> float:
@@ -236,7 +258,80 @@ class Contender:
         return sum(seen.values()) / 1e6
 
 
-def measure(case: Case, floor: Floor, rounds: int, compiled: bool) -> dict[str, Any]:
+class Jax:
+    """The same op in JAX, forward and backward in one program."""
+
+    def __init__(self, case: Case) -> None:
+        import jax
+        import jax.numpy as jnp
+
+        x, r, w, b, dy = inputs(case)
+        self.block = jax.block_until_ready
+        self.arrays = [None if t is None else jnp.asarray(t.detach().float().numpy()) for t in (x, r, w, b, dy)]
+        if case.dtype is bf16:
+            self.arrays = [a if a is None or i in (2, 3) else a.astype(jnp.bfloat16) for i, a in enumerate(self.arrays)]
+        classes = jnp.asarray(target(x).numpy()) if case.name == "cross_entropy" else None
+        key = jax.random.key(0)
+
+        def moments(x, axes):  # type: ignore[no-untyped-def]
+            wide = x.astype(jnp.float32)
+            mean = wide.mean(axes, keepdims=True)
+            return wide, mean, jax.lax.rsqrt(((wide - mean) ** 2).mean(axes, keepdims=True) + 1e-5)
+
+        def affine(z, w, b, like):  # type: ignore[no-untyped-def]
+            shape = [1] * like.ndim
+            shape[case.channels] = -1
+            z = z if w is None else z * w.reshape(shape)
+            return (z if b is None else z + b.reshape(shape)).astype(like.dtype)
+
+        def drop(x):  # type: ignore[no-untyped-def]
+            return jnp.where(jax.random.bernoulli(key, 0.9, x.shape), x / 0.9, 0)
+
+        def call(x, r, w, b):  # type: ignore[no-untyped-def]
+            kind = case.name.split("+")[0]
+            if kind == "cross_entropy":
+                log_p = jax.nn.log_softmax(x.astype(jnp.float32))
+                return -(0.9 * log_p[jnp.arange(len(x)), classes] + 0.1 * log_p.mean(1)).mean()
+            if kind == "dropout" and r is None:
+                return drop(x)
+            if kind == "dropout":
+                x = r + drop(x)
+            if kind == "rms_norm":
+                wide = x.astype(jnp.float32)
+                return affine(wide * jax.lax.rsqrt((wide**2).mean(-1, keepdims=True) + 1e-6), w, None, x)
+            if kind == "group_norm":
+                wide, mean, scale = moments(x.reshape(len(x), 32, -1), 2)
+                return affine(((wide - mean) * scale).reshape(x.shape), w, b, x)
+            axes = {"batch_norm": (0, *range(2, x.ndim)), "instance_norm": tuple(range(2, x.ndim))}.get(kind, -1)
+            wide, mean, scale = moments(x, axes)
+            z = affine((wide - mean) * scale, w, b, x)
+            z = z + r if r is not None and kind == "batch_norm" else z
+            return jax.nn.relu(z) if case.name.endswith("relu") else z
+
+        wanted = [i for i, a in enumerate(self.arrays[:4]) if a is not None]
+
+        def both(x, r, w, b, dy):  # type: ignore[no-untyped-def]
+            given = [x, r, w, b]
+
+            def part(*some):  # type: ignore[no-untyped-def]
+                for i, value in zip(wanted, some, strict=True):
+                    given[i] = value
+                return call(*given)
+
+            y, back = jax.vjp(part, *(given[i] for i in wanted))
+            return y, back(dy if y.ndim else jnp.ones_like(y))
+
+        self.program = jax.jit(both)
+
+    def __call__(self) -> None:
+        self.block(self.program(*self.arrays))
+
+    @staticmethod
+    def serves(case: Case) -> bool:
+        return not case.last and not case.name.startswith("local")  # its layouts are the compiler's own; it has no LRN
+
+
+def measure(case: Case, floor: Floor, rounds: int, compiled: bool, with_jax: bool) -> dict[str, Any]:
     flood = torch.ones(24_000_000)
     bytes_of_x = int(np.prod(case.shape)) * (2 if case.dtype is bf16 else 4)
     cold = bytes_of_x >= 1 << 20
@@ -244,6 +339,8 @@ def measure(case: Case, floor: Floor, rounds: int, compiled: bool) -> dict[str, 
     if compiled:
         torch._dynamo.reset()
         contenders["compile"] = Contender(case, torch.compile(case.eager))
+    jax = Jax(case) if with_jax and Jax.serves(case) else None
+    jax_ms: list[float] = []
     streams = [floor.calls(case, 0), floor.calls(case, 1)]
 
     def timed(call: Callable[[], None]) -> float:
@@ -273,6 +370,15 @@ def measure(case: Case, floor: Floor, rounds: int, compiled: bool) -> dict[str, 
         for name, contender in order[round_ % len(order) :] + order[: round_ % len(order)]:
             pairs = [(timed(contender.forward), timed(contender.backward)) for _ in range(repeat)]
             times[name].append(tuple(np.median(pairs, axis=0)))  # type: ignore[arg-type]
+        if jax is not None:
+            if round_ == 0:
+                jax()
+            if cold:
+                flood.sum()
+            began = time.process_time_ns()
+            for _ in range(repeat):
+                jax()
+            jax_ms.append((time.process_time_ns() - began) / 1e6 / repeat)
     table = {name: np.array(rows) for name, rows in times.items()}
 
     def ratio(a: np.ndarray, b: np.ndarray) -> float:
@@ -294,6 +400,8 @@ def measure(case: Case, floor: Floor, rounds: int, compiled: bool) -> dict[str, 
                 round(float(np.median(both)), 3),
             ]
             row[f"vs_{name}_quartiles"] = [round(float(q), 3) for q in np.quantile(both, (0.25, 0.75))]
+    if jax is not None:
+        row["vs_jax"] = ratio(np.array(jax_ms), ours.sum(1))
     return row
 
 
@@ -304,6 +412,7 @@ def show(row: dict[str, Any]) -> str:
         if f"vs_{name}" in row:
             f, b, both = row[f"vs_{name}"]
             text += f"  {f:6.2f} {b:6.2f} {both:6.2f}"
+    text += f"  {row['vs_jax']:6.2f}" if "vs_jax" in row else " " * 8
     kept = [f"{row[f'{name}_kept_mb']:.1f}" for name in ("ours", "eager", "compile") if f"{name}_kept_mb" in row]
     return f"{text}  {' / '.join(kept)}"
 
@@ -313,6 +422,7 @@ def main() -> None:
     parser.add_argument("--only", default="", help="cases whose title contains this")
     parser.add_argument("--rounds", type=int, default=25)
     parser.add_argument("--no-compile", action="store_true")
+    parser.add_argument("--no-jax", action="store_true")
     parser.add_argument("--malloc", choices=["keep", "default"], default="keep")
     parser.add_argument("--core", type=int, default=os.cpu_count() - 1)  # type: ignore[operator]
     arguments = parser.parse_args()
@@ -320,12 +430,13 @@ def main() -> None:
     os.sched_setaffinity(0, {arguments.core})
     floor = Floor()
     print(
-        f"{'':<52} {'ours, ms':>17}  {'of floor':>11}  {'vs eager':>20}  {'vs compile':>20}  MB kept: ours / eager / compile"
+        f"{'':<52} {'ours, ms':>17}  {'of floor':>11}  {'vs eager':>20}  {'vs compile':>20}  {'jax':>6}  MB kept: ours / eager / compile"
     )
+    with_jax = not arguments.no_jax and importlib.util.find_spec("jax") is not None
     rows = []
     for case in CASES:
         if arguments.only in case.title:
-            rows.append(measure(case, floor, arguments.rounds, not arguments.no_compile))
+            rows.append(measure(case, floor, arguments.rounds, not arguments.no_compile, with_jax))
             print(show(rows[-1]), flush=True)
     if not arguments.only and not arguments.no_compile:
         result = {

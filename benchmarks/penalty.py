@@ -1,0 +1,98 @@
+"""An L1 + L2 penalty on all tensors of a ResNet-18, value and gradient: ours against the usual ways.
+
+Method as in benchmarks/norms.py: one thread, thread CPU time, 96 MB read before each timed call, contenders in turn within a
+round, medians over rounds of the ratios within a round. The usual loop adds ``l1 |w| + l2/2 w^2`` of each tensor to the loss
+and lets autograd differentiate it; "foreach" is the same by torch's multi-tensor functions, without autograd.
+
+    python benchmarks/penalty.py [--rounds N]
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+KEEP = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "100000000000", "MALLOC_TOP_PAD_": "268435456"}
+if "TRIMTAB_BENCH" not in os.environ:  # glibc reads these when a process starts
+    os.execve(
+        sys.executable,
+        [sys.executable, *sys.argv],
+        {**os.environ, **KEEP, "OMP_NUM_THREADS": "1", "TRIMTAB_BENCH": "1"},
+    )
+
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+from norms import machine  # noqa: E402
+from training_step import ResNet18  # noqa: E402
+
+from trimtab.optim import add_penalty_gradient_  # noqa: E402
+
+L1, L2 = 1e-4, 1e-4
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=25)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    weights = list(ResNet18().parameters())
+    gradients = [torch.zeros_like(w) for w in weights]
+    for w, g in zip(weights, gradients, strict=True):
+        w.grad = g
+
+    def loop() -> torch.Tensor:
+        value = torch.stack([L1 * w.abs().sum() + L2 / 2 * w.square().sum() for w in weights]).sum()
+        value.backward()
+        return value.detach()
+
+    @torch.no_grad()
+    def foreach() -> torch.Tensor:
+        torch._foreach_add_(gradients, weights, alpha=L2)
+        torch._foreach_add_(gradients, torch._foreach_sign(weights), alpha=L1)
+        first, second = torch._foreach_norm(weights, 1), torch._foreach_norm(weights, 2)
+        return L1 * torch.stack(first).sum() + L2 / 2 * torch.stack(second).square().sum()
+
+    def ours() -> torch.Tensor:
+        return add_penalty_gradient_(weights, l1=L1, l2=L2)
+
+    found = {}
+    for name, call in {"loop": loop, "foreach": foreach, "ours": ours}.items():
+        torch._foreach_zero_(gradients)
+        found[name] = float(call()), torch.cat([g.flatten() for g in gradients]).clone()
+    for name in ("foreach", "ours"):
+        torch.testing.assert_close(found[name][0], found["loop"][0], rtol=1e-5, atol=0)
+        torch.testing.assert_close(found[name][1], found["loop"][1])
+    flood = torch.ones(24_000_000)
+
+    def timed(call: Callable[[], object]) -> float:
+        flood.sum()
+        began = time.thread_time_ns()
+        call()
+        return (time.thread_time_ns() - began) / 1e6
+
+    rows = np.array([[timed(call) for call in (ours, loop, foreach)] for _ in range(arguments.rounds)])
+    count = sum(w.numel() for w in weights)
+    result = {
+        "date": datetime.date.today().isoformat(), "machine": machine(), "torch": torch.__version__,
+        "python": platform.python_version(), "threads": 1, "rounds": arguments.rounds, "tensors": len(weights),
+        "parameters": count, "ms": dict(zip(("ours", "loop", "foreach"), np.median(rows, axis=0).round(3), strict=True)),
+        "vs_loop": round(float(np.median(rows[:, 1] / rows[:, 0])), 3),
+        "vs_foreach": round(float(np.median(rows[:, 2] / rows[:, 0])), 3),
+    }  # fmt: skip
+    print(f"{len(weights)} tensors, {count / 1e6:.1f} M parameters")
+    for name, ms in result["ms"].items():
+        print(f"{name:<8} {ms:8.2f} ms")
+    print(f"ours is {result['vs_loop']} times as fast as the loop, {result['vs_foreach']} times as fast as foreach")
+    (Path(__file__).parent / "results" / "penalty.json").write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
