@@ -24,7 +24,7 @@ lint: .venv/dev.stamp ## Only the checks that run nothing
 	$(BIN)/mypy
 
 bench: .venv/dev.stamp ## Run every benchmark in benchmarks/
-	@set -e; for file in $(sort $(wildcard benchmarks/*.py)); do echo "== $$file"; $(BIN)/python $$file; done
+	@set -e; for file in $(sort $(filter-out benchmarks/alone.py,$(wildcard benchmarks/*.py))); do echo "== $$file"; $(BIN)/python $$file; done
 
 clean: ## Remove .venv/ and everything else that was made here
 	rm -rf .venv build dist .coverage .coverage.* htmlcov .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -10,31 +10,23 @@ the parameters of both are compared: the same numbers, up to rounding. Asked: at
 
 from __future__ import annotations
 
+from alone import machine  # before torch: it starts the process anew
+
+# isort: split
 import argparse
 import copy
-import os
-import sys
 import time
 from collections.abc import Callable
 
-KEEP = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "100000000000", "MALLOC_TOP_PAD_": "268435456"}
-if "TRIMTAB_BENCH" not in os.environ:  # glibc reads these when a process starts
-    os.execve(
-        sys.executable,
-        [sys.executable, *sys.argv],
-        {**os.environ, **KEEP, "OMP_NUM_THREADS": "1", "TRIMTAB_BENCH": "1"},
-    )
+import numpy as np
+import torch
+from sklearn.datasets import load_digits
+from torch import nn
+from torch.nn import functional as F
 
-import numpy as np  # noqa: E402
-import torch  # noqa: E402
-from norms import machine  # noqa: E402
-from sklearn.datasets import load_digits  # noqa: E402
-from torch import nn  # noqa: E402
-from torch.nn import functional as F  # noqa: E402
-
-from trimtab.data import bootstrap_indices, bootstrap_weights, out_of_bag_average  # noqa: E402
-from trimtab.nn import Ensemble  # noqa: E402
-from trimtab.nn.functional import member_losses  # noqa: E402
+from trimtab.data import bootstrap_indices, bootstrap_weights, out_of_bag_average
+from trimtab.nn import Ensemble
+from trimtab.nn.functional import member_losses
 
 BATCH = 64
 

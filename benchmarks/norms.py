@@ -15,6 +15,9 @@ time of the whole process counts for it, and not that of one thread.
 
 from __future__ import annotations
 
+from alone import machine  # before torch: it starts the process anew
+
+# isort: split
 import argparse
 import ctypes
 import datetime
@@ -23,7 +26,6 @@ import json
 import os
 import platform
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -31,21 +33,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-KEEP = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "100000000000", "MALLOC_TOP_PAD_": "268435456"}
-if "--malloc" not in sys.argv and "TRIMTAB_BENCH" not in os.environ:  # glibc reads these when a process starts
-    os.execve(
-        sys.executable,
-        [sys.executable, *sys.argv],
-        {**os.environ, **KEEP, "OMP_NUM_THREADS": "1", "TRIMTAB_BENCH": "1"},
-    )
+import numpy as np
+import torch
+from torch.nn import functional as F
 
-import numpy as np  # noqa: E402
-import torch  # noqa: E402
-from torch.nn import functional as F  # noqa: E402
-
-import trimtab.nn.functional as TF  # noqa: E402
-from trimtab import _cpu  # noqa: E402
-from trimtab.nn import ops  # noqa: E402
+import trimtab.nn.functional as TF
+from trimtab import _cpu
+from trimtab.nn import ops
 
 HERE = Path(__file__).parent
 f32, bf16 = torch.float32, torch.bfloat16
@@ -446,13 +440,6 @@ def main() -> None:
         }  # fmt: skip
         name = "norms.json" if arguments.malloc == "keep" else "norms_default_malloc.json"
         (HERE / "results" / name).write_text(json.dumps(result, indent=1) + "\n")
-
-
-def machine() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return f"{line.partition(':')[2].strip()}, {os.cpu_count()} processors"
-    return platform.processor()
 
 
 if __name__ == "__main__":

@@ -9,30 +9,22 @@ and lets autograd differentiate it; "foreach" is the same by torch's multi-tenso
 
 from __future__ import annotations
 
+from alone import machine  # before torch: it starts the process anew
+
+# isort: split
 import argparse
 import datetime
 import json
-import os
 import platform
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-KEEP = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "100000000000", "MALLOC_TOP_PAD_": "268435456"}
-if "TRIMTAB_BENCH" not in os.environ:  # glibc reads these when a process starts
-    os.execve(
-        sys.executable,
-        [sys.executable, *sys.argv],
-        {**os.environ, **KEEP, "OMP_NUM_THREADS": "1", "TRIMTAB_BENCH": "1"},
-    )
+import numpy as np
+import torch
+from training_step import ResNet18
 
-import numpy as np  # noqa: E402
-import torch  # noqa: E402
-from norms import machine  # noqa: E402
-from training_step import ResNet18  # noqa: E402
-
-from trimtab.optim import add_penalty_gradient_  # noqa: E402
+from trimtab.optim import add_penalty_gradient_
 
 L1, L2 = 1e-4, 1e-4
 

@@ -10,29 +10,21 @@ both are compared with those of a float64 run over five steps of plain gradient 
 
 from __future__ import annotations
 
+from alone import machine  # before torch: it starts the process anew
+
+# isort: split
 import argparse
 import copy
 import datetime
 import json
 import os
-import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 
-if "TRIMTAB_BENCH" not in os.environ:  # glibc reads these when a process starts
-    keep = {
-        "MALLOC_MMAP_MAX_": "0",
-        "MALLOC_TRIM_THRESHOLD_": "100000000000",
-        "OMP_NUM_THREADS": "1",
-        "TRIMTAB_BENCH": "1",
-    }
-    os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **keep})
-
 import numpy as np
 import torch
-from norms import machine
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 

@@ -304,4 +304,4 @@ def _make(name: str, arguments: Sequence[Any], keywords: dict[str, Any]) -> Tech
     except RecipeError:
         raise
     except (TypeError, ValueError) as error:
-        raise RecipeError(f"{name}: {error}") from error
+        raise RecipeError(f"{name}: {str(error).removeprefix(f'{name}: ')}") from error

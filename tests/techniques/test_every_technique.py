@@ -268,6 +268,8 @@ def test_a_failing_technique_leaves_nothing_behind(digits):
         ("dropout(", "does not read as a list of calls"),
         ("1 + 1", "is no technique: write name or name(key=value)"),
         ("weight_decay(factor=-1)", "factor=-1 must be positive"),
+        ("label_smoothing(smoothing=2)", "label_smoothing: smoothing=2 must lie strictly between 0 and 1"),
+        ("l1(factor=-1)", "l1: factor=-1 must be a positive number"),
         ("xavier_init(gain=0)", "gain=0 must be positive"),
         ("batch_norm(momentum=2)", "momentum=2 must lie in [0, 1]"),
     ],
