@@ -548,5 +548,5 @@ def test_a_bad_factor():
     with pytest.raises(tt.RecipeError) as error:
         tt.Recipe.parse("z_loss(factor=-1)")
     assert str(error.value) == (
-        "z_loss: z_loss: factor=-1 must be positive: it is the strength of the penalty. Try 1e-4."
+        "z_loss: factor=-1 must be positive: it is the strength of the penalty. Try 1e-4."
     )

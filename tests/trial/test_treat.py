@@ -11,9 +11,11 @@ import sys
 import time
 from pathlib import Path
 
+from msgspec.structs import replace
+
 import trimtab as tt
 from tests.trial.conftest import DEEP, clusters
-from trimtab.records import Trial
+from trimtab.records import Arm, Comparison, Metric, Trial
 from trimtab.store import Store
 from trimtab.trial.run import Job
 from trimtab.trial.session import Session
@@ -120,6 +122,8 @@ def test_lines_for_code_that_was_not_found():
 
 DRIVER = """\
 import importlib
+from msgspec.structs import replace
+
 import trimtab as tt
 from trimtab.trial.engines import LocalEngine
 module = importlib.import_module("trimtab.trial.treat")
@@ -170,3 +174,16 @@ def finished_trials(folder: Path) -> dict[str, Trial]:
         keys = [key for (key,) in db.execute("select key from trial where key not like 'watch|%'")]
     with Store(folder / ".trimtab") as store:
         return {key: store.trial(key) for key in keys}
+
+
+def test_a_treatment_that_chose_by_the_judging_metric_says_so():
+    arm = Arm(
+        recipe="early_stopping", seeds=(0, 1), values=(0.5, 0.6), differences=(0.2, 0.3), mean=0.55, effect=0.25, low=0.1,
+        high=0.4, p=0.02, p_sign=0.5, p_holm=0.02, wins=2,
+    )  # fmt: skip
+    search = Comparison(
+        subject="train.py", metric=Metric(name="val loss", goal="min"), seeds=(0, 1), baseline=(0.8, 0.9), arms=(arm,)
+    )
+    (said,) = TREAT._verdict_words(arm, search)
+    assert said.startswith("early_stopping picks the weights by the metric that judges them here")
+    assert TREAT._verdict_words(replace(arm, recipe="dropout"), search) == []

@@ -1,6 +1,7 @@
 """What techniques put into the flow of a training: other inputs, outputs and losses, and terms beside the loss.
 
-A gate stands at every root model once somebody asks for it, and takes no part in evaluation. Losses are changed where
+Gates stand at the root models while a training asks for them: at all trainings or at none, since each has to tell that its
+model ran. They take no part in evaluation. Losses are changed where
 they are evaluated (see :mod:`trimtab.training.taps`), terms join where ``backward`` starts.
 """
 
@@ -17,7 +18,6 @@ from trimtab.recipe import LossCall
 from trimtab.training import taps
 
 _flows: weakref.WeakSet[Flow] = weakref.WeakSet()
-_gating = False  # whether gates stand: at all trainings or at none, since each has to tell that its model ran
 _latest: weakref.ref[Flow] | None = None  # the training whose model was called last with gradients
 
 
@@ -29,9 +29,9 @@ class Flow:
         self._inputs: list[Callable[[torch.Tensor], torch.Tensor | None]] = []
         self._outputs: list[Callable[[torch.Tensor], torch.Tensor | None]] = []
         self._gates: list[Any] = []
+        self._asking = 0  # how many changes need gates
         _flows.add(self)
-        if _gating:
-            self._stand_gates()
+        _settle()
 
     def change_input(self, call: Callable[[torch.Tensor], torch.Tensor | None]) -> Callable[[], None]:
         """Let ``call(x)`` give another input to the model, in training only; the returned function ends it.
@@ -53,55 +53,59 @@ class Flow:
 
         The recorded training loss stays that of the script: runs with and without the change can be compared.
         """
-        self._need_gates()
         mine = weakref.ref(self)
 
         def change(loss: LossCall) -> torch.Tensor | None:
             flow = mine()
             return call(loss) if flow is not None and flow.is_current() else None
 
-        return taps.change_losses(change)
+        return self._with_gates(taps.change_losses(change))
 
     def add_loss(self, call: Callable[[], torch.Tensor | None]) -> Callable[[], None]:
         """Add the number ``call()`` to the loss whenever ``backward`` starts from one; it is not part of the recorded loss.
 
         Losses scaled by a ``GradScaler`` get it scaled alike. With gradient accumulation it is added in each of the parts.
         """
-        self._need_gates()
         mine = weakref.ref(self)
 
         def term() -> torch.Tensor | None:
             flow = mine()
             return call() if flow is not None and flow.is_current() else None
 
-        return taps.add_terms(term)
+        return self._with_gates(taps.add_terms(term))
 
     def is_current(self) -> bool:
         """Whether this is the training whose model ran last: losses from here on are its own."""
         return not self.models or (_latest is not None and _latest() is self)
 
     def _gated(self, listed: list, call: Callable) -> Callable[[], None]:
-        self._need_gates()
         listed.append(call)
+        return self._with_gates(lambda: listed.remove(call))
 
-        def stop() -> None:
-            if call in listed:
-                listed.remove(call)
+    def _with_gates(self, stop: Callable[[], None]) -> Callable[[], None]:
+        """Let gates stand until ``stop`` is called, by what is returned: once."""
+        self._asking += 1
+        _settle()
+        over = False
 
-        return stop
+        def ended() -> None:
+            nonlocal over
+            if not over:
+                over = True
+                stop()
+                self._asking -= 1
+                _settle()
 
-    def _need_gates(self) -> None:
-        global _gating
-        if not _gating:
-            _gating = True
-            for flow in tuple(_flows):
-                flow._stand_gates()
+        return ended
 
-    def _stand_gates(self) -> None:
-        if not self._gates:
+    def _stand(self, wanted: bool) -> None:
+        if wanted and not self._gates:
             for model in self.models:
                 self._gates.append(model.register_forward_pre_hook(_Entry(self), prepend=True, with_kwargs=True))
                 self._gates.append(model.register_forward_hook(_Exit(self)))
+        elif not wanted:
+            while self._gates:
+                self._gates.pop().remove()
 
     def _emit(self, event: str, *what: Any) -> None:
         raise NotImplementedError
@@ -141,6 +145,13 @@ class Flow:
             changed[place] = _through(self._outputs, changed[place])
             return type(output)(changed) if type(output) in (tuple, list) else type(output)(*changed)
         return None
+
+
+def _settle() -> None:
+    flows = tuple(_flows)
+    wanted = any(flow._asking for flow in flows)
+    for flow in flows:
+        flow._stand(wanted)
 
 
 def _place(values: Sequence[Any]) -> int | None:

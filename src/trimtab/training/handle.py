@@ -157,8 +157,6 @@ class Training(Flow):
 
     def on(self, event: Event | Literal["backward", "step"], call: Callable[..., None]) -> Callable[[], None]:
         """Call ``call(...)`` at every such event; the returned function ends it."""
-        if event == "forward":
-            self._need_gates()
         if event == "evaluation" and self._evaluations is None:
             self._evaluations = Evaluations()
             taps.listen("loss", functools.partial(_on_loss, weakref.ref(self)))
@@ -168,7 +166,7 @@ class Training(Flow):
             if call in self._events.get(event, []):
                 self._events[event].remove(call)
 
-        return stop
+        return self._with_gates(stop) if event == "forward" else stop
 
     def _emit(self, event: str, *what: Any) -> None:
         for call in tuple(self._events.get(event, ())):
