@@ -8,11 +8,11 @@
 
 namespace trimtab::TRIMTAB_SET {
 
-// Dropout without a stored mask: entry i is kept if a hash of (i, key) reaches a threshold, forward and backward alike.
-// Two keys enter at different depths, with two rounds behind the second: with one key the masks of two seeds are permutations
-// of each other, with one round behind it they still go together there (tests/nn/test_masks.py).
+// Dropout without a stored mask: entry i is kept if a hash of (i, seed) reaches a threshold, forward and backward alike.
+// The seed gives the start of the counter and the multiplier of the first round: were the rounds the same for all seeds, the
+// masks of two of them would be shifts of each other (tests/nn/test_masks.py).
 struct Dropout {
-    uint32_t threshold = 0, key = 0, second_key = 0;
+    uint32_t threshold = 0, start = 0, multiplier = 0;
     float scale = 1;
 
     Dropout() = default;
@@ -21,18 +21,17 @@ struct Dropout {
         seed = (seed ^ (seed >> 30)) * 0xbf58476d1ce4e5b9;
         seed = (seed ^ (seed >> 27)) * 0x94d049bb133111eb;
         seed ^= seed >> 31;
-        key = uint32_t(seed);
-        second_key = uint32_t(seed >> 32);
+        start = uint32_t(seed);
+        multiplier = (uint32_t(seed >> 32) & 0x7fffffffu) | 0x40000001u;  // odd, and not small
         threshold = uint32_t(std::min(p * 4294967296.0, 4294967295.0));
         scale = p < 1 ? float(1 / (1 - p)) : 0;
     }
 
     TRIMTAB_INLINE Vec operator()(Vec v, int64_t i) const {
-        Bits h = (lane_numbers() + uint32_t(i)) ^ (key + uint32_t(uint64_t(i) >> 32) * 0x9e3779b9u);
-        h = (h ^ (h >> 16)) * 0x7feb352du;
-        h = (h ^ (h >> 15)) + second_key;
-        h = (h ^ (h >> 16)) * 0x846ca68bu;
-        h = (h ^ (h >> 15)) * 0x9e3779b1u;
+        constexpr uint32_t kStep = 0x9e3779b9;
+        Bits h = lane_numbers() * kStep + (start + uint32_t(i) * kStep + uint32_t(uint64_t(i) >> 32) * 0x85ebca6bu);
+        h = (h ^ (h >> 16)) * multiplier;
+        h = (h ^ (h >> 15)) * 0x735a2d97u;
         return h >= threshold ? v * scale : Vec{};
     }
 };

@@ -106,19 +106,18 @@ def seed_of(key: torch.Tensor | None) -> int:
 def keep_mask(x: torch.Tensor, p: float, key: torch.Tensor) -> torch.Tensor:
     """Which entries of x a dropout keeps: those whose hash of (place in memory, key) reaches p.
 
-    The same hash as in ``cpp/epilogue.h``: three rounds of xor-shift and multiply on a 32-bit counter, a second key behind the first.
+    The same hash as in ``cpp/epilogue.h``: two rounds of xor-shift and multiply on a counter, whose start and first multiplier are
+    the seed's.
     """
-    z = (seed_of(key) + 0x9E3779B97F4A7C15) % 2**64  # splitmix64 makes two keys of the seed
+    z = (seed_of(key) + 0x9E3779B97F4A7C15) % 2**64  # splitmix64 makes both of the seed
     z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
     z = (z ^ (z >> 27)) * 0x94D049BB133111EB % 2**64
     z ^= z >> 31
-    first, second = z & MASK, z >> 32
+    start, multiplier = z & MASK, (z >> 32) & 0x7FFFFFFF | 0x40000001
     i = torch.arange(x.numel(), device=x.device)
-    h = (i & MASK) ^ ((first + (i >> 32) * 0x9E3779B9) & MASK)
-    h = ((h ^ (h >> 16)) * 0x7FEB352D) & MASK
-    h = ((h ^ (h >> 15)) + second) & MASK
-    h = ((h ^ (h >> 16)) * 0x846CA68B) & MASK
-    h = ((h ^ (h >> 15)) * 0x9E3779B1) & MASK
+    h = (start + (i & MASK) * 0x9E3779B9 + (i >> 32) * 0x85EBCA6B) & MASK
+    h = ((h ^ (h >> 16)) * multiplier) & MASK
+    h = ((h ^ (h >> 15)) * 0x735A2D97) & MASK
     keep = h >= min(int(p * 2**32), MASK)
     if memory_format_of(x) is torch.contiguous_format:
         return keep.view(x.shape)
