@@ -16,6 +16,7 @@ from sklearn.datasets import load_digits
 from torch import nn
 
 import trimtab as tt
+from trimtab.training import flow
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -26,6 +27,14 @@ assert tt.attach  # loading the front door registers the techniques
 def one_thread():
     """One thread: sums in one order, so equal means equal."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def trainings_end_with_their_test():
+    """A training lives as long as its optimizer, until the garbage collector comes by; its changes shall not last so long."""
+    yield
+    for training in tuple(flow._flows):
+        training.end_changes()
 
 
 @pytest.fixture

@@ -547,6 +547,4 @@ def test_z_loss_of_mixed_and_smoothed_targets(digits):
 def test_a_bad_factor():
     with pytest.raises(tt.RecipeError) as error:
         tt.Recipe.parse("z_loss(factor=-1)")
-    assert str(error.value) == (
-        "z_loss: factor=-1 must be positive: it is the strength of the penalty. Try 1e-4."
-    )
+    assert str(error.value) == ("z_loss: factor=-1 must be positive: it is the strength of the penalty. Try 1e-4.")

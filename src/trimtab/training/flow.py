@@ -19,6 +19,7 @@ from trimtab.training import taps
 
 _flows: weakref.WeakSet[Flow] = weakref.WeakSet()
 _latest: weakref.ref[Flow] | None = None  # the training whose model was called last with gradients
+_stops: list[Callable[[], None]] = []  # of what we give to the taps, while somebody asks
 
 
 class Flow:
@@ -28,8 +29,10 @@ class Flow:
         self.models = models
         self._inputs: list[Callable[[torch.Tensor], torch.Tensor | None]] = []
         self._outputs: list[Callable[[torch.Tensor], torch.Tensor | None]] = []
-        self._gates: list[Any] = []
+        self._loss_changes: list[Callable[[LossCall], torch.Tensor | None]] = []
+        self._terms: list[Callable[[], torch.Tensor | None]] = []
         self._asking = 0  # how many changes need gates
+        self._gates: list[Any] = []
         _flows.add(self)
         _settle()
 
@@ -39,48 +42,40 @@ class Flow:
         x is the first floating-point tensor among the arguments of the root model, or its first tensor if none is. ``None``
         leaves the input as it is.
         """
-        return self._gated(self._inputs, call)
+        return self._change(self._inputs, call)
 
     def change_output(self, call: Callable[[torch.Tensor], torch.Tensor | None]) -> Callable[[], None]:
         """Let ``call(y)`` give another output of the model, in training only.
 
         y is the output, or the first floating-point tensor in it (``logits`` if there is one of that name).
         """
-        return self._gated(self._outputs, call)
+        return self._change(self._outputs, call)
 
     def change_loss(self, call: Callable[[LossCall], torch.Tensor | None]) -> Callable[[], None]:
         """Let ``call(loss)`` give another value for a loss that is evaluated in training; see :class:`~trimtab.recipe.LossCall`.
 
-        The recorded training loss stays that of the script: runs with and without the change can be compared.
+        The last one to come is asked first; what it computes with ``loss()`` has passed through the others. The recorded
+        training loss stays that of the script: runs with and without the change can be compared.
         """
-        mine = weakref.ref(self)
-
-        def change(loss: LossCall) -> torch.Tensor | None:
-            flow = mine()
-            return call(loss) if flow is not None and flow.is_current() else None
-
-        return self._with_gates(taps.change_losses(change))
+        return self._change(self._loss_changes, call)
 
     def add_loss(self, call: Callable[[], torch.Tensor | None]) -> Callable[[], None]:
         """Add the number ``call()`` to the loss whenever ``backward`` starts from one; it is not part of the recorded loss.
 
         Losses scaled by a ``GradScaler`` get it scaled alike. With gradient accumulation it is added in each of the parts.
         """
-        mine = weakref.ref(self)
+        return self._change(self._terms, call)
 
-        def term() -> torch.Tensor | None:
-            flow = mine()
-            return call() if flow is not None and flow.is_current() else None
+    def end_changes(self) -> None:
+        """Take every change out of the flow."""
+        for listed in (self._inputs, self._outputs, self._loss_changes, self._terms):
+            listed.clear()
+        self._asking = 0
+        _settle()
 
-        return self._with_gates(taps.add_terms(term))
-
-    def is_current(self) -> bool:
-        """Whether this is the training whose model ran last: losses from here on are its own."""
-        return not self.models or (_latest is not None and _latest() is self)
-
-    def _gated(self, listed: list, call: Callable) -> Callable[[], None]:
+    def _change(self, listed: list, call: Callable) -> Callable[[], None]:
         listed.append(call)
-        return self._with_gates(lambda: listed.remove(call))
+        return self._with_gates(lambda: listed.remove(call) if call in listed else None)
 
     def _with_gates(self, stop: Callable[[], None]) -> Callable[[], None]:
         """Let gates stand until ``stop`` is called, by what is returned: once."""
@@ -93,7 +88,7 @@ class Flow:
             if not over:
                 over = True
                 stop()
-                self._asking -= 1
+                self._asking = max(0, self._asking - 1)
                 _settle()
 
         return ended
@@ -148,10 +143,22 @@ class Flow:
 
 
 def _settle() -> None:
+    """Let gates stand, and the taps know of us, exactly while somebody asks."""
     flows = tuple(_flows)
     wanted = any(flow._asking for flow in flows)
     for flow in flows:
         flow._stand(wanted)
+    if wanted and not _stops:
+        _stops.append(taps.change_losses(lambda: [call for flow in _current() for call in flow._loss_changes]))
+        _stops.append(taps.add_terms(lambda: [call for flow in _current() for call in flow._terms]))
+    while not wanted and _stops:
+        _stops.pop()()
+
+
+def _current() -> list[Flow]:
+    """The training whose model ran last: losses from here on are its own. Also those whose parameters are in no model."""
+    latest = None if _latest is None else _latest()
+    return [flow for flow in tuple(_flows) if flow is latest or not flow.models]
 
 
 def _place(values: Sequence[Any]) -> int | None:

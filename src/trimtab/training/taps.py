@@ -22,7 +22,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
 import torch
@@ -44,8 +44,8 @@ _listeners: dict[Kind, list[Callable[..., None]]] = {
     "optimizer": [], "before_backward": [], "backward": [], "zero_grad": [], "loss": [], "compile": [],
     "loader": [],
 }  # fmt: skip
-_changers: list[Callable[[LossCall], torch.Tensor | None]] = []
-_terms: list[Callable[[], torch.Tensor | None]] = []
+_changers: list[Callable[[], Sequence[Callable[[LossCall], torch.Tensor | None]]]] = []
+_terms: list[Callable[[], Sequence[Callable[[], torch.Tensor | None]]]] = []
 _inside = False  # a loss inside of a loss is not one of the script's
 _originals: list[tuple[Any, str, Any, Any]] = []
 
@@ -55,17 +55,17 @@ def listen(kind: Kind, call: Callable[..., None]) -> Callable[[], None]:
     return _register(_listeners[kind], call)
 
 
-def change_losses(call: Callable[[LossCall], torch.Tensor | None]) -> Callable[[], None]:
-    """Let ``call(loss)`` give the value of every loss that is evaluated with gradients (None: as it is).
+def change_losses(calls: Callable[[], Sequence[Callable[[LossCall], torch.Tensor | None]]]) -> Callable[[], None]:
+    """Let those that ``calls()`` lists give the value of every loss that is evaluated with gradients (None: as it is).
 
-    The last one to come is asked first; what it computes with ``loss()`` has passed through the others.
+    The last one is asked first; what it computes with ``loss()`` has passed through the others.
     """
-    return _register(_changers, call)
+    return _register(_changers, calls)
 
 
-def add_terms(call: Callable[[], torch.Tensor | None]) -> Callable[[], None]:
-    """Let the number ``call()`` join the loss whenever ``backward`` starts from one number."""
-    return _register(_terms, call)
+def add_terms(calls: Callable[[], Sequence[Callable[[], torch.Tensor | None]]]) -> Callable[[], None]:
+    """Let the numbers of those that ``calls()`` lists join the loss whenever ``backward`` starts from one number."""
+    return _register(_terms, calls)
 
 
 def _register(listed: list, call: Callable) -> Callable[[], None]:
@@ -148,7 +148,7 @@ def _backward_tap(original: Callable) -> Callable:
 
 def _own_terms(loss: torch.Tensor) -> list[torch.Tensor]:
     with _guard():
-        found = [call() for call in tuple(_terms)]
+        found = [call() for calls in tuple(_terms) for call in calls()]
     return [term.to(loss.dtype) for term in found if term is not None and term.requires_grad]
 
 
@@ -184,9 +184,10 @@ def _loss_tap(name: str, original: Callable) -> Callable:
         if _inside or torch.compiler.is_compiling():
             return original(input, *args, **kwargs)
         with _guard():
-            if _changers and torch.is_grad_enabled():
+            changers = tuple(c for calls in tuple(_changers) for c in calls()) if torch.is_grad_enabled() else ()
+            if changers:
                 arguments = {**dict(zip(names, (input, *args), strict=False)), **kwargs}
-                value = _changed(tuple(_changers), name, original, arguments)
+                value = _changed(changers, name, original, arguments)
             else:
                 value = original(input, *args, **kwargs)
         if isinstance(value, torch.Tensor):
