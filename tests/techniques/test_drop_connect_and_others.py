@@ -43,7 +43,7 @@ def test_drop_connect_masks_the_weights_of_hidden_layers(digits):
     plain = copy.deepcopy(model)
     attached(model, "drop_connect(p=0.25)")
     masks = [copy.deepcopy(model[place].drop_connect)(*plain[place].parameters()) for place in (0, 2)]
-    for (weight, bias), place in zip(masks, (0, 2), strict=True):
+    for (weight, _), place in zip(masks, (0, 2), strict=True):
         share = (weight == 0).double().mean().item()
         assert 0.1 < share < 0.4  # of 256 and more
         kept = weight != 0
