@@ -14,7 +14,10 @@ install: .venv/dev.stamp ## Make .venv/ with the package (editable) and all that
 demo: .venv/core.stamp ## Watch trimtab treat a network that does not learn
 	$(BIN)/trimtab treat examples/deep_sigmoid.py
 
-test: lint ## Lint, check types, and run all tests with their coverage
+test: lint ## Lint, check types, and run all tests
+	$(BIN)/python -m pytest
+
+coverage: .venv/dev.stamp ## All tests with their coverage, which takes a third longer
 	$(BIN)/python -m pytest --cov --cov-report=term-missing:skip-covered
 
 lint: .venv/dev.stamp ## Only the checks that run nothing
@@ -49,5 +52,5 @@ clean: ## Remove .venv/ and everything else that was made here
 	$(PIP_INSTALL) -e ".[dev]"
 	@touch .venv/core.stamp $@
 
-.PHONY: help install demo test lint bench clean
+.PHONY: help install demo test coverage lint bench clean
 .DEFAULT_GOAL = help
