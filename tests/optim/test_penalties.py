@@ -298,3 +298,22 @@ def test_a_sparse_gradient_is_refused():
         ValueError, match=re.escape("a parameter of shape (5, 2) with a sparse gradient. A penalty has a")
     ):
         P.add_penalty_gradient_(embedding.parameters(), l1=1.0)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_the_kernel_gives_what_torch_does(threads, monkeypatch):
+    # odd sizes, an empty tensor, one of several pieces; zeros have no sign
+    torch.manual_seed(0)
+    torch.set_num_threads(threads)
+    start = [torch.randn(shape) for shape in ((7,), (33, 17), (0, 3), (40_000,))]
+    start[1][0] = 0.0
+    found = []
+    for forced in ("", "torch"):
+        monkeypatch.setattr("trimtab.optim.penalties.FORCED", forced)
+        weights = [w.clone().requires_grad_() for w in start]
+        for w in weights:
+            w.grad = torch.ones_like(w)
+        found.append((add_penalty_gradient_(weights, l1=0.3, l2=0.7), [w.grad for w in weights]))
+    exact = sum(0.3 * w.double().abs().sum() + 0.35 * w.double().square().sum() for w in start)
+    torch.testing.assert_close(found[0][0].double(), exact, rtol=1e-6, atol=0)  # one rounding to float32
+    torch.testing.assert_close(found[0][1], found[1][1])
