@@ -313,7 +313,7 @@ def test_the_kernel_gives_what_torch_does(threads, monkeypatch):
         weights = [w.clone().requires_grad_() for w in start]
         for w in weights:
             w.grad = torch.ones_like(w)
-        found.append((add_penalty_gradient_(weights, l1=0.3, l2=0.7), [w.grad for w in weights]))
+        found.append((P.add_penalty_gradient_(weights, l1=0.3, l2=0.7), [w.grad for w in weights]))
     exact = sum(0.3 * w.double().abs().sum() + 0.35 * w.double().square().sum() for w in start)
     torch.testing.assert_close(found[0][0].double(), exact, rtol=1e-6, atol=0)  # one rounding to float32
     torch.testing.assert_close(found[0][1], found[1][1])
