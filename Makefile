@@ -4,6 +4,7 @@ BIN = .venv/bin
 PIP_INSTALL = $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 
 BUILT_FROM = pyproject.toml constraints.txt CMakeLists.txt $(wildcard cpp/*)
+PARALLEL = -n auto --maxprocesses 8 --dist worksteal
 CHECKED = $(wildcard src tests examples benchmarks docs)
 
 help: ## Show this list
@@ -15,10 +16,10 @@ demo: .venv/core.stamp ## Watch trimtab treat a network that does not learn
 	$(BIN)/trimtab treat examples/deep_sigmoid.py
 
 test: lint ## Lint, check types, and run all tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PARALLEL)
 
 coverage: .venv/dev.stamp ## All tests with their coverage, which takes a third longer
-	$(BIN)/python -m pytest --cov --cov-report=term-missing:skip-covered
+	$(BIN)/python -m pytest $(PARALLEL) --cov --cov-report=term-missing:skip-covered
 
 lint: .venv/dev.stamp ## Only the checks that run nothing
 	$(BIN)/ruff check .

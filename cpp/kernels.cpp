@@ -2,6 +2,7 @@
 #include "channel_norm.h"
 #include "cross_entropy.h"
 #include "group_norm.h"
+#include "optimizer.h"
 #include "penalty.h"
 #include "response_norm.h"
 #include "row_norm.h"
@@ -52,6 +53,7 @@ const Table& table() {
         TRIMTAB_FOR_TYPES(cross_entropy_forward_of, CrossEntropy),
         TRIMTAB_FOR_TYPES(cross_entropy_backward_of, CrossEntropy),
         penalty_of,
+        optimizer_step_of,
         [](const void* x, void* y, int64_t count, double p, uint64_t seed, int threads, Type type) {
             type == Type::float32 ? dropout_of<float>(x, y, count, p, seed, threads)
                                   : dropout_of<bfloat16>(x, y, count, p, seed, threads);

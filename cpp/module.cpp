@@ -1,13 +1,17 @@
 // trimtab._cpu: what Python sees of the compiled part. Tensors cross this border as integers (`data_ptr()`, 0 for none),
 // checked on the Python side: no torch header is included, so one binary serves every version of torch.
 #include <nanobind/nanobind.h>
+#include <nanobind/stl/map.h>
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/pair.h>
+#include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
 #include <cstdlib>
 #include <cstring>
+#include <map>
 #include <stdexcept>
+#include <string>
 #include <vector>
 
 #ifdef __linux__
@@ -66,6 +70,24 @@ After after(int activation, uintptr_t residual, double dropout_p, uint64_t seed)
 }
 
 Type type_of(bool bfloat16) { return bfloat16 ? Type::bfloat16 : Type::float32; }
+
+Rule rule_of(const std::string& name) {
+    static const std::map<std::string, Rule> rules{{"sgd", Rule::sgd}, {"adagrad", Rule::adagrad}, {"adadelta", Rule::adadelta},
+                                                   {"rmsprop", Rule::rmsprop}, {"adam", Rule::adam}};
+    return rules.at(name);
+}
+
+void set_number(OptimizerStep& a, const std::string& name, double value) {
+    using Number = double OptimizerStep::*;
+    static const std::map<std::string, Number> numbers{
+        {"sign", &OptimizerStep::sign},     {"coupled", &OptimizerStep::coupled},     {"shrink", &OptimizerStep::shrink},
+        {"rate", &OptimizerStep::rate},     {"momentum", &OptimizerStep::momentum},   {"gain", &OptimizerStep::gain},
+        {"look", &OptimizerStep::look},     {"alpha", &OptimizerStep::alpha},         {"rho", &OptimizerStep::rho},
+        {"beta1", &OptimizerStep::beta1},   {"rho_steps", &OptimizerStep::rho_steps}, {"beta2", &OptimizerStep::beta2},
+        {"eps", &OptimizerStep::eps},       {"scale", &OptimizerStep::scale},         {"inside", &OptimizerStep::inside},
+        {"centered", &OptimizerStep::centered}};
+    a.*numbers.at(name) = value;
+}
 
 }  // namespace trimtab
 
@@ -228,6 +250,27 @@ NB_MODULE(_cpu, m) {
               return std::make_pair(absolute, squares);
           },
           release(), "Adds l1 sign(w) + l2 w to the gradients; gives sum |w| and sum w^2.");
+
+    m.def("optimizer_step",
+          [](const std::string& rule, const std::vector<std::vector<uintptr_t>>& lists, const std::vector<int64_t>& counts,
+             const std::map<std::string, double>& numbers, int threads) {
+              OptimizerStep a{};
+              a.rule = rule_of(rule);
+              a.slots = int(lists.size()) - 2;
+              if (a.slots < 0 || a.slots > 3) throw std::invalid_argument("optimizer_step: weights, gradients, and up to 3 states");
+              a.weights = reinterpret_cast<float* const*>(lists[0].data());
+              a.gradients = reinterpret_cast<const float* const*>(lists[1].data());
+              for (int s = 0; s < a.slots; s++) a.states[s] = reinterpret_cast<float* const*>(lists[2 + s].data());
+              a.counts = counts.data();
+              a.tensors = int64_t(counts.size());
+              for (const auto& [name, value] : numbers) set_number(a, name, value);
+              int64_t masked = 0;
+              a.masked = &masked;
+              a.threads = threads;
+              kernels().optimizer_step(a);
+              return masked;
+          },
+          release(), "Moves weights and state by one step; gives the number of entries whose gradient is not finite.");
 
     m.def("dropout",
           [](uintptr_t x, uintptr_t y, int64_t count, double p, uint64_t seed, bool bfloat16, int threads) {

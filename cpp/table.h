@@ -113,6 +113,25 @@ struct Penalty {
     int threads;
 };
 
+// One step of an optimizer over many tensors: see optimizer.h for what the numbers mean in which rule.
+enum class Rule { sgd, adagrad, adadelta, rmsprop, adam };
+
+struct OptimizerStep {
+    Rule rule;
+    float* const* weights;
+    const float* const* gradients;
+    float* const* states[3];  // the first `slots` of them
+    int slots;
+    const int64_t* counts;
+    int64_t tensors;
+    double sign = 1, coupled = 0, shrink = 1, rate = 0;
+    double momentum = 0, gain = 0, look = 0;
+    double alpha = 0, rho = 0, rho_steps = 0, beta1 = 0, beta2 = 0, eps = 0, scale = 1;
+    double inside = 0, centered = 0;  // 1 for yes
+    int64_t* masked;  // entries left as they were
+    int threads;
+};
+
 enum class Type { float32, bfloat16 };
 
 struct Table {
@@ -128,6 +147,7 @@ struct Table {
     void (*cross_entropy_forward)(const CrossEntropy&, Type);
     void (*cross_entropy_backward)(const CrossEntropy&, Type);
     void (*penalty)(const Penalty&);
+    void (*optimizer_step)(const OptimizerStep&);
     void (*dropout)(const void* x, void* y, int64_t count, double p, uint64_t seed, int threads, Type);
 };
 

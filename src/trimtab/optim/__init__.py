@@ -1,5 +1,6 @@
 """What optimizers of torch lack: penalties, constraints, decay, averages of weights, and when to stop."""
 
+from trimtab.optim.adam import Adam, AdamW
 from trimtab.optim.averaging import EMA, SWA
 from trimtab.optim.constraints import (
     l1_ball_,
@@ -12,6 +13,7 @@ from trimtab.optim.constraints import (
 )
 from trimtab.optim.early_stopping import EarlyStopping
 from trimtab.optim.lagrangian import Lagrangian
+from trimtab.optim.optimizer import Optimizer
 from trimtab.optim.penalties import (
     add_penalty_gradient_,
     elastic_net_penalty,
@@ -22,13 +24,18 @@ from trimtab.optim.penalties import (
     prior_of_l2,
     proximal_step_,
 )
+from trimtab.optim.sgd import SGD
 from trimtab.optim.weight_decay import weight_decay_
 
 __all__ = [
     "EMA",
+    "SGD",
     "SWA",
+    "Adam",
+    "AdamW",
     "EarlyStopping",
     "Lagrangian",
+    "Optimizer",
     "add_penalty_gradient_",
     "elastic_net_penalty",
     "l1_ball_",

@@ -10,10 +10,10 @@ import torch
 KINDS = ("coupled", "decoupled", "independent")
 
 
-def check_kind(what: str, kind: str) -> None:
+def check_kind(what: str, kind: str, argument: str = "kind") -> None:
     """Refuse a kind that there is not."""
     if kind not in KINDS:
-        raise ValueError(f"{what}: kind={kind!r} must be one of {', '.join(map(repr, KINDS))}.")
+        raise ValueError(f"{what}: {argument}={kind!r} must be one of {', '.join(map(repr, KINDS))}.")
 
 
 @torch.no_grad()

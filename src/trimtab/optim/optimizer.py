@@ -1,0 +1,289 @@
+"""What the optimizers here have in common: decay, maximization, look-ahead points, gradients that are not finite, kernels."""
+
+from __future__ import annotations
+
+import warnings
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
+
+import torch
+
+from trimtab._kernels import FORCED, kernels
+from trimtab.optim.weight_decay import check_kind, scheduled_base_lr
+
+NONFINITE = ("mask", "skip", "raise")
+_PLAIN = (torch.Tensor, torch.nn.Parameter)  # others may not be memory at all
+Tensors = list[torch.Tensor]
+Numbers = dict[str, float]
+
+
+class Optimizer(torch.optim.Optimizer):
+    r"""Base of the optimizers here. A member gives its state, its numbers, and its formula over lists of tensors.
+
+    What every member does:
+
+    * ``weight_decay`` of one of three kinds, as :func:`weight_decay_` has them: ``decay="coupled"`` (into the gradient),
+      ``"decoupled"`` (times the learning rate) or ``"independent"`` (of the base rate: ``initial_lr`` of a scheduler, else the rate
+      that the group was made with).
+    * ``maximize=True`` climbs.
+    * ``nonfinite`` says what becomes of a gradient that is not finite, with a warning or an error, never in silence: ``"mask"``
+      leaves those entries as they are, weight and state (it costs nothing); ``"skip"`` leaves out the whole step; ``"raise"`` raises
+      ``FloatingPointError``. The last two read all gradients once more.
+    * closures, parameter groups, and state_dicts whose tensors have the names of torch's, so that either loads the other's.
+
+    float32 on the processor is computed by a kernel in one pass over parameters, gradients and state; everything else
+    by torch's multi-tensor operations, in the type of the parameters.
+    """
+
+    kernel: ClassVar[str] = ""
+    counts: ClassVar[bool] = (
+        True  # whether the formula needs the number of the step; else it knows the first from later ones
+    )
+
+    def __init__(self, params: Any, defaults: dict[str, Any]) -> None:
+        name = type(self).__name__
+        for key in ("lr", "weight_decay", "eps"):
+            if key in defaults and not float(defaults[key]) >= 0:
+                raise ValueError(f"{name}: {key}={defaults[key]} must be 0 or more.")
+        check_kind(name, defaults["decay"], "decay")
+        if defaults["nonfinite"] not in NONFINITE:
+            raise ValueError(
+                f"{name}: nonfinite={defaults['nonfinite']!r} must be one of {', '.join(map(repr, NONFINITE))}."
+            )
+        super().__init__(params, defaults)
+
+    # -- what a member gives -----------------------------------------------------------------------------------------
+
+    def slots(self, group: Mapping[str, Any]) -> tuple[str, ...]:
+        """The names of the state tensors of each parameter in this group, in the order in which the kernel takes them."""
+        raise NotImplementedError
+
+    def numbers(self, group: Mapping[str, Any], step: int) -> Numbers:
+        """What the formula needs at the ``step``-th step of a parameter (from 1), by the names of the kernel's arguments."""
+        raise NotImplementedError
+
+    def move(self, params: Tensors, grads: Tensors, state: dict[str, Tensors], n: Numbers) -> None:
+        """The formula: move the parameters and their state in place. Gradients are spare copies or not to be written to."""
+        raise NotImplementedError
+
+    def begin(self, group: Mapping[str, Any], slot: str, parameter: torch.Tensor) -> torch.Tensor:
+        """A state tensor before the first step."""
+        return torch.zeros_like(parameter, memory_format=torch.preserve_format)
+
+    def ahead(self, group: Mapping[str, Any]) -> Numbers | None:
+        """For gradients at a point ahead: the share of ``momentum_buffer`` to go there (to be subtracted), or None."""
+        return None
+
+    # -- the step ----------------------------------------------------------------------------------------------------
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        for group in self.param_groups:  # read from a checkpoint of torch's own, or of an earlier version
+            for key, value in self.defaults.items():
+                group.setdefault(key, value)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """As in torch; the group remembers its rate as the base of independent weight decay."""
+        super().add_param_group(param_group)
+        group = self.param_groups[-1]
+        group.setdefault("base_lr", float(group["lr"]))
+
+    @torch.compiler.disable
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+        """One step.
+
+        Args:
+            closure: zeroes the gradients, computes the loss, calls backward and returns the loss. Needed only for gradients
+                at a look-ahead point.
+
+        Raises:
+            FloatingPointError: for gradients that are not finite, with ``nonfinite="raise"``; nothing has moved then.
+            ValueError: for sparse gradients, and without a closure where one is needed.
+        """
+        loss = None
+        if closure is not None:
+            moved = self._go_ahead()
+            try:
+                with torch.enable_grad():
+                    loss = closure()
+            finally:
+                for parameter, value in moved:
+                    parameter.copy_(value)
+        elif any(group["lookahead"] for group in self.param_groups if "lookahead" in group):
+            raise ValueError(
+                f"{type(self).__name__}(lookahead=True) takes the gradient at the point ahead, so it computes the loss itself: "
+                "call optimizer.step(closure), where closure() zeroes the gradients, computes the loss, calls backward and returns it."
+            )
+        if not self._allowed():
+            return loss
+        masked = entries = 0
+        for group in self.param_groups:
+            for step, params in self._by_age(group).items():
+                masked += self._move(group, params, step)
+                entries += sum(p.numel() for p in params)
+        if masked:
+            warnings.warn(
+                f"{type(self).__name__}: {masked} of {entries} entries of the gradient were not finite. Their weights and state were "
+                "left as they are; find the cause (trimtab watch), or give nonfinite='skip' or 'raise'.",
+                RuntimeWarning,
+                stacklevel=3,
+            )
+        return loss
+
+    def _allowed(self) -> bool:
+        """Whether a step is to be made, for those groups that ask for all or nothing."""
+        for group in self.param_groups:
+            if group["nonfinite"] == "mask":
+                continue
+            grads = [p.grad for p in group["params"] if p.grad is not None]
+            if grads and not _all_finite(grads):
+                said = f"{type(self).__name__}: the gradient is not finite"
+                if group["nonfinite"] == "raise":
+                    raise FloatingPointError(f"{said}; no weight has moved. Find the cause with trimtab watch.")
+                warnings.warn(f"{said}; the step was left out.", RuntimeWarning, stacklevel=4)
+                return False
+        return True
+
+    def _by_age(self, group: Mapping[str, Any]) -> dict[int, Tensors]:
+        """Parameters with a gradient by the number of the step that this is for them; their state is made if they have none."""
+        params = [p for p in group["params"] if p.grad is not None]
+        slots = self.slots(group)
+        fresh: set[int] = set()
+        for p in params:
+            if p.grad.is_sparse:  # type: ignore[union-attr]
+                raise ValueError(
+                    f"{type(self).__name__} got a sparse gradient for a parameter of shape {tuple(p.shape)}. Make its layer without "
+                    "sparse=True, or give it to torch.optim.SparseAdam."
+                )
+            if not (slots or self.counts):
+                continue
+            state = self.state[p]
+            if self.counts and "step" not in state:
+                state["step"] = torch.zeros((), dtype=torch.float32)
+            for slot in slots:
+                if state.get(slot) is None:
+                    state[slot] = self.begin(group, slot, p)
+                    fresh.add(id(p))
+        if not params:
+            return {}
+        if not self.counts:
+            ages = [1 if id(p) in fresh else 2 for p in params]
+        else:
+            steps = [self.state[p]["step"] for p in params]
+            torch._foreach_add_(steps, 1)
+            ages = torch.stack(steps).tolist()
+        found: dict[int, Tensors] = defaultdict(list)
+        for p, age in zip(params, ages, strict=True):
+            found[int(age)].append(p)
+        return found
+
+    def _move(self, group: Mapping[str, Any], params: Tensors, step: int) -> int:
+        """Move parameters of one age; gives the number of entries that were left out."""
+        slots = self.slots(group)
+        grads: Tensors = [p.grad for p in params]  # type: ignore[misc]
+        state = {slot: [self.state[p][slot] for p in params] for slot in slots}
+        n = {"sign": -1.0 if group["maximize"] else 1.0, **_decay(group), **self.numbers(group, step)}
+        if self.kernel and _kernel_serves([params, grads, *state.values()]):
+            return kernels.optimizer_step(
+                self.kernel,
+                [[t.data_ptr() for t in tensors] for tensors in (params, grads, *state.values())],
+                [p.numel() for p in params],
+                n,
+                torch.get_num_threads(),
+            )
+        masked = 0
+        for same in _alike(params):
+            chosen = {slot: [tensors[i] for i in same] for slot, tensors in state.items()}
+            masked += self._move_alike([params[i] for i in same], [grads[i] for i in same], chosen, n)
+        return masked
+
+    def _move_alike(self, params: Tensors, grads: Tensors, state: dict[str, Tensors], n: Numbers) -> int:
+        """Move parameters of one device and type by torch's operations."""
+        kept = [] if _all_finite(grads) else _masks(params, grads, state)
+        if n["sign"] < 0:
+            grads = list(torch._foreach_neg(grads))
+        if n["coupled"]:
+            grads = list(torch._foreach_add(grads, params, alpha=n["coupled"]))
+        if n["shrink"] != 1:
+            torch._foreach_mul_(params, n["shrink"])
+        self.move(params, grads, state, n)
+        for tensor, before, finite in kept:
+            tensor.copy_(torch.where(finite, tensor, before))
+        masks = {id(finite): finite for *_, finite in kept}
+        return sum(int((~finite).sum()) for finite in masks.values())
+
+    def _go_ahead(self) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Go to the points where gradients are wanted; gives the parameters with the values to come back to."""
+        moved = []
+        for group in self.param_groups:
+            if not (group.get("lookahead") and (share := self.ahead(group))):
+                continue
+            for p in group["params"]:
+                buffer = self.state[p].get("momentum_buffer") if p in self.state else None
+                if buffer is not None:
+                    moved.append((p, p.clone()))
+                    p.sub_(buffer, alpha=share["share"])
+        return moved
+
+
+def _decay(group: Mapping[str, Any]) -> Numbers:
+    factor, rate = float(group["weight_decay"]), float(group["lr"])
+    if group["decay"] == "coupled":
+        return {"coupled": factor, "shrink": 1.0}
+    if group["decay"] == "independent" and factor:
+        base = scheduled_base_lr(dict(group)) or group["base_lr"]
+        rate = rate / base if base else 0.0
+    return {"coupled": 0.0, "shrink": 1 - rate * factor}
+
+
+def _all_finite(grads: Tensors) -> bool:
+    norms = [norm for same in _alike(grads) for norm in torch._foreach_norm([grads[i] for i in same], float("inf"))]
+    return all(bool(torch.isfinite(torch.stack(some)).all()) for some in _by_device(norms))
+
+
+def _by_device(tensors: Tensors) -> list[Tensors]:
+    found: dict[torch.device, Tensors] = defaultdict(list)
+    for tensor in tensors:
+        found[tensor.device].append(tensor.float())
+    return list(found.values())
+
+
+def _masks(
+    params: Tensors, grads: Tensors, state: dict[str, Tensors]
+) -> list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+    """For every tensor that a gradient with bad entries would move: the tensor, a copy, and which entries may move."""
+    kept = []
+    for number, (p, g) in enumerate(zip(params, grads, strict=True)):
+        finite = torch.isfinite(g)
+        if not bool(finite.all()):
+            for tensor in (p, *(tensors[number] for tensors in state.values())):
+                kept.append((tensor, tensor.clone(), finite))
+    return kept
+
+
+def _alike(tensors: Tensors) -> list[list[int]]:
+    """The numbers of the tensors by device and type."""
+    found: dict[tuple, list[int]] = defaultdict(list)
+    for number, tensor in enumerate(tensors):
+        found[tensor.device, tensor.dtype].append(number)
+    return list(found.values())
+
+
+def _kernel_serves(lists: list[Tensors]) -> bool:
+    """Whether the compiled kernel can walk over all of them in one order: float32 on the processor, dense, of one layout."""
+    if kernels is None or FORCED == "torch":
+        return False
+    plain = True
+    for tensors in lists:
+        for t in tensors:
+            if t.dtype is not torch.float32 or not t.is_cpu or type(t) not in _PLAIN:
+                return False
+            plain = plain and t.is_contiguous()
+    return plain or all(
+        t.stride() == p.stride() and p.is_contiguous(memory_format=torch.channels_last)
+        for p, *others in zip(*lists, strict=True)
+        for t in others
+        if not (t.is_contiguous() and p.is_contiguous())
+    )
