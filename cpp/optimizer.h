@@ -44,7 +44,7 @@ struct Momentum {
 // f(g, s) changes the vectors s[0] .. s[Slots - 1] and gives the direction.
 template <int Slots, class F> void step_of(const OptimizerStep& a, F f) {
     // Pieces of equal size, dealt to the threads in order: tensors differ by factors of thousands.
-    constexpr int64_t kPiece = 1 << 14, kAhead = 1024;
+    constexpr int64_t kPiece = 1 << 14, kAhead = 256;
     struct Piece {
         int64_t tensor, begin, end;
     };
