@@ -1,0 +1,62 @@
+"""How many steps fewer."""
+
+import math
+
+import pytest
+
+from trimtab.records import Arm, Comparison, Metric, Series, Trial
+from trimtab.trial.pace import pace_words
+
+LOSS = Metric(name="val loss", goal="min")
+
+
+def of(curves: dict[str, list[list[float]]], metric: Metric = LOSS, steps=(9, 19, 29, 39)) -> tuple[Comparison, Arm]:
+    """A comparison whose trials have these metric curves, by recipe and seed."""
+    trials = tuple(
+        Trial(subject="s", recipe=recipe, seed=seed, status="ok", curves={metric.name: Series(steps=steps, values=tuple(values))})
+        for recipe, seeds in curves.items()
+        for seed, values in enumerate(seeds)
+    )  # fmt: skip
+    numbers = dict.fromkeys(("mean", "effect", "low", "high", "p", "p_sign", "p_holm"), 0.0)
+    arm = Arm(recipe="adam", seeds=(), values=(), differences=(), wins=0, **numbers)
+    return Comparison(subject="s", metric=metric, seeds=(), baseline=(), arms=(arm,), trials=trials), arm
+
+
+def test_tells_the_median_over_seeds():
+    untreated = [[4.0, 3.0, 2.5, 2.0], [4.0, 3.0, 2.5, 2.0], [5.0, 4.0, 2.2, 2.1]]
+    treated = [[3.0, 2.0, 1.0, 0.5], [3.0, 1.9, 1.0, 0.5], [3.0, 2.2, 1.0, 0.5]]
+    assert pace_words(*of({"": untreated, "adam": treated})) == (
+        "The untreated run gets to its best val loss (2) in 40 steps; with adam it takes 20, 2 times fewer."
+    )
+
+
+def test_says_that_the_first_evaluation_is_the_limit():
+    said = pace_words(*of({"": [[4.0, 3.0, 2.5, 2.0]], "adam": [[1.0, 0.9, 0.8, 0.7]]}))
+    assert said.endswith("with adam it takes 10, at least 4 times fewer (its first evaluation; it may be there sooner).")
+
+
+def test_more_is_better_for_accuracy():
+    metric = Metric(name="val accuracy", goal="max")
+    said = pace_words(*of({"": [[0.1, 0.2, 0.3, 0.4]], "adam": [[0.2, 0.4, 0.8, 0.9]]}, metric))
+    assert "val accuracy (0.4) in 40 steps; with adam it takes 20, 2 times fewer." in said
+
+
+@pytest.mark.parametrize(
+    "treated",
+    [
+        [[4.0, 3.0, 2.5, 2.1]],  # never as good
+        [[4.0, 3.0, 2.5, 1.0]],  # as late
+        [[math.nan] * 4],
+    ],
+)
+def test_says_nothing_where_there_is_nothing_to_say(treated):
+    assert pace_words(*of({"": [[4.0, 3.0, 2.5, 2.0]], "adam": treated})) == ""
+
+
+def test_an_untreated_run_that_got_worse_again_is_judged_by_its_best():
+    assert pace_words(*of({"": [[1.0, 2.0, 3.0, 4.0]], "adam": [[1.5, 1.2, 1.0, 0.9]]})) == ""
+
+
+def test_seeds_that_never_get_there_count():
+    treated = [[1.0, 0.9, 0.8, 0.7], [4.0] * 4, [4.0] * 4]
+    assert pace_words(*of({"": [[4.0, 3.0, 2.5, 2.0]] * 3, "adam": treated})) == ""
