@@ -23,6 +23,7 @@ from trimtab.nn.dropout import Dropout
 from trimtab.nn.dynamic_tanh import DynamicTanh
 from trimtab.nn.ensemble import Ensemble
 from trimtab.nn.fold import fold_batch_norm
+from trimtab.nn.gains import calculate_gain
 from trimtab.nn.gaussian_dropout import GaussianDropout
 from trimtab.nn.ghost_batch_norm import GhostBatchNorm1d, GhostBatchNorm2d, GhostBatchNorm3d
 from trimtab.nn.group_norm import GroupNorm
@@ -31,6 +32,7 @@ from trimtab.nn.identity_init import identity_init
 from trimtab.nn.instance_norm import InstanceNorm1d, InstanceNorm2d, InstanceNorm3d
 from trimtab.nn.layer_norm import AddLayerNorm, LayerNorm
 from trimtab.nn.layer_norm_simple import LayerNormSimple
+from trimtab.nn.lsuv import lsuv_
 from trimtab.nn.monte_carlo import compare_with_weight_scaling, monte_carlo
 from trimtab.nn.norm_layer import norm_layer
 from trimtab.nn.power_norm import PowerNorm
@@ -103,11 +105,13 @@ __all__ = [
     "ZoneoutLSTM",
     "ZoneoutRNN",
     "bias_variance",
+    "calculate_gain",
     "compare_with_weight_scaling",
     "fold_batch_norm",
     "functional",
     "identity_init",
     "linear_ramp",
+    "lsuv_",
     "monte_carlo",
     "norm_layer",
     "rates_by_depth",

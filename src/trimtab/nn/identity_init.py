@@ -90,6 +90,8 @@ def identity_init(norm: nn.Module, x: torch.Tensor, rtol: float = 1e-3) -> float
 
     gain, center = shared(deviation), shared(mean)
     probe = copy.deepcopy(part).double()
+    probe._forward_hooks.clear()  # they are not to hear of it
+    probe._forward_pre_hooks.clear()
     probe.eps, probe.activation, probe.dropout = _eps(part.eps, x.dtype), "none", 0.0
     _set(probe, gain, center)
     off = probe(wide) - wide

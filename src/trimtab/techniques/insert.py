@@ -91,7 +91,7 @@ def insert_norms(technique: Any, training: TrainingLike, what: str, make: Make) 
         for site in sites:
             norm, call = make(site)
             if technique.identity:
-                _Recover(norm)
+                Recover(norm)
             hung.append(Hung(site.host, "input_norm" if site.before else "norm", norm, call, site.before))
             training.add_parameters(norm.parameters(), beside=weight_of(site.beside))
     except BaseException:
@@ -215,26 +215,42 @@ def _behind(flow: Flow, call: Any, node: fx.Node, module: nn.Module | None) -> t
 # -- gains that start as the identity ------------------------------------------------------------------------------------
 
 
-class _Recover:
+class Recover:
     """Sets gain and shift from the first training batch so that the norm hands it on unchanged; then goes away.
 
-    A checkpoint that is loaded before has gains of its own, and they are left alone.
+    A checkpoint that is loaded before has gains of its own, and they are left alone. ``keep(norm)`` is called before anything is changed,
+    ``tell(error)`` with how far the output is off, or why nothing could be done. A copy has neither.
     """
 
-    def __init__(self, norm: nn.Module) -> None:
-        norm.register_forward_pre_hook(self)
-        norm.register_load_state_dict_post_hook(_forget)
+    def __init__(
+        self,
+        norm: nn.Module | None = None,
+        keep: Callable[[nn.Module], None] = lambda norm: None,
+        tell: Callable[[float | str], None] = lambda error: None,
+    ) -> None:
+        self.keep, self.tell = keep, tell
+        if norm is not None:
+            norm.register_forward_pre_hook(self)
+            norm.register_load_state_dict_post_hook(forget)
+
+    def __reduce__(self) -> tuple:
+        return type(self), ()
 
     def __call__(self, norm: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
         if training_now(norm):
-            _forget(norm)
+            forget(norm)
             x = inputs[0].detach()
             if isinstance(norm, (BatchNormLast, GroupNormLast)):
                 x = x.reshape(-1, x.shape[-1])
-            identity_init(norm, x, rtol=float("inf"))
+            self.keep(norm)
+            try:
+                self.tell(identity_init(norm, x, rtol=float("inf")))
+            except ValueError as error:  # an input that is not finite
+                self.tell(str(error))
 
 
-def _forget(norm: nn.Module, *_: Any) -> None:
-    for key, hook in list(norm._forward_pre_hooks.items()):
-        if isinstance(hook, _Recover):
-            del norm._forward_pre_hooks[key]
+def forget(norm: nn.Module, *loaded: Any) -> None:
+    """Let a norm start with the gain and shift that it has."""
+    for hooks in (norm._forward_pre_hooks, {} if loaded else norm._load_state_dict_post_hooks):
+        for key in [key for key, hook in hooks.items() if hook is forget or isinstance(hook, Recover)]:
+            del hooks[key]

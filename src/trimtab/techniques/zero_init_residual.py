@@ -6,14 +6,16 @@ import operator
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from typing import Any
 
 import torch
 from torch import fx, nn
 
 from trimtab.nn.flow import Scope, follow
 from trimtab.recipe import Change, Technique, TrainingLike
+from trimtab.techniques.initialize import redraw
 from trimtab.techniques.norms import Norm, recognise
-from trimtab.techniques.surgery import CONV, LINEAR, names, nothing
+from trimtab.techniques.surgery import CONV, LINEAR, names, nothing, weight_of
 
 _ADDITIONS = (operator.add, operator.iadd, torch.add)
 PASSING = frozenset(
@@ -26,19 +28,21 @@ class ZeroInitResidual(Technique):
     """Sets the last scale of every residual branch to 0, so that each block starts as the identity.
 
     ``y = x + gamma * branch(x)`` with gamma the gain of the norm that ends the branch (ResNet; a shift that is no longer 0 is set
-    to 0 too), or its layer scale (ConvNeXt). The
+    to 0 too), or its layer scale (ConvNeXt; the one number of ReZero). The
     branches are read from the code of the model: an addition of which one side ends in a scale and the other is the input, or a
-    shortcut of it of at most one layer. Blocks whose branch ends in a linear or convolution layer (GPT-2, ViT) have no such
-    scale and are left alone. The optimizer's state of the scales is forgotten; undo brings values and state back.
+    shortcut of it of at most one layer. Blocks whose branch ends in a linear or convolution layer (ViT) have no such
+    scale and are left alone, unless ``weights`` is on: then weight and bias of that layer become 0 (Fixup), also in
+    ``nn.TransformerEncoderLayer``. The optimizer's state of what is set is forgotten; undo brings values and state back.
 
     Helps: deep residual networks trained from scratch, large batches and learning rates. Hurts: a model that is trained already,
     whose branches it switches off. Good first setting: the default (there is nothing to set), before the first step.
 
     Args:
-        only: look at scales whose name matches this pattern, ``"encoder.*"``.
+        only: look at scales (or weights) whose name matches this pattern, ``"encoder.*"``.
+        weights: also set the weight and bias of a layer that ends a branch.
 
     Source: Goyal et al., "Accurate, Large Minibatch SGD: Training ImageNet in 1 Hour", 2017, section 5.1; Bachlechner et
-    al., "ReZero is All You Need", UAI 2021.
+    al., "ReZero is All You Need", UAI 2021; Zhang, Dauphin, Ma, "Fixup Initialization", ICLR 2019, for the weights.
 
     >>> import trimtab as tt
     >>> class Block(nn.Module):
@@ -57,49 +61,45 @@ class ZeroInitResidual(Technique):
     acts_on = "model"
 
     only: str = "*"
+    weights: bool = False
 
     def apply(self, training: TrainingLike) -> Change:
         named = {id(parameter): name for name, parameter in training.named_parameters()}
         found: list[tuple[str, list[nn.Parameter]]] = []
         for model in training.models:
-            for scope in follow(model).scopes:
-                for scales in _scales(scope):
+            ends = (_scales(scope, self.weights) for scope in follow(model).scopes)
+            for one in (*ends, _of_encoders(model) if self.weights else ()):
+                for scales in one:
                     name = named.get(id(scales[0]), "")
                     if fnmatchcase(name, self.only) and all(scales[0] is not known[0] for _, known in found):
                         found.append((name, scales))
         if not found:
-            raise nothing(self, "the model has no residual branch that ends in a norm with a gain or in a layer scale.")
+            also = ", or in a layer" if self.weights else ""
+            raise nothing(
+                self, f"the model has no residual branch that ends in a norm with a gain or in a layer scale{also}."
+            )
         changed = [parameter for _, scales in found for parameter in scales]
-        before = [parameter.detach().clone() for parameter in changed]
-        states = [
-            (o, parameter, o.state.pop(parameter))
-            for o in training.optimizers
-            for parameter in changed
-            if parameter in o.state
-        ]
+        undo = redraw(training, changed)
         with torch.no_grad():
             for parameter in changed:
                 parameter.zero_()
-
-        def undo() -> None:
-            with torch.no_grad():
-                for parameter, value in zip(changed, before, strict=True):
-                    parameter.copy_(value)
-            for optimizer, parameter, state in states:
-                optimizer.state[parameter] = state
-
         summary = f"{len(found)} residual branch{'es' if len(found) > 1 else ''} set to zero: {names(found)}"
         return Change(
             summary,
             undo,
-            details=tuple(f"{name}: 0" + (", and its shift" if len(scales) > 1 else "") for name, scales in found),
+            details=tuple(
+                f"{name}: 0" + (_AND[scales[0].ndim > 1] if len(scales) > 1 else "") for name, scales in found
+            ),
         )
 
 
-def _scales(scope: Scope) -> Iterator[list[nn.Parameter]]:
-    """The last scale of each residual branch in a scope."""
+_AND = {False: ", and its shift", True: ", and its bias"}
+
+
+def _scales(scope: Scope, weights: bool) -> Iterator[list[nn.Parameter]]:
+    """The last scale (or weight) of each residual branch in a scope."""
     for end, _ in branches(scope):
-        scales = _scales_at_the_end(scope, end)
+        scales = _scales_at_the_end(scope, end, weights)
         if scales:
             yield scales
 
@@ -137,8 +137,21 @@ def _layers(scope: Scope, nodes: set[fx.Node]) -> int:
     return sum(isinstance(part, LINEAR + CONV) for module in called for part in module.modules())
 
 
-def _scales_at_the_end(scope: Scope, node: fx.Node) -> list[nn.Parameter]:
-    """The scale that ends a branch, with the shift behind it where that is not 0."""
+def _of_encoders(model: nn.Module) -> Iterator[list[nn.Parameter]]:
+    """The weights that end the branches of torch's own transformer blocks, which are not followed inside."""
+    for module in model.modules():
+        if isinstance(module, nn.TransformerEncoderLayer):
+            yield _weights(module.self_attn.out_proj)
+            yield _weights(module.linear2)
+
+
+def _weights(layer: Any) -> list[nn.Parameter]:
+    weight = weight_of(layer)
+    return [p for p in (weight, layer.bias) if p is not None] if isinstance(weight, nn.Parameter) else []
+
+
+def _scales_at_the_end(scope: Scope, node: fx.Node, weights: bool) -> list[nn.Parameter]:
+    """The scale that ends a branch, with the shift behind it where that is not 0; or weight and bias of a layer."""
     while True:
         module = scope.module(node)
         source = next((a for a in node.args if isinstance(a, fx.Node)), None)
@@ -151,6 +164,8 @@ def _scales_at_the_end(scope: Scope, node: fx.Node) -> list[nn.Parameter]:
                 shift = None if norm.shift is None else module._parameters.get(norm.shift)
                 moved = shift is not None and bool(shift.detach().any())
                 return [p for p in (gain, shift if moved else None) if p is not None] if gain is not None else []
+            if isinstance(module, LINEAR + CONV):
+                return _weights(module) if weights else []
             passes = not any(True for _ in module.parameters()) and (
                 isinstance(module, nn.Identity) or "drop" in type(module).__name__.lower()
             )
