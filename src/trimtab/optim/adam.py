@@ -1,4 +1,4 @@
-"""Adam and AdamW, with eps on either side of the root and three kinds of weight decay."""
+"""Adam and AdamW, optimizers with eps on either side of the root."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from trimtab.optim.optimizer import Numbers, Optimizer, Tensors
 
 class Adam(Optimizer):
     r"""Adam: steps along the mean gradient, divided by the root of its mean square, both corrected for their start at zero.
+    Changes: both, the direction and the rate of each.
 
     .. math::
         m &\leftarrow \beta_1 m + (1 - \beta_1) g, & \hat m &= m / (1 - \beta_1^t) \\
@@ -44,7 +45,7 @@ class Adam(Optimizer):
     decay, weights with large gradients decay less: use decoupled.
 
     Source: Kingma & Ba, "Adam: A Method for Stochastic Optimization", ICLR 2015; Reddi et al., "On the Convergence of Adam and Beyond",
-    ICLR 2018 (amsgrad).
+    ICLR 2018 (amsgrad); Loshchilov & Hutter, "Decoupled Weight Decay Regularization", ICLR 2019 (:class:`AdamW`).
 
     >>> theta = torch.tensor([1.0, -200.0], requires_grad=True)
     >>> optimizer = Adam([theta], lr=0.1)
@@ -105,8 +106,6 @@ class AdamW(Adam):
     r"""Adam with decoupled weight decay. See :class:`Adam`.
 
     .. math:: \theta \leftarrow (1 - \eta \lambda) \theta - \frac{\eta \, \hat m}{\sqrt{\hat v} + \epsilon}
-
-    Source: Loshchilov & Hutter, "Decoupled Weight Decay Regularization", ICLR 2019.
 
     >>> theta = torch.tensor([1.0], requires_grad=True)
     >>> optimizer = AdamW([theta], lr=0.1, weight_decay=0.5)

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import warnings
+from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import torch
+from torch._compile import _disable_dynamo  # torch.compiler.disable would import the compiler here and now: a second
 
 from trimtab._kernels import FORCED, kernels
 from trimtab.optim.weight_decay import check_kind, scheduled_base_lr
 
 NONFINITE = ("mask", "skip", "raise")
+USER = 6  # the stack level of a warning that shall name the line of optimizer.step(): torch wraps four functions around step
+_ONE = torch.tensor(1.0, device="cpu")  # a number would be made a tensor for each step counter anew
 _PLAIN = (torch.Tensor, torch.nn.Parameter)  # others may not be memory at all
 Tensors = list[torch.Tensor]
 Numbers = dict[str, float]
 
 
-class Optimizer(torch.optim.Optimizer):
+class Optimizer(torch.optim.Optimizer, ABC):
     r"""Base of the optimizers here. A member gives its state, its numbers, and its formula over lists of tensors.
 
     What every member does:
@@ -28,8 +32,8 @@ class Optimizer(torch.optim.Optimizer):
       that the group was made with).
     * ``maximize=True`` climbs.
     * ``nonfinite`` says what becomes of a gradient that is not finite, with a warning or an error, never in silence: ``"mask"``
-      leaves those entries as they are, weight and state (it costs nothing); ``"skip"`` leaves out the whole step; ``"raise"`` raises
-      ``FloatingPointError``. The last two read all gradients once more.
+      leaves those entries as they are, weight and state; ``"skip"`` leaves out the whole step; ``"raise"`` raises
+      ``FloatingPointError``. Each reads all gradients once more, except for "mask" in the kernel, which costs nothing.
     * closures, parameter groups, and state_dicts whose tensors have the names of torch's, so that either loads the other's.
 
     float32 on the processor is computed by a kernel in one pass over parameters, gradients and state; everything else
@@ -43,7 +47,7 @@ class Optimizer(torch.optim.Optimizer):
 
     def __init__(self, params: Any, defaults: dict[str, Any]) -> None:
         name = type(self).__name__
-        for key in ("lr", "weight_decay", "eps"):
+        for key in ("lr", "weight_decay", "eps", "lr_decay", "initial_accumulator_value"):
             if key in defaults and not float(defaults[key]) >= 0:
                 raise ValueError(f"{name}: {key}={defaults[key]} must be 0 or more.")
         check_kind(name, defaults["decay"], "decay")
@@ -55,33 +59,32 @@ class Optimizer(torch.optim.Optimizer):
 
     # -- what a member gives -----------------------------------------------------------------------------------------
 
+    @abstractmethod
     def slots(self, group: Mapping[str, Any]) -> tuple[str, ...]:
         """The names of the state tensors of each parameter in this group, in the order in which the kernel takes them."""
-        raise NotImplementedError
 
+    @abstractmethod
     def numbers(self, group: Mapping[str, Any], step: int) -> Numbers:
         """What the formula needs at the ``step``-th step of a parameter (from 1), by the names of the kernel's arguments."""
-        raise NotImplementedError
 
+    @abstractmethod
     def move(self, params: Tensors, grads: Tensors, state: dict[str, Tensors], n: Numbers) -> None:
-        """The formula: move the parameters and their state in place. Gradients are spare copies or not to be written to."""
-        raise NotImplementedError
+        """The formula: move the parameters and their state in place. Gradients are not to be written to."""
 
     def begin(self, group: Mapping[str, Any], slot: str, parameter: torch.Tensor) -> torch.Tensor:
         """A state tensor before the first step."""
         return torch.zeros_like(parameter, memory_format=torch.preserve_format)
-
-    def ahead(self, group: Mapping[str, Any]) -> Numbers | None:
-        """For gradients at a point ahead: the share of ``momentum_buffer`` to go there (to be subtracted), or None."""
-        return None
 
     # -- the step ----------------------------------------------------------------------------------------------------
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         for group in self.param_groups:  # read from a checkpoint of torch's own, or of an earlier version
+            if group.get("decoupled_weight_decay"):
+                group.setdefault("decay", "decoupled")
             for key, value in self.defaults.items():
                 group.setdefault(key, value)
+            group.setdefault("base_lr", float(group["lr"]))
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """As in torch; the group remembers its rate as the base of independent weight decay."""
@@ -89,9 +92,9 @@ class Optimizer(torch.optim.Optimizer):
         group = self.param_groups[-1]
         group.setdefault("base_lr", float(group["lr"]))
 
-    @torch.compiler.disable
+    @_disable_dynamo
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One step.
 
         Args:
@@ -108,60 +111,65 @@ class Optimizer(torch.optim.Optimizer):
             try:
                 with torch.enable_grad():
                     loss = closure()
+                for parameter, value, coupled in moved:  # the penalty's gradient belongs to the same point
+                    if coupled and parameter.grad is not None:
+                        parameter.grad.add_(parameter - value, alpha=coupled)
             finally:
-                for parameter, value in moved:
+                for parameter, value, _ in moved:
                     parameter.copy_(value)
         elif any(group["lookahead"] for group in self.param_groups if "lookahead" in group):
             raise ValueError(
                 f"{type(self).__name__}(lookahead=True) takes the gradient at the point ahead, so it computes the loss itself: "
                 "call optimizer.step(closure), where closure() zeroes the gradients, computes the loss, calls backward and returns it."
             )
-        if not self._allowed():
-            return loss
-        masked = entries = 0
-        for group in self.param_groups:
-            for step, params in self._by_age(group).items():
-                masked += self._move(group, params, step)
-                entries += sum(p.numel() for p in params)
-        if masked:
+        name = type(self).__name__
+        chosen = [[p for p in group["params"] if p.grad is not None] for group in self.param_groups]
+        for p in (p for params in chosen for p in params):  # before anything has moved
+            if p.grad.is_sparse:
+                raise ValueError(
+                    f"{name} got a sparse gradient for a parameter of shape {tuple(p.shape)}. Make its layer without "
+                    "sparse=True, or give it to torch.optim.SparseAdam."
+                )
+        if not self._allowed(chosen):
             warnings.warn(
-                f"{type(self).__name__}: {masked} of {entries} entries of the gradient were not finite. Their weights and state were "
-                "left as they are; find the cause (trimtab watch), or give nonfinite='skip' or 'raise'.",
+                f"{name}: the gradient is not finite; the step was left out.", RuntimeWarning, stacklevel=USER
+            )
+            return loss
+        masked = 0
+        for group, params in zip(self.param_groups, chosen, strict=True):
+            for step, same in self._by_age(group, params).items():
+                masked += self._move(group, same, step)
+        if masked:
+            entries = sum(p.numel() for params in chosen for p in params)
+            warnings.warn(
+                f"{name}: {masked} of {entries} entries of the gradient were not finite. Their weights and state were left as they "
+                "are; find the cause (trimtab watch), or give nonfinite='skip' or 'raise'.",
                 RuntimeWarning,
-                stacklevel=3,
+                stacklevel=USER,
             )
         return loss
 
-    def _allowed(self) -> bool:
+    def _allowed(self, chosen: list[Tensors]) -> bool:
         """Whether a step is to be made, for those groups that ask for all or nothing."""
-        for group in self.param_groups:
-            if group["nonfinite"] == "mask":
-                continue
-            grads = [p.grad for p in group["params"] if p.grad is not None]
-            if grads and not _all_finite(grads):
-                said = f"{type(self).__name__}: the gradient is not finite"
+        for group, params in zip(self.param_groups, chosen, strict=True):
+            if group["nonfinite"] != "mask" and not _all_finite([p.grad for p in params if p.grad is not None]):
                 if group["nonfinite"] == "raise":
-                    raise FloatingPointError(f"{said}; no weight has moved. Find the cause with trimtab watch.")
-                warnings.warn(f"{said}; the step was left out.", RuntimeWarning, stacklevel=4)
+                    raise FloatingPointError(
+                        f"{type(self).__name__}: the gradient is not finite; no weight has moved. Find the cause with trimtab watch."
+                    )
                 return False
         return True
 
-    def _by_age(self, group: Mapping[str, Any]) -> dict[int, Tensors]:
-        """Parameters with a gradient by the number of the step that this is for them; their state is made if they have none."""
-        params = [p for p in group["params"] if p.grad is not None]
+    def _by_age(self, group: Mapping[str, Any], params: Tensors) -> dict[int, Tensors]:
+        """Parameters by the number of the step that this is for them; their state is made if they have none."""
         slots = self.slots(group)
         fresh: set[int] = set()
         for p in params:
-            if p.grad.is_sparse:  # type: ignore[union-attr]
-                raise ValueError(
-                    f"{type(self).__name__} got a sparse gradient for a parameter of shape {tuple(p.shape)}. Make its layer without "
-                    "sparse=True, or give it to torch.optim.SparseAdam."
-                )
             if not (slots or self.counts):
                 continue
             state = self.state[p]
             if self.counts and "step" not in state:
-                state["step"] = torch.zeros((), dtype=torch.float32)
+                state["step"] = torch.zeros((), dtype=torch.float32, device="cpu")
             for slot in slots:
                 if state.get(slot) is None:
                     state[slot] = self.begin(group, slot, p)
@@ -172,8 +180,8 @@ class Optimizer(torch.optim.Optimizer):
             ages = [1 if id(p) in fresh else 2 for p in params]
         else:
             steps = [self.state[p]["step"] for p in params]
-            torch._foreach_add_(steps, 1)
-            ages = torch.stack(steps).tolist()
+            torch._foreach_add_(steps, _ONE, alpha=1.0)
+            ages = [step.item() for step in steps]
         found: dict[int, Tensors] = defaultdict(list)
         for p, age in zip(params, ages, strict=True):
             found[int(age)].append(p)
@@ -195,8 +203,8 @@ class Optimizer(torch.optim.Optimizer):
             )
         masked = 0
         for same in _alike(params):
-            chosen = {slot: [tensors[i] for i in same] for slot, tensors in state.items()}
-            masked += self._move_alike([params[i] for i in same], [grads[i] for i in same], chosen, n)
+            lists = [[_real(tensors[i]) for i in same] for tensors in (params, grads, *state.values())]
+            masked += self._move_alike(lists[0], lists[1], dict(zip(state, lists[2:], strict=True)), n)
         return masked
 
     def _move_alike(self, params: Tensors, grads: Tensors, state: dict[str, Tensors], n: Numbers) -> int:
@@ -214,17 +222,19 @@ class Optimizer(torch.optim.Optimizer):
         masks = {id(finite): finite for *_, finite in kept}
         return sum(int((~finite).sum()) for finite in masks.values())
 
-    def _go_ahead(self) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        """Go to the points where gradients are wanted; gives the parameters with the values to come back to."""
+    def _go_ahead(self) -> list[tuple[torch.Tensor, torch.Tensor, float]]:
+        """Go to the points where gradients are wanted; gives the parameters, the values to come back to, and the coupled decay."""
         moved = []
         for group in self.param_groups:
-            if not (group.get("lookahead") and (share := self.ahead(group))):
+            if not group.get("lookahead"):
                 continue
+            share = float(group["momentum"]) * (1.0 if group["lr_in_momentum"] else float(group["lr"]))
+            coupled = _decay(group)["coupled"] * (-1.0 if group["maximize"] else 1.0)
             for p in group["params"]:
                 buffer = self.state[p].get("momentum_buffer") if p in self.state else None
                 if buffer is not None:
-                    moved.append((p, p.clone()))
-                    p.sub_(buffer, alpha=share["share"])
+                    moved.append((p, p.clone(), coupled))
+                    p.sub_(buffer, alpha=share)
         return moved
 
 
@@ -239,15 +249,9 @@ def _decay(group: Mapping[str, Any]) -> Numbers:
 
 
 def _all_finite(grads: Tensors) -> bool:
-    norms = [norm for same in _alike(grads) for norm in torch._foreach_norm([grads[i] for i in same], float("inf"))]
-    return all(bool(torch.isfinite(torch.stack(some)).all()) for some in _by_device(norms))
-
-
-def _by_device(tensors: Tensors) -> list[Tensors]:
-    found: dict[torch.device, Tensors] = defaultdict(list)
-    for tensor in tensors:
-        found[tensor.device].append(tensor.float())
-    return list(found.values())
+    grads = [g for g in grads if g.numel()]  # an empty tensor has no largest entry
+    norms = [torch._foreach_norm([grads[i] for i in same], float("inf")) for same in _alike(grads)]
+    return all(bool(torch.isfinite(torch.stack(some)).all()) for some in norms)
 
 
 def _masks(
@@ -261,6 +265,11 @@ def _masks(
             for tensor in (p, *(tensors[number] for tensors in state.values())):
                 kept.append((tensor, tensor.clone(), finite))
     return kept
+
+
+def _real(tensor: torch.Tensor) -> torch.Tensor:
+    """A complex tensor as pairs of numbers, which is what the formulas are about."""
+    return torch.view_as_real(tensor) if tensor.is_complex() else tensor
 
 
 def _alike(tensors: Tensors) -> list[list[int]]:

@@ -11,7 +11,8 @@ from trimtab.optim.optimizer import Numbers, Optimizer, Tensors
 
 
 class SGD(Optimizer):
-    r"""Gradient descent with momentum; batch, stochastic or in mini-batches, as the gradients are that it is given.
+    r"""Gradient descent with momentum; batch, stochastic or in mini-batches, as the gradients are that it is given. Changes: the
+    direction, by momentum.
 
     .. math::
         \text{plain:} \quad & \theta \leftarrow \theta - \eta g \\
@@ -84,16 +85,9 @@ class SGD(Optimizer):
         lookahead: bool = False,
         nonfinite: str = "mask",
     ) -> None:
-        if not 0 <= momentum < 1:
-            raise ValueError(f"SGD: momentum={momentum} must be at least 0 and below 1.")
-        if (nesterov or lookahead) and (momentum == 0 or dampening != 0):
-            raise ValueError(
-                f"SGD: Nesterov's momentum needs momentum > 0 and dampening=0; got momentum={momentum}, dampening={dampening}."
-            )
-        if nesterov and lookahead:
-            raise ValueError(
-                "SGD: nesterov=True and lookahead=True are two forms of the same method; choose one of them."
-            )
+        check_momentum("SGD", momentum, nesterov, lookahead)
+        if (nesterov or lookahead) and dampening != 0:
+            raise ValueError(f"SGD: Nesterov's momentum needs dampening=0; got dampening={dampening}.")
         super().__init__(
             params,
             {
@@ -107,20 +101,33 @@ class SGD(Optimizer):
         return ("momentum_buffer",) if group["momentum"] else ()
 
     def numbers(self, group: Mapping[str, Any], step: int) -> Numbers:
-        rate = float(group["lr"])
-        inside, outside = (rate, 1.0) if group["lr_in_momentum"] else (1.0, rate)
-        dampening = group["dampening"] if step > 1 else 0.0
-        return {
-            "rate": outside, "momentum": float(group["momentum"]), "gain": inside * (1 - dampening),
-            "look": inside if group["nesterov"] else 0.0,
-        }  # fmt: skip
-
-    def ahead(self, group: Mapping[str, Any]) -> Numbers | None:
-        return {"share": group["momentum"] * (1.0 if group["lr_in_momentum"] else float(group["lr"]))}
+        return momentum_numbers(group, float(group["dampening"]) if step > 1 else 0.0)
 
     def move(self, params: Tensors, grads: Tensors, state: dict[str, Tensors], n: Numbers) -> None:
         direction = momentum_(grads, state["momentum_buffer"], n) if n["momentum"] else grads
         torch._foreach_add_(params, direction, alpha=-n["rate"])
+
+
+def check_momentum(name: str, momentum: float, nesterov: bool, lookahead: bool) -> None:
+    """Refuse a momentum out of range, and forms that exclude each other."""
+    if not 0 <= momentum < 1:
+        raise ValueError(f"{name}: momentum={momentum} must be at least 0 and below 1.")
+    if (nesterov or lookahead) and momentum == 0:
+        raise ValueError(f"{name}: Nesterov's momentum needs momentum above 0, usually 0.9; got momentum={momentum}.")
+    if nesterov and lookahead:
+        raise ValueError(
+            f"{name}: nesterov=True and lookahead=True are two forms of the same method; choose one of them."
+        )
+
+
+def momentum_numbers(group: Mapping[str, Any], dampening: float = 0.0) -> Numbers:
+    """The numbers of a step with momentum: where the rate stands, and how far Nesterov's form looks ahead."""
+    rate = float(group["lr"])
+    inside, outside = (rate, 1.0) if group["lr_in_momentum"] and group["momentum"] else (1.0, rate)
+    return {
+        "rate": outside, "momentum": float(group["momentum"]), "gain": inside * (1 - dampening),
+        "look": inside if group["nesterov"] else 0.0,
+    }  # fmt: skip
 
 
 def momentum_(direction: Tensors, buffers: Tensors, n: Numbers) -> Tensors:
