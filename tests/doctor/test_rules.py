@@ -115,6 +115,71 @@ def test_unscaled_inputs(digits):
     assert found["unscaled_inputs"].where == "data"
     assert found["unscaled_inputs"].severity == "error"
     assert found["unscaled_inputs"].remedies[0] == "standardize_inputs"
+    assert found["unscaled_inputs"].remedies[-1] == "whiten_inputs"
+    evidence = found["unscaled_inputs"].evidence[0]
+    assert evidence.numbers["condition"] > evidence.numbers["ratio"] ** 2 / 10
+    assert "Measured, with a 1 for the bias, it is" in evidence.text
+    assert "input_condition" in evidence.shows
+
+
+def in_order(data: tuple, kind: str) -> list[torch.Tensor]:
+    """Rows of one epoch of batches: sorted by class, batches of one class in random order, or as the data come."""
+    x, y = data
+    rows = torch.arange(len(x)) if kind == "as they come" else y.argsort(stable=True)
+    batches = list(rows.split(32))
+    if kind == "blocks":
+        batches = [batches[i] for i in torch.randperm(len(batches), generator=torch.Generator().manual_seed(0))]
+    return batches
+
+
+def epochs(model: nn.Module, data: tuple, batches: list[torch.Tensor], count: int, lr: float = 0.05) -> RunRecord:
+    x, y = data
+    optimizer = torch.optim.SGD(model.parameters(), lr=lr)
+    with tt.attach(model, optimizer).watch(every=1) as recorder:
+        for _ in range(count):
+            for rows in batches:
+                optimizer.zero_grad()
+                cross_entropy(model(x[rows]), y[rows]).backward()
+                optimizer.step()
+            with torch.no_grad():
+                val_loss = cross_entropy(model(x), y)
+            assert val_loss is not None
+    return recorder.record()
+
+
+@pytest.mark.parametrize("kind", ["sorted", "blocks"])
+def test_unshuffled_data(kind, digits):
+    norm = nn.Sequential(nn.Linear(64, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Linear(32, 10))
+    for model in (mlp(), norm):
+        finding = problems(epochs(model, digits, in_order(digits, kind), 5))["unshuffled_data"]
+        assert finding.severity == "error"
+        assert finding.where == "data"
+        assert finding.title.endswith("shuffle them in the data loader")
+        assert finding.remedies == ()
+        assert finding.evidence[0].numbers["grouping"] > 0.7
+        assert finding.evidence[0].numbers["p"] < 1e-100
+        assert finding.evidence[2].numbers["held_out"] > 1.5
+        assert ("batch normalization" in finding.cause) == (model is norm)
+
+
+def test_ordered_data_that_did_no_harm_are_a_note(digits):
+    """What is measured decides: by small steps, the order of classes is averaged away."""
+    run = epochs(nn.Linear(64, 10), digits, in_order(digits, "sorted"), 5)
+    training = run.trainings[0]
+    steps = training.get("loss").steps
+    learned = {
+        "loss": Series(steps=steps, values=tuple(2.3 * 0.95**s for s in steps)),
+        "val loss": Series(steps=(steps[-1],), values=(0.02,)),
+    }
+    calm = msgspec.structs.replace(training, series={**training.series, **learned})
+    assert problems(msgspec.structs.replace(run, trainings=(calm,)), "info")["unshuffled_data"].severity == "info"
+
+
+def test_data_that_come_mixed_need_no_shuffling(digits):
+    """The digits as they come are ten classes in turn."""
+    run = epochs(mlp(), digits, in_order(digits, "as they come"), 12, lr=0.1)
+    assert "label_grouping" in run.trainings[0].series
+    assert "unshuffled_data" not in problems(run, "info")
 
 
 def test_overfitting(digits):

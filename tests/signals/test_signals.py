@@ -330,7 +330,9 @@ def test_a_signal_declares_what_it_reads_and_forgets_it(make, digits):
         for name, module in model.named_children():
             inputs, hidden = (hidden,), module(hidden)
             signal.forward(name, module, inputs, hidden)
-        F.cross_entropy(hidden, digits[1][:350]).backward()
+        loss = F.cross_entropy(hidden, digits[1][:350])
+        signal.loss("cross_entropy", hidden, digits[1][:350])
+        loss.backward()
         parameters = list(model.named_parameters())
         before = [p.detach().clone() for p in model.parameters()]
         state = torch.get_rng_state()

@@ -10,11 +10,13 @@ from trimtab.data.images import (
     RandomTranslation,
     RandomVerticalFlip,
 )
+from trimtab.data.min_max import MinMax
 from trimtab.data.mixup import CutMix, Mix, MixUp, cutmix, mixup
 from trimtab.data.noise import FeatureNoise, GaussianNoise
 from trimtab.data.rand_augment import RandAugment
 from trimtab.data.standardize import Standardize
 from trimtab.data.tables import FeatureMasking, FeatureScaling, TimeMasking
+from trimtab.data.whiten import Whiten
 
 __all__ = [
     "CutMix",
@@ -23,6 +25,7 @@ __all__ = [
     "FeatureNoise",
     "FeatureScaling",
     "GaussianNoise",
+    "MinMax",
     "Mix",
     "MixUp",
     "RandAugment",
@@ -34,6 +37,7 @@ __all__ = [
     "RandomVerticalFlip",
     "Standardize",
     "TimeMasking",
+    "Whiten",
     "bootstrap_indices",
     "bootstrap_weights",
     "content_weights",

@@ -72,7 +72,8 @@ class FeatureNoise(Augmentation):
     def __init__(self, features: int | None, std: float, *, generator: torch.Generator | None = None) -> None:
         super().__init__(generator)
         check_positive(self, "the standard deviation of the noise as a share of the feature's", std=std)
-        self.features, self.std, self.statistics = features, std, Standardize(features or 1)
+        self.features, self.std = features, std
+        self.statistics = Standardize(features or 1, missing="raise")
 
     def change(self, x: torch.Tensor) -> torch.Tensor:
         observe(self.statistics, x.unsqueeze(-1) if self.features is None else x)

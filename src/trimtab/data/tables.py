@@ -84,7 +84,7 @@ class FeatureMasking(Augmentation):
         check_positive(self, "the probability of hiding an entry", 1, p=p)
         check_choice(self, FILLS, fill=fill)
         self.p, self.fill = p, fill
-        self.statistics = Standardize(features)
+        self.statistics = Standardize(features, missing="raise")
 
     def check(self, x: torch.Tensor) -> None:
         _check_table(self, x)

@@ -4,13 +4,24 @@ from trimtab.signals.activations import Activations
 from trimtab.signals.dead_units import DeadUnits
 from trimtab.signals.gradients import Gradients
 from trimtab.signals.inputs import Inputs
+from trimtab.signals.labels import Labels
 from trimtab.signals.movement import Movement
 from trimtab.signals.shrinkage import Shrinkage
 from trimtab.signals.signal import Reading, Signal
 from trimtab.signals.sparsity import Sparsity
 from trimtab.signals.updates import Updates
 
-ALL: tuple[type[Signal], ...] = (Activations, DeadUnits, Gradients, Inputs, Movement, Shrinkage, Sparsity, Updates)
+ALL: tuple[type[Signal], ...] = (
+    Activations,
+    DeadUnits,
+    Gradients,
+    Inputs,
+    Labels,
+    Movement,
+    Shrinkage,
+    Sparsity,
+    Updates,
+)
 
 __all__ = [
     "ALL",
@@ -18,6 +29,7 @@ __all__ = [
     "DeadUnits",
     "Gradients",
     "Inputs",
+    "Labels",
     "Movement",
     "Reading",
     "Shrinkage",

@@ -18,9 +18,10 @@ class Signal:
     """One measured quantity of a training.
 
     On a sampled step the watch calls, in this order, :meth:`forward` for every layer that runs with gradients,
-    :meth:`gradients` when they are complete, :meth:`before_step` and :meth:`after_step` around the update, and
-    :meth:`read`. Tensors are handed over as they are: a signal must neither change nor keep them, and must draw no random
-    number. Derive, implement what is needed, and add one line to ``signals/__init__.py``.
+    :meth:`loss` for every loss of theirs, :meth:`gradients` when they are complete, :meth:`before_step` and
+    :meth:`after_step` around the update, and :meth:`read`. Tensors are handed over as they are: a signal must neither
+    change nor keep them, and must draw no random number. Derive, implement what is needed, and add one line to
+    ``signals/__init__.py``.
 
     Class attributes:
         measures: names of the series and profiles it reads, each with its meaning and unit.
@@ -32,6 +33,9 @@ class Signal:
 
     def forward(self, name: str, module: nn.Module, inputs: tuple, output: torch.Tensor) -> None:
         """A layer has run; called once a step and layer, with the first tensor of its output."""
+
+    def loss(self, name: str, output: torch.Tensor, target: torch.Tensor) -> None:
+        """A loss of ``torch.nn.functional`` was evaluated, in a run with one model and one optimizer."""
 
     def gradients(self, parameters: Sequence[tuple[str, torch.Tensor]]) -> None:
         """Gradients of this step are complete, and no update has been made."""

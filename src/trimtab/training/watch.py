@@ -138,7 +138,7 @@ class Watch:
             if loss.device.type == "cpu" and not math.isfinite(loss) and "first_nonfinite_loss" not in self.facts:
                 self.facts["first_nonfinite_loss"] = self.step
                 failed = True
-        rates = tuple(float(group["lr"]) for o in training.optimizers for group in o.param_groups if "lr" in group)
+        rates = tuple(training.rates())
         if rates != self._rates:
             self._rates = rates
             for number, rate in enumerate(rates):
@@ -159,6 +159,8 @@ class Watch:
         self._timed(self._turn)()
         if self._sample is None or not isinstance(output, torch.Tensor) or not isinstance(target, torch.Tensor):
             return
+        if len(self.recorder.watches) == 1 and len(self.optimizers) == 1:  # else it may be the loss of another network
+            self._timed(self._tell_of_loss)(name, output, target)
         if target.ndim:
             self.facts["batch_size"] = target.shape[0]
         if name in ("cross_entropy", "nll_loss") and output.ndim > 1 and not target.is_floating_point():
@@ -178,6 +180,10 @@ class Watch:
         hits = accuracy(name, output.detach(), target)
         if hits is not None:
             self.add("train accuracy", self.step, hits)
+
+    def _tell_of_loss(self, name: str, output: torch.Tensor, target: torch.Tensor) -> None:
+        for signal in self._signals:
+            signal.loss(name, output, target)
 
     # -- sampled steps -----------------------------------------------------------------------------------------------
 

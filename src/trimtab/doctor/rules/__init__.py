@@ -9,6 +9,7 @@ from trimtab.doctor.rules.lr_too_low import lr_too_low
 from trimtab.doctor.rules.nan_source import nan_source
 from trimtab.doctor.rules.overfitting import overfitting
 from trimtab.doctor.rules.unscaled_inputs import unscaled_inputs
+from trimtab.doctor.rules.unshuffled_data import unshuffled_data
 from trimtab.doctor.rules.vanishing_gradient import vanishing_gradient
 from trimtab.records import Finding, TrainingRecord
 
@@ -18,6 +19,7 @@ Rule = Callable[[TrainingRecord], Iterable[Finding]]
 ALL: tuple[Rule, ...] = (
     nan_source,
     unscaled_inputs,
+    unshuffled_data,
     exploding_gradient,
     lr_too_high,
     vanishing_gradient,

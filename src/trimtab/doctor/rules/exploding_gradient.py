@@ -68,6 +68,9 @@ def exploding_gradient(training: TrainingRecord) -> Iterator[Finding]:
             "clip_norm(max_norm=0.1)",
             "lr_scale(factor=0.1)",
             "lr_scale(factor=0.01)",
+            "agc",
+            "zclip",
+            "skip_spikes",
         ),
         confidence=0.9,
     )

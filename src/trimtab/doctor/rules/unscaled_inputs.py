@@ -26,6 +26,8 @@ def unscaled_inputs(training: TrainingRecord) -> Iterator[Finding]:
     if not (ratio >= UNLIKE or usual >= LARGE):
         return
     went = progress(training)
+    condition = training.get("input_condition").finite
+    measured = f" Measured, with a 1 for the bias, it is {condition.last:.2g}." if len(condition) else ""
     yield Finding(
         problem="unscaled_inputs",
         severity="error" if went.suffered else "warning" if went.learned < 0.9 else "info",
@@ -34,9 +36,14 @@ def unscaled_inputs(training: TrainingRecord) -> Iterator[Finding]:
         evidence=(
             Evidence(
                 text=f"The largest input feature of {called(training, first.name)} has a root mean square of {big:.3g}, the typical one of {usual:.3g}: "
-                f"a ratio of {ratio:.3g}, and a condition number of the first layer of at least {ratio**2:.1e}.",
-                numbers={"largest": big, "typical": usual, "ratio": ratio},
-                shows=("input_largest", "input_typical"),
+                f"a ratio of {ratio:.3g}, and a condition number of the first layer of at least {ratio**2:.1e}.{measured}",
+                numbers={
+                    "largest": big,
+                    "typical": usual,
+                    "ratio": ratio,
+                    **({"condition": condition.last} if len(condition) else {}),
+                },
+                shows=("input_largest", "input_typical", *(("input_condition",) if len(condition) else ())),
             ),
             Evidence(text=went.in_words, numbers={"learned": went.learned}, shows=("loss",)),
         ),
@@ -44,6 +51,6 @@ def unscaled_inputs(training: TrainingRecord) -> Iterator[Finding]:
         "still converges, and with that rate the weights of all other features hardly move; saturating and ReLU units are "
         "pushed to their flat side at once.",
         source="LeCun, Bottou, Orr, Müller 1998, Efficient BackProp",
-        remedies=("standardize_inputs", "batch_norm", "lr_scale(factor=0.1)"),
+        remedies=("standardize_inputs", "batch_norm", "lr_scale(factor=0.1)", "whiten_inputs"),
         confidence=0.9,
     )

@@ -60,7 +60,12 @@ def vanishing_gradient(training: TrainingRecord) -> Iterator[Finding]:
 
     kinds = {layer.kind for layer in training.layers}
     saturating = kinds & {"Sigmoid", "Tanh", "Hardsigmoid", "Softsign"}
-    init = ["he_init"] if "ReLU" in kinds else [f"xavier_init(gain={4.0 if 'Sigmoid' in kinds else 1.6667})"]
+    if "ReLU" in kinds:
+        init = ["he_init", "lsuv_init"]
+    elif "Sigmoid" in kinds:
+        init = ["xavier_init(gain=4.0)", "orthogonal_init"]  # lsuv_init would scale what units have in common
+    else:
+        init = ["xavier_init(gain=1.6667)", "orthogonal_init(gain=1.0)", "lsuv_init"]
     yield Finding(
         problem="vanishing_gradient",
         severity="error" if went.learned < 0.3 and slow else "warning" if slow or went.learned < 0.3 else "info",
