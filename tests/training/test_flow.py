@@ -39,6 +39,34 @@ def test_input_is_changed_in_training_only(digits):
     assert torch.equal(model.train()(x), plain(x))
 
 
+def test_a_model_that_is_called_once_more_keeps_its_input(digits):
+    model, training = attached()
+    told: list[nn.Module] = []
+    training.on("forward", told.append)
+    training.change_input(torch.zeros_like)
+    training.change_output(lambda y: y + 1)
+    training.change_loss(lambda loss: loss() * 2)
+    plain, x = copy.deepcopy(model), digits[0][:8]
+    with training.repeating():
+        assert torch.equal(model(x), plain(x) + 1)
+        twice = F.cross_entropy(model(x), digits[1][:8])
+    assert told == []
+    with torch.no_grad():
+        torch.testing.assert_close(twice, 2 * F.cross_entropy(plain(x) + 1, digits[1][:8]))
+    assert torch.equal(model(x), plain(torch.zeros_like(x)) + 1)
+    assert told == [model]
+
+
+def test_a_loss_without_an_argument_keeps_nothing_of_it_alive(digits):
+    model, training = attached()
+    kept = []
+    training.change_loss(lambda loss: kept.append(loss.without("input")))
+    F.cross_entropy(model(digits[0]), digits[1], label_smoothing=0.1)
+    assert set(kept[0].arguments) == {"target", "label_smoothing"}
+    other = torch.randn(512, 10)
+    assert torch.equal(kept[0](input=other), F.cross_entropy(other, digits[1], label_smoothing=0.1))
+
+
 class Named(nn.Module):
     def __init__(self) -> None:
         super().__init__()

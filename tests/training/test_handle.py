@@ -181,6 +181,17 @@ def test_a_model_called_several_times_a_step(digits):
     assert steps.losses == expected
 
 
+def test_the_loss_of_the_update_is_known_from_its_gradients_on(digits):
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    training = attach(model, optimizer)
+    known = []
+    training.on("gradients", lambda _: known.append(float(training.loss)))
+    training.on("after_step", lambda _: known.append(float(training.loss)))
+    losses = train(model, optimizer, digits, 2)
+    assert known == [losses[0], losses[0], losses[1], losses[1]] and training.loss is None
+
+
 def test_lbfgs_makes_one_step_a_closure_however_often_it_calls_it(digits):
     model = network()
     optimizer = torch.optim.LBFGS(model.parameters(), lr=0.5, max_iter=5)

@@ -7,8 +7,9 @@ they are evaluated (see :mod:`trimtab.training.taps`), terms join where ``backwa
 
 from __future__ import annotations
 
+import contextlib
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -33,6 +34,7 @@ class Flow:
         self._terms: list[Callable[[], torch.Tensor | None]] = []
         self._asking = 0  # how many changes need gates
         self._gates: list[Any] = []
+        self._repeats = False
         _flows.add(self)
         _settle()
 
@@ -65,6 +67,18 @@ class Flow:
         Losses scaled by a ``GradScaler`` get it scaled alike. With gradient accumulation it is added in each of the parts.
         """
         return self._change(self._terms, call)
+
+    @contextlib.contextmanager
+    def repeating(self) -> Iterator[None]:
+        """Inside, models are called once more on inputs that were changed already: these stay, and nobody is told of a call.
+
+        Outputs and losses are changed as ever.
+        """
+        before, self._repeats = self._repeats, True
+        try:
+            yield
+        finally:
+            self._repeats = before
 
     def end_changes(self) -> None:
         """Take every change out of the flow."""
@@ -107,11 +121,12 @@ class Flow:
 
     def _enter(self, model: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]] | None:
         global _latest
-        self._emit("forward", model)
+        if not self._repeats:
+            self._emit("forward", model)
         if not (model.training and torch.is_grad_enabled()):
             return None
         _latest = weakref.ref(self)
-        if not self._inputs:
+        if self._repeats or not self._inputs:
             return None
         listed, keys = list(args), list(kwargs)
         values = [*listed, *kwargs.values()]

@@ -16,6 +16,7 @@ from trimtab.training import taps
 from trimtab.training.evaluations import Evaluations
 from trimtab.training.find import unwrap
 from trimtab.training.flow import Flow
+from trimtab.training.rates import Factor, Rates
 
 if TYPE_CHECKING:
     from trimtab.training.recorder import Recorder
@@ -102,6 +103,7 @@ class Training(Flow):
         self._stepped: set[int] | None = None  # the optimizers that took part in the last step
         self._generators = 0
         self._evaluations: Evaluations | None = None  # made once somebody asks for them
+        self._rates = Rates()
         for optimizer in optimizers:
             self.join(optimizer)
         _all.add(self)
@@ -127,6 +129,15 @@ class Training(Flow):
     def phase(self) -> Literal["train", "eval"]:
         """``"train"`` while the model is in training mode and gradients are recorded."""
         return "train" if torch.is_grad_enabled() and any(model.training for model in self.models) else "eval"
+
+    @property
+    def loss(self) -> torch.Tensor | None:
+        """The loss of the update that is being made, from its gradients on until it is made; ``None`` in between, and if unknown.
+
+        Of several optimizers that step after the same ``backward``, the first makes the update.
+        """
+        values = [call.value for call in self._losses if call.value is not None]
+        return sum(values[1:], start=values[0]) if values else None
 
     def named_modules(self) -> Iterator[tuple[str, nn.Module]]:
         """All modules with their names; with several models, prefixed by the model's class (and number)."""
@@ -202,6 +213,7 @@ class Training(Flow):
     ) -> tuple[tuple, dict] | None:
         place = len(args) > 1 and args[1]  # args[0] is the optimizer
         closure = place or kwargs.get("closure")
+        self._rates.enter(optimizer)
         if not callable(closure):
             self._use(optimizer)
             self._emit("gradients", optimizer)
@@ -224,6 +236,18 @@ class Training(Flow):
 
         return ((args[0], watched, *args[2:]), kwargs) if place else (args, {**kwargs, "closure": watched})
 
+    def change_rate(self, call: Factor) -> Callable[[], None]:
+        """Multiply the learning rates of an optimizer by ``call(optimizer)`` for the duration of each step.
+
+        Around the step its groups show what the script has set. Several such calls multiply; all listeners of ``"gradients"``,
+        ``"before_step"`` and ``"after_step"`` see the rate that is really used. The returned function ends it.
+        """
+        return self._rates.scale(call)
+
+    def rates(self) -> list[float]:
+        """The learning rate of every group of every optimizer, with all that changes it: of the step that is happening, or the next."""
+        return [rate for optimizer in self.optimizers for rate in self._rates.now(optimizer)]
+
     def _use(self, optimizer: torch.optim.Optimizer) -> None:
         """The gradients that are there now are those of the step."""
         fresh = [call for call in self._member(optimizer).take() if self not in call.counted]
@@ -232,6 +256,12 @@ class Training(Flow):
         self._losses += fresh
 
     def _after_step(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        try:
+            self._made_step(optimizer)
+        finally:
+            self._rates.leave(optimizer)
+
+    def _made_step(self, optimizer: torch.optim.Optimizer) -> None:
         global _last
         _last = weakref.ref(self)
         self._emit("after_step", optimizer)
@@ -242,8 +272,7 @@ class Training(Flow):
                 if self._stepped is not None:
                     self._stepped.add(id(optimizer))
                 return
-        values = [call.value for call in self._losses if call.value is not None]
-        loss = sum(values[1:], start=values[0]) if values else None
+        loss = self.loss
         self._losses, self._stepped = [], {id(optimizer)}
         self._emit("step", loss)
         self.step += 1

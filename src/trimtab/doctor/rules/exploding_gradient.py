@@ -69,8 +69,6 @@ def exploding_gradient(training: TrainingRecord) -> Iterator[Finding]:
             "lr_scale(factor=0.1)",
             "lr_scale(factor=0.01)",
             "agc",
-            "zclip",
-            "skip_spikes",
         ),
         confidence=0.9,
     )
