@@ -11,7 +11,19 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from trimtab.records import CodePlace, Layer, Metric, Profile, RunRecord, Series, TrainingRecord, Treatment, Trial
+from trimtab.records import (
+    CodePlace,
+    Layer,
+    Metric,
+    Probe,
+    Profile,
+    RunRecord,
+    Series,
+    TrainingRecord,
+    Treatment,
+    Trial,
+    Tuning,
+)
 from trimtab.store import FOLDER, Store, StoreError
 
 
@@ -145,6 +157,29 @@ def test_treatments_are_kept_beside_their_run(store):
     assert store.treatment("r1") is None
     store.put_treatment("r1", treatment)
     assert store.treatment("r1") == treatment
+
+
+def test_searches_are_kept_beside_their_run(store):
+    probe = Probe(
+        number=0,
+        recipe="ema",
+        status="ok",
+        value=0.5,
+        at={"ema | none": "ema"},
+        reports=Series(steps=(1,), values=(0.4,)),
+    )
+    tuning = Tuning(
+        subject="train.py",
+        search=("ema | none",),
+        metric=Metric(name="loss", goal="min"),
+        probes=(probe,),
+        untreated=0.6,
+    )
+    assert store.tuning("r1") is None
+    store.put_tuning("r1", tuning)
+    assert store.tuning("r1") == tuning
+    store.put_tuning("r1", msgspec.structs.replace(tuning, words=("again",)))
+    assert store.tuning("r1").words == ("again",)
 
 
 def test_beside_a_script(tmp_path):

@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from trimtab.doctor import diagnose
+    from trimtab.optim import lr_range_test
     from trimtab.recipe import NothingToDo, Recipe, RecipeError, Technique
     from trimtab.training import Recorder, Training, attach
     from trimtab.trial.compare import compare
     from trimtab.trial.subjects import Script, Task
     from trimtab.trial.treat import treat
+    from trimtab.trial.tune import tune
 
 __version__ = "0.1.0"
 
@@ -28,7 +30,9 @@ _HOMES = {
     "Task": "trimtab.trial",
     "compare": "trimtab.trial",
     "treat": "trimtab.trial",
+    "tune": "trimtab.trial",
     "diagnose": "trimtab.doctor",
+    "lr_range_test": "trimtab.optim",
     "Recorder": "trimtab.training",
     "attach": "trimtab.training",
     "Training": "trimtab.training",
@@ -50,7 +54,9 @@ __all__ = [
     "attach",
     "compare",
     "diagnose",
+    "lr_range_test",
     "treat",
+    "tune",
 ]
 
 

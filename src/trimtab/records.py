@@ -15,7 +15,7 @@ import numpy as np
 
 Severity = Literal["info", "warning", "error"]
 Goal = Literal["max", "min"]
-Status = Literal["ok", "diverged", "failed", "no_effect"]
+Status = Literal["ok", "diverged", "failed", "no_effect", "pruned"]
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):
@@ -169,7 +169,10 @@ class Finding(Record):
 
 
 class Trial(Record):
-    """One run of a subject under a recipe and a seed. ``value`` is the metric at the end, NaN unless status is ok."""
+    """One run of a subject under a recipe and a seed. ``value`` is the metric at the end, NaN unless status is ok.
+
+    Only a search stops trials before their end: ``pruned``, with the reason in ``error``, or ``diverged``.
+    """
 
     subject: str
     recipe: str
@@ -243,6 +246,58 @@ class Treatment(Record):
     recipe: str = ""
     metric: Metric | None = None
     search: Comparison | None = None
+    confirmation: Comparison | None = None
+    lines: tuple[str, ...] = ()
+    words: tuple[str, ...] = ()
+    seconds: float = 0.0
+
+
+class Axis(Record):
+    """One thing that a search varies: a choice, or a number between ``low`` and ``high``, both included."""
+
+    name: str
+    choices: tuple[str, ...] = ()
+    low: float = math.nan
+    high: float = math.nan
+    log: bool = False
+
+
+class Probe(Record):
+    """One recipe that a search tried, on its one seed.
+
+    ``at`` is where in the space it lies: the value on every axis that the recipe has, a choice by its text. ``reports`` are
+    the evaluations that were heard of while it ran, ``value`` is the metric at the end, NaN unless status is ok.
+    """
+
+    number: int
+    recipe: str
+    status: Status
+    value: float = math.nan
+    seconds: float = 0.0
+    error: str = ""
+    at: dict[str, float | str] = {}
+    reports: Series = Series()
+
+
+class Tuning(Record):
+    """The end of a search over recipes: what was tried, what mattered, what was confirmed, and how to keep it.
+
+    ``recipe`` is the best one that is proven to help, empty when none is; ``confirmation`` compares the best of the search with
+    the untreated subject on seeds that played no part in it. ``untreated`` is the untreated subject's value on the seed of the
+    search. ``importances`` are shares of how much each axis decides about the best ``quantile`` of the probes, empty when there
+    were too few. ``run`` is the id of the watched run that the search started from.
+    """
+
+    subject: str
+    search: tuple[str, ...]
+    metric: Metric
+    run: str = ""
+    axes: tuple[Axis, ...] = ()
+    probes: tuple[Probe, ...] = ()
+    untreated: float = math.nan
+    importances: dict[str, float] = {}
+    quantile: float = 0.0
+    recipe: str = ""
     confirmation: Comparison | None = None
     lines: tuple[str, ...] = ()
     words: tuple[str, ...] = ()

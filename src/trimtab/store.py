@@ -16,7 +16,7 @@ from pathlib import Path
 
 import msgspec
 
-from trimtab.records import Profile, RunRecord, Series, TrainingRecord, Treatment, Trial
+from trimtab.records import Profile, RunRecord, Series, TrainingRecord, Treatment, Trial, Tuning
 
 _SCHEMA = """
 create table if not exists run (id text primary key, started real, finished integer, head blob);
@@ -24,6 +24,7 @@ create table if not exists point (run text, training integer, name text, step in
 create table if not exists profile (run text, training integer, name text, step integer, vals blob);
 create table if not exists trial (key text primary key, ended real, record blob);
 create table if not exists treatment (run text primary key, record blob);
+create table if not exists tuning (run text primary key, record blob);
 create index if not exists point_run on point (run);
 create index if not exists profile_run on profile (run);
 """
@@ -145,7 +146,7 @@ class Store:
             profiles=profiles,
         )
 
-    # -- trials and treatments ---------------------------------------------------------------------------------------
+    # -- trials, treatments and searches -----------------------------------------------------------------------------
 
     def trial(self, key: str) -> Trial | None:
         """The finished trial of that key, if there is one."""
@@ -168,3 +169,13 @@ class Store:
         """The treatment that started from that run, if there was one."""
         row = self._db.execute("select record from treatment where run=?", (run,)).fetchone()
         return msgspec.msgpack.decode(row[0], type=Treatment) if row else None
+
+    def put_tuning(self, run: str, tuning: Tuning) -> None:
+        """Keep the outcome of a search beside the watched run that it started from; a later search takes its place."""
+        with self._db:
+            self._db.execute("insert or replace into tuning values (?,?)", (run, msgspec.msgpack.encode(tuning)))
+
+    def tuning(self, run: str) -> Tuning | None:
+        """The newest search that started from that run, if there was one."""
+        row = self._db.execute("select record from tuning where run=?", (run,)).fetchone()
+        return msgspec.msgpack.decode(row[0], type=Tuning) if row else None

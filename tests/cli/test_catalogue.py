@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 import sys
@@ -10,8 +11,11 @@ from types import ModuleType
 import pytest
 
 import trimtab.nn
+from trimtab import nn as trimtab_nn
+from trimtab import optim
 from trimtab.cli.cards import GROUPS, Card, all_cards
 from trimtab.cli.formula import plain
+from trimtab.recipe import Technique
 
 CARDS = all_cards()
 SAYS = {
@@ -100,6 +104,15 @@ def test_the_group_of_normalization():
     assert set(trimtab.nn.__all__) - set(CARDS) <= {name for name in trimtab.nn.__all__ if name.islower()}
 
 
+def test_optimizers_say_whether_they_change_the_rates_or_the_direction():
+    found = {card.name: card.meaning.partition("Changes: ")[2].strip() for card in CARDS.values()}
+    assert found["Adagrad"] == found["Adadelta"] == found["WindowAdadelta"] == "the rate of each direction."
+    assert found["SGD"] == "the direction, by momentum."
+    assert found["RMSprop"] == "the rate of each direction; with momentum, the direction too."
+    assert found["Adam"] == "both, the direction and the rate of each."
+    assert all("optimization" in CARDS[name].groups for name, said in found.items() if said)
+
+
 # -- what the command shows ------------------------------------------------------------------------------------------
 
 
@@ -151,7 +164,7 @@ def test_the_card_of_a_technique(trimtab):
     shown = trimtab("catalogue", "clip_norm")
     assert shown.exit_code == 0
     assert shown.stdout.startswith(
-        "clip_norm(max_norm: float = 1.0)  acts on the update\n\nScales the whole gradient back"
+        "clip_norm(max_norm: float = 1.0, per_parameter: bool = False)  acts on the update\n\nScales the whole gradient back"
     )
     for part in ("Helps:", "Hurts:", "Args:", "Source: Pascanu"):
         assert part in shown.stdout
@@ -193,6 +206,75 @@ def test_cards_as_json(trimtab, tmp_path, name, least):
     assert cards["BatchNorm2d"]["hurts"].startswith("batches of less than about 8")
     if name == "normalization":
         assert all("normalization" in card["groups"] for card in cards.values())
+
+
+# -- curves ----------------------------------------------------------------------------------------------------------
+
+SCHEDULES = "Cosine Exponential InverseTime NaturalExponential OneCycle Warmup WarmupStableDecay".split()
+DECAYS = (
+    "cosine_decay exponential_decay inverse_time_decay natural_exp_decay one_cycle warmup warmup_stable_decay".split()
+)
+
+
+@pytest.mark.parametrize("name", [*SCHEDULES, *DECAYS])
+def test_curves_are_the_closed_form(name, trimtab):
+    x, y, curves = CARDS[name].plotted()
+    assert (x, y) == ("step", "factor of the base rate")
+    thing = getattr(optim, name, None) or Technique.registry[name]
+    for setting, (steps, factors) in curves.items():
+        given = eval(f"dict({setting})", {"Cosine": optim.Cosine})
+        if "steps" in inspect.signature(thing).parameters:
+            given = {"steps": 200 if name == "warmup" else 1000, **given}
+        made = thing(**given)
+        schedule = made.schedule() if isinstance(made, Technique) else made
+        assert factors == [schedule(int(step)) for step in steps] and len(set(factors)) > 50
+    shown = trimtab("catalogue", name, "--plot")
+    assert shown.exit_code == 0
+    assert shown.stdout.startswith(f"{name}  {CARDS[name].meaning[:20]}")
+    assert "\nfactor of the base rate\n   1 ┤" in shown.stdout
+    assert all(f"{number} {setting}\n" in shown.stdout for number, setting in enumerate(curves, 1))
+    assert shown.stdout.endswith(f"\n\nAs a picture: trimtab catalogue {name} --plot {name}.svg\n")
+
+
+def test_a_new_part_with_a_curve_can_be_drawn(trimtab, plant, monkeypatch):
+    plant("ToyNorm", TOY)
+    curve = ("width", "height", {"toy": ([0.0, 1.0], [2.0, 3.0])})
+    monkeypatch.setattr(trimtab_nn.ToyNorm, "plotted", classmethod(lambda cls: curve), raising=False)
+    assert "\nheight\n   3 ┤" in trimtab("catalogue", "ToyNorm", "--plot").stdout
+    assert trimtab("catalogue", "ToyNorm").stdout.endswith("\nIts curve: trimtab catalogue ToyNorm --plot\n")
+
+
+def test_a_curve_as_a_picture(trimtab, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for order in (["one_cycle", "--plot", "deep/cycle.svg"], ["--plot", "deep/cycle.png", "one_cycle"]):
+        shown = trimtab("catalogue", *order)
+        assert (shown.exit_code, shown.stdout) == (0, f"Plot: {order[order.index('--plot') + 1]}\n")
+    assert (tmp_path / "deep" / "cycle.svg").read_text().startswith("<svg ")
+    assert (tmp_path / "deep" / "cycle.png").read_bytes().startswith(b"\x89PNG")
+    assert trimtab("catalogue", "--plot", "one_cycle").stdout == trimtab("catalogue", "one_cycle", "--plot").stdout
+    shown = trimtab("catalogue", "Cosine", "--json", "cards.json", "--plot")
+    assert "┤" in shown.stdout and json.loads((tmp_path / "cards.json").read_text())["cards"][0]["has_curve"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("batch_norm --plot", "Error: batch_norm has no curve to draw. These have one: Cosine, Exponential, InverseTime"),
+        ("normalization --plot", "Error: normalization has no curve to draw. These have one: Cosine"),
+        ("--plot", "Error: --plot draws the curve of one NAME. These have one: Cosine"),
+        ("cosine --plot", "Error: There is no technique, part or group called 'cosine'. Did you mean Cosine"),
+        ("Cosine --plot x.gif", "Error: --plot x.gif: the file must end in .svg or .png, such as Cosine.svg. Without a file the plot is shown here."),
+    ],
+)  # fmt: skip
+def test_curves_that_cannot_be_drawn(trimtab, arguments, message):
+    shown = trimtab("catalogue", *arguments.split())
+    assert shown.exit_code == 2 and message in shown.stderr
+
+
+def test_a_picture_that_cannot_be_written(trimtab, tmp_path):
+    (tmp_path / "file").write_text("")
+    shown = trimtab("catalogue", "Cosine", "--plot", tmp_path / "file" / "x.svg")
+    assert shown.exit_code == 1 and "x.svg could not be written (" in shown.stderr
 
 
 @pytest.mark.parametrize(

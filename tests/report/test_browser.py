@@ -113,6 +113,52 @@ def test_a_comparison_and_a_clean_run_show_theirs(opened):
     check_pictures(opened(sample.run(sick=False)), curves=3, heatmap=3)
 
 
+def test_a_search_shows_its_course_what_decided_and_its_trials(opened):
+    tuning = sample.tuning()
+    page = opened(sample.run(), (), None, None, tuning)
+    check_pictures(page, curves=5, heatmap=3, history=1, importances=1, coordinates=1, trials=3, axis=1)
+    assert page.locator("h1").inner_text().startswith(f"{tuning.recipe} raised validation accuracy from 0.11 to 0.94")
+    assert page.locator("table.probes th[scope=row]").all_inner_texts()[:2] == ["untreated", tuning.recipe]
+    assert page.locator(".space code").all_inner_texts() == list(tuning.search)
+    assert page.locator(".code code").first.text_content() == "\n".join(tuning.lines)
+    lines = page.locator("svg[data-kind=coordinates]")
+    assert lines.locator("[class~=series]").count() == len(tuning.probes)
+    figure = page.locator("figure").filter(has=lines)
+    stopped = sum(probe.status != "ok" for probe in tuning.probes)
+    assert lines.locator(".series-0").count() == stopped > 0
+    figure.get_by_role("button", name="stopped or failed").click()
+    assert not any(one.is_visible() for one in lines.locator(".series-0").all())
+    assert lines.locator(".series-3").is_visible()
+    course = page.locator("svg[data-kind=history]")
+    assert course.locator(".series-3 use").count() == sum(probe.status == "diverged" for probe in tuning.probes) > 0
+
+
+def test_hover_over_a_search_names_the_trial(opened):
+    tuning = sample.tuning()
+    page = opened(sample.run(), (), None, None, tuning)
+
+    def point(kind: str, x: float, y: float) -> str:
+        svg = page.locator(f"svg[data-kind={kind}]")
+        svg.scroll_into_view_if_needed()
+        axis, box = svg.evaluate("svg => ({...svg.dataset, width: svg.viewBox.baseVal.width})"), svg.bounding_box()
+        x0, x1, px0, px1, y0, y1, py0, py1 = (float(axis[key]) for key in "x0 x1 px0 px1 y0 y1 py0 py1".split())
+        scale = box["width"] / float(axis["width"])
+        page.mouse.move(
+            box["x"] + (px0 + (x - x0) / (x1 - x0) * (px1 - px0)) * scale,
+            box["y"] + (py0 + (y - y0) / (y1 - y0) * (py1 - py0)) * scale,
+        )
+        return page.locator("#tip").inner_text()
+
+    probe = tuning.probes[9]
+    said = point("history", 9.2, 0.5)
+    assert "trial 9" in said and probe.recipe in said and f"{probe.value:.5g}" in said
+    assert "diverged" in point("history", next(p.number for p in tuning.probes if p.status == "diverged"), 0.5)
+    said = point("coordinates", len(tuning.axes), 1.0)  # the best result, at the top of the last axis
+    assert tuning.recipe in said
+    point("coordinates", 1.5, -0.1)
+    assert page.locator("#tip").is_hidden()
+
+
 def test_a_spike_is_drawn_at_its_step(opened):
     page = opened(sample.run(10_000, spike=SPIKE))
     figure = page.locator("figure").filter(has=page.get_by_role("heading", name="Loss", exact=True))
@@ -180,7 +226,9 @@ def test_the_legend_hides_a_line(opened):
 def test_dark_and_light_differ_and_narrow_pages_do_not_scroll_sideways(opened):
     colours = {}
     for scheme in ("light", "dark"):
-        page = opened(sample.run(), sample.findings(), sample.treatment(), scheme=scheme, width=420)
+        page = opened(
+            sample.run(), sample.findings(), sample.treatment(), None, sample.tuning(), scheme=scheme, width=420
+        )
         colours[scheme] = page.evaluate("""() => [getComputedStyle(document.body).backgroundColor,
             getComputedStyle(document.querySelector('.series-0 path')).stroke]""")
         assert page.evaluate("document.documentElement.scrollWidth") == 420

@@ -8,12 +8,15 @@ import msgspec
 import numpy as np
 import pytest
 
-from trimtab.records import Layer, Profile, Series, TrainingRecord
+from trimtab.records import Axis, Layer, Metric, Probe, Profile, Series, TrainingRecord, Tuning
 from trimtab.report import sample
-from trimtab.report.figures import of_seeds, of_training, profiles_of_training
+from trimtab.report.figures import of_search, of_seeds, of_training, profiles_of_training
+from trimtab.report.plots.coordinates import coordinates_data, draw_coordinates
 from trimtab.report.plots.curves import curves_data, draw_curves, wants_log
 from trimtab.report.plots.gradient_profile import by_layer, gradient_profile_data
 from trimtab.report.plots.heatmap import draw_heatmap, heatmap_data
+from trimtab.report.plots.importances import draw_importances, importances_data
+from trimtab.report.plots.search_history import draw_history, history_data
 from trimtab.report.plots.seeds import seeds_data
 from trimtab.report.plots.trials import draw_axis, draw_trials, trials_data
 
@@ -121,12 +124,105 @@ def test_effects_share_an_axis_that_holds_zero_and_all_seeds():
         assert data.low < min(arm.differences) and data.high > max(arm.differences)
 
 
+def searched(
+    *ends: tuple[str, float], goal: str = "min", axes: tuple[Axis, ...] = (), at: tuple[dict, ...] = ()
+) -> Tuning:
+    """A search whose trials ended so: a status and a number, which is the last report of a pruned one."""
+    probes = tuple(
+        Probe(number=i, recipe=f"r{i}", status=status, value=value if status == "ok" else math.nan, at=at[i] if at else {},
+              reports=Series(steps=(4, 8), values=(9.0, value)) if status == "pruned" else Series())
+        for i, (status, value) in enumerate(ends)
+    )  # fmt: skip
+    return Tuning(
+        subject="s", search=(), metric=Metric(name="val loss", goal=goal), probes=probes, axes=axes, untreated=0.5
+    )
+
+
+def test_the_best_so_far_never_gets_worse_and_counts_whole_trials_only():
+    ends = (("diverged", 0), ("ok", 0.7), ("pruned", 0.1), ("ok", 0.9), ("ok", 0.6), ("failed", 0))
+    data = history_data(searched(*ends))
+    assert data is not None
+    np.testing.assert_array_equal(data.best, [math.nan, 0.7, 0.7, 0.7, 0.6, 0.6])
+    np.testing.assert_array_equal(data.last, [math.nan, math.nan, 0.1, math.nan, math.nan, math.nan])
+    more = history_data(searched(*ends, goal="max"))
+    assert more is not None
+    np.testing.assert_array_equal(more.best, [math.nan, 0.7, 0.7, 0.9, 0.9, 0.9])
+    assert history_data(searched(("pruned", 0.3))) is None
+    assert not data.log and history_data(searched(("ok", 1e-4), ("ok", 1.0))).log
+
+
+def test_an_outlier_does_not_hide_the_rest_of_a_search():
+    losses = [("ok", 0.30 + 0.01 * i) for i in range(12)]
+    data = history_data(searched(*losses, ("ok", 1e6), ("pruned", 50.0)))
+    assert data is not None and not data.log
+    assert (data.low, data.high) == (0.3, 0.5)  # the untreated run has 0.5
+    more = history_data(searched(*losses, ("ok", -1e6), goal="max"))
+    assert more is not None and 0.3 <= more.low <= 0.32 and more.high == 0.5
+
+
+def test_trials_meet_the_axes_where_their_values_lie():
+    axes = (
+        Axis(name="lr", low=1e-4, high=1.0, log=True),
+        Axis(name="p", low=0.0, high=0.5),
+        Axis(name="n", choices=("a", "b")),
+    )
+    at = ({"lr": 1e-2, "p": 0.5, "n": "a"}, {"lr": 1.0, "n": "b"}, {"lr": 1e-4, "p": 0.1, "n": "b"})
+    data = coordinates_data(searched(("ok", 2.0), ("ok", 4.0), ("diverged", 0), axes=axes, at=at))
+    assert data is not None
+    assert [scale.name for scale in data.scales] == ["lr", "p", "n", "validation loss"]
+    places = {line.name: line.places for line in data.lines}
+    np.testing.assert_allclose(places["r0"], [0.5, 1.0, 0.75, 0.0])
+    np.testing.assert_allclose(places["r1"], [1.0, math.nan, 0.25, 1.0])
+    np.testing.assert_allclose(places["r2"], [0.0, 0.2, 0.25, math.nan], atol=1e-12)
+    assert [mark for _, mark in data.scales[0].marks] == ["0.0001", "0.001", "0.01", "0.1", "1"]
+    assert data.scales[2].marks == ((0.75, "a"), (0.25, "b"))
+    assert [(line.name, line.group) for line in data.lines] == [("r2", 0), ("r0", 1), ("r1", 1)]
+
+
+def test_of_many_axes_the_important_ones_are_drawn_in_their_order():
+    axes = tuple(Axis(name=f"x{i}", low=0.0, high=1.0) for i in range(20))
+    many = msgspec.structs.replace(searched(("ok", 1.0), axes=axes), importances={f"x{i}": i / 190 for i in range(20)})
+    data = coordinates_data(many)
+    assert data is not None and data.left == 8
+    assert [scale.name for scale in data.scales[:-1]] == [f"x{i}" for i in range(8, 20)]
+    bars = importances_data(many)
+    assert bars is not None and bars.names[0] == "x19" and len(bars.names) == 12 and bars.left == 8
+
+
+def test_the_winner_and_the_confirmed_are_drawn_over_the_others():
+    tuning = sample.tuning()
+    data = coordinates_data(tuning)
+    assert data is not None
+    assert [line.name for line in data.lines][-1] == tuning.recipe
+    assert [line.group for line in data.lines] == sorted(line.group for line in data.lines)
+    assert sum(line.group >= 2 for line in data.lines) == len(tuning.confirmation.arms)
+
+
+def test_a_search_without_numbers_says_so():
+    (picture,) = of_search(searched(("diverged", 0), ("pruned", 0.3)))
+    assert picture.caption == "No trial of the search ended with a number." and not picture.svg
+    captions = [picture.caption for picture in of_search(searched(("ok", 0.3)))]
+    assert captions[1] == "Importances take two axes, ten trials, five of them with a number, and results that differ."
+    assert len(captions) == 2  # and no axes, no coordinates
+
+
+@pytest.mark.parametrize("value", [0.0, -1e300, 1e-300, 1e300])
+def test_odd_searches_are_drawn(value):
+    axes = (Axis(name="x", low=1e-9, high=1e9, log=True), Axis(name="<y>&", choices=("'a'", "</svg>")))
+    at = ({"x": 1.0, "<y>&": "</svg>"}, {})
+    tuning = searched(("ok", value), ("pruned", math.inf), axes=axes, at=at)
+    for picture in of_search(msgspec.structs.replace(tuning, untreated=math.nan, importances={"x": 0.0, "<y>&": 1.0})):
+        assert xml.fromstring(picture.svg) is not None
+
+
 def test_every_drawing_is_well_formed_and_says_where_its_axes_lie():
     record = sample.run().trainings[0]
     curves, map_ = curves_data(record, ["loss", "val loss"], "loss"), gradient_profile_data(record)
-    trials = trials_data(sample.search())
-    assert curves and map_ and trials
-    for svg in (draw_curves(curves), draw_heatmap(map_), draw_trials(trials, 0), draw_axis(trials)):
+    trials, tuning = trials_data(sample.search()), sample.tuning()
+    history, shares, lines = history_data(tuning), importances_data(tuning), coordinates_data(tuning)
+    assert curves and map_ and trials and history and shares and lines
+    ours = (draw_history(history), draw_importances(shares), draw_coordinates(lines))
+    for svg in (draw_curves(curves), draw_heatmap(map_), draw_trials(trials, 0), draw_axis(trials), *ours):
         root = xml.fromstring(svg)
         assert root.get("role") == "img" and root.get("aria-label")
         assert float(root.attrib["data-px1"]) > float(root.attrib["data-px0"])

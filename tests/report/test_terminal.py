@@ -10,12 +10,13 @@ import pytest
 from msgspec.structs import replace
 from rich.console import Console, RenderableType
 
-from trimtab.report import comparison_view, findings_view, sample, summary, treatment_view
+from trimtab.report import comparison_view, findings_view, sample, summary, treatment_view, tuning_view
 
 HERE = Path(__file__).parent
 SHOWN = {
     "treated": (sample.run(), sample.findings(), sample.treatment(), None),
     "compared": (sample.run(), (), None, sample.search()),
+    "tuned": (sample.run(), (), None, None, sample.tuning()),
     "clean": (sample.run(sick=False), (), None, None),
 }
 
@@ -36,6 +37,7 @@ def test_the_pieces_stand_alone_and_make_up_the_summary():
     assert rendered(findings_view(sample.findings())) in whole
     assert rendered(treatment_view(sample.treatment())) in whole
     assert rendered(comparison_view(sample.search(), words=False)) in whole
+    assert rendered(tuning_view(sample.tuning())) in rendered(summary(*SHOWN["tuned"]))
 
 
 def test_markup_in_names_is_shown_as_it_is():

@@ -5,7 +5,7 @@ import math
 import pytest
 from msgspec.structs import replace
 
-from trimtab.records import Arm, Comparison, Metric, RunRecord, TrainingRecord, Treatment
+from trimtab.records import Arm, Comparison, Metric, Probe, RunRecord, TrainingRecord, Treatment, Tuning
 from trimtab.report import sample, verdict
 from trimtab.report.verdict import tone
 
@@ -34,6 +34,14 @@ def comparison(*arms: Arm, baseline: float = 0.1, goal: str = "max") -> Comparis
 
 def treatment(recipe: str = "batch_norm", **parts: object) -> Treatment:
     return Treatment(subject="train.py", findings=(WORST,), recipe=recipe, **parts)
+
+
+def tuning(recipe: str = "", **parts: object) -> Tuning:
+    probes = tuple(Probe(number=i, recipe=one, status="ok", value=0.5) for i, one in enumerate(("", "ema", "swa")))
+    metric = Metric(name="val accuracy", goal="max")
+    return Tuning(
+        subject="train.py", search=("ema | swa | none",), metric=metric, recipe=recipe, **{"probes": probes, **parts}
+    )
 
 
 @pytest.mark.parametrize(
@@ -111,6 +119,25 @@ def treatment(recipe: str = "batch_norm", **parts: object) -> Treatment:
         ({"treatment": treatment("", search=comparison(arm(effect=0.0, low=-1, high=1)))}, "1 finding; the remedy tried is not proven to help", "bad"),
         ({"treatment": treatment("")}, "1 finding; no remedy was tried", "bad"),
         ({"treatment": Treatment(subject="train.py", findings=())}, "Nothing needs treating", "good"),
+        (
+            {"tuning": tuning("ema", confirmation=comparison(arm("swa", mean=0.99, low=-0.1), arm("ema"))), "findings": [WORST]},
+            "ema raised validation accuracy from 0.10 to 0.94: +0.84 [0.82, 0.86] over 5 confirming seeds",
+            "good",
+        ),
+        (
+            {"tuning": tuning(confirmation=comparison(arm("swa", low=-0.1), arm("ema", mean=0.2, effect=0.1, low=-0.1)))},
+            "None of the 2 recipes confirmed is proven to help; the best: swa raised validation accuracy from 0.10 to 0.94: "
+            "+0.84 [-0.10, 0.86] over 5 confirming seeds; not proven, the interval includes zero",
+            "plain",
+        ),
+        (
+            {"tuning": tuning(confirmation=comparison(arm("swa", low=-0.1)))},
+            "swa raised validation accuracy from 0.10 to 0.94: +0.84 [-0.10, 0.86] over 5 confirming seeds; not proven, the interval "
+            "includes zero",
+            "plain",
+        ),
+        ({"tuning": tuning()}, "None of 2 recipes tried was better than the script as it is", "plain"),
+        ({"tuning": tuning(probes=())}, "No recipe was tried", "plain"),
     ],
 )  # fmt: skip
 def test_verdict(given, text, sound):

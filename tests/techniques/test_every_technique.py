@@ -21,13 +21,26 @@ SETTINGS = {
     "swa": "swa(start=1, every=1)",
     "constrain": "constrain(radius=0.1)",
     "lr_scale": "lr_scale(factor=0.5)",
+    "learning_rate": "learning_rate(lr=0.02)",
+    "inverse_time_decay": "inverse_time_decay(beta=0.5)",
+    "exponential_decay": "exponential_decay(beta=0.5)",
+    "natural_exp_decay": "natural_exp_decay(beta=0.5)",
+    "cosine_decay": "cosine_decay(steps=5)",
+    "warmup_stable_decay": "warmup_stable_decay(steps=5, decay=0.6)",
+    "one_cycle": "one_cycle(steps=5)",
+    "sgd": "sgd(lr=0.05)",
     "clip_norm": "clip_norm(max_norm=0.01)",
+    "clip_value": "clip_value(low=0.001)",
+    "zclip": "zclip(warmup_steps=2, z_threshold=0.01)",
+    "skip_spikes": "skip_spikes(threshold=0.01, window=2, warmup=2)",
     "rand_augment": "rand_augment(value_range=(-1.0, 1.0))",
 }
 # Techniques that need a network of a certain kind (tests/conftest.py); one of "images" is given inputs (N, 1, 8, 8).
 NETWORKS = {
     **dict.fromkeys(("convert_norm", "fuse", "gn_ws", "remove_redundant_bias", "zero_init_residual"), "normed"),
     "add_skips": "mlp",
+    "muon": "mlp",
+    "identity_init": "normed",
     "drop_path": "normed",
     "r_drop": "dropout",
     "zoneout": "recurrent",
@@ -36,15 +49,29 @@ NETWORKS = {
     "cutmix": "images",
 }
 ALWAYS = (
+    "agc",
     "bagging",
     "clip_norm",
+    "clip_value",
     "deep_ensemble",
+    "cosine_decay",
+    "exponential_decay",
+    "inverse_time_decay",
+    "learning_rate",
     "lr_scale",
+    "natural_exp_decay",
+    "one_cycle",
+    "skip_spikes",
+    "warmup",
+    "zclip",
+    *("adadelta", "adagrad", "adam", "adamw", "rmsprop", "sam", "schedule_free", "sgd"),
 )  # techniques that find something to act on in every training
 TAKES_AWAY = ("remove_redundant_bias",)  # parameters without effect: training goes on as before, with fewer of them
 IN_EVALUATION = ("deep_ensemble", "ema", "swa")  # training goes on as before, and something else answers in evaluation
+ANEW = ("adadelta", "adagrad", "adam", "adamw", "muon", "rmsprop", "schedule_free", "sgd")  # another optimizer begins
 JUDGED = ("early_stopping",)  # techniques that act on evaluations
 TEXTS = [SETTINGS.get(name, name) for name in sorted(Technique.registry)]
+ANEW_TEXTS = [SETTINGS.get(name, name) for name in ANEW]
 KINDS = ["mlp", "cnn"]
 
 
@@ -139,9 +166,12 @@ def test_keeps_parameters_and_their_moments(text, digits):
     now = {id(p) for p in model.parameters()}
     assert all(id(p) in now for p in old) or text in TAKES_AWAY
     assert sum(len(g["params"]) for g in optimizer.param_groups) == len(list(model.parameters()))
-    if "init" not in text:
+    if "init" not in text and text not in ANEW_TEXTS:
         assert all("exp_avg" in optimizer.state[p] for p in old if id(p) in now)
     train(model, optimizer, shaped(model, digits), 2)
+    if text in ANEW_TEXTS:
+        assert all(optimizer.state[p] for p in model.parameters())
+        training.undo()
     assert all("exp_avg" in optimizer.state[p] for p in model.parameters())
 
 

@@ -81,6 +81,26 @@ def test_a_script_that_stops_itself_at_nan_has_diverged(train, engine):
     assert "the loss was nan when the script ended: AssertionError: NaN" in trial.error
 
 
+def test_jobs_are_taken_when_a_worker_is_free_for_them(train, engine):
+    train.write_text(clusters())
+    subject, order = Script(str(train)), []
+
+    def jobs():
+        for seed in range(4):
+            order.append(f"asked {seed}")
+            yield Job(subject, "", seed)
+
+    engine.run(jobs(), lambda job, result: order.append("done"))
+    assert order[:3] == ["asked 0", "asked 1", "done"] and order.count("done") == 4
+    assert all(order[:place].count("done") >= seed - 1 for seed in range(4) for place in [order.index(f"asked {seed}")])
+
+
+def test_nothing_to_run_takes_no_time(engine):
+    began = time.monotonic()
+    engine.run([], lambda job, result: None)
+    assert time.monotonic() - began < 0.3
+
+
 def test_no_trial_starts_after_the_deadline(train, engine):
     train.write_text(clusters())
     done = []

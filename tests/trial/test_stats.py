@@ -266,6 +266,12 @@ def test_seeds_without_a_number_are_counted_and_never_averaged() -> None:
     )
 
 
+def test_a_trial_that_a_search_gave_up_was_not_run() -> None:
+    arm = one(runs("", s0=0.5, s1=0.5, s2=0.5), runs("r", s0=0.75, s1=0.75, s2="pruned"))
+    assert (arm.seeds, arm.diverged, arm.failed, arm.no_effect) == ((0, 1), 0, 0, 0)
+    assert "recipe: 1 not run" in arm.note
+
+
 @pytest.mark.parametrize("value", [NAN, INF, -INF])
 def test_ok_without_a_finite_number_is_a_divergence(value: float) -> None:
     arm = one(runs("", s0=0.5, s1=0.5, s2=value), runs("r", s0=0.75, s1=value, s2=0.5))

@@ -1,7 +1,7 @@
-"""The command line: ``trimtab watch | treat | compare | report | catalogue | info``.
+"""The command line: ``trimtab watch | treat | compare | tune | report | catalogue | info``.
 
 Exit codes: 0 success; 1 the script failed or cannot be judged (``watch`` exits as the script did); 2 wrong usage;
-3 ``treat`` found something wrong and nothing that provably helps.
+3 ``treat`` found something wrong and nothing that provably helps, or ``tune`` found nothing that does.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import click
 
 from trimtab import __version__
 
-COMMANDS = ("watch", "treat", "compare", "report", "catalogue", "info")
+COMMANDS = ("watch", "treat", "compare", "tune", "report", "catalogue", "info")
 
 
 class _Lazy(click.Group):

@@ -3,6 +3,9 @@
 A part is a public class of :mod:`trimtab.nn`, :mod:`trimtab.data` or :mod:`trimtab.optim`, or a function there that says
 where it comes from (others are helpers).
 A technique is what is registered under a name. Nothing else has to be declared: a new member appears by itself.
+
+A member with a closed form may have a class method ``plotted()``, which gives the titles of both axes and its curves, at settings that
+show the shape: ``("step", "factor of the base rate", {"beta=0.01": (steps, factors)})``. Then it can be drawn.
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ from __future__ import annotations
 import inspect
 import re
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +25,7 @@ GROUPS = {
         "regularization": r"dropout|DropBlock|penalt|constraint|\bdecay\b|averag|ensemble|smoothing|surrogate|soft cap|z-loss|"
         r"early stopping|skips|residual connection|stochastic depth|bias, variance",
         "augmentation": r"\bimages\b|augment|mixup|CutMix|CutOut|noise on inputs|of tables|in sequences",
+        "optimization": r"an optimizer\b|\boptimizers\b|gradient descent|learning rate|\bschedules?\b|clipping|initializ",
     }.items()
 }
 
@@ -37,7 +42,7 @@ class Card:
 
     kind: ``part`` or ``technique``. call: how it is called. place: where it is, or what it acts on. meaning: the first paragraph.
     formula: TeX, or code where the docstring has it so. variants: members that refer to this one for all of that.
-    of: the member that a variant refers to.
+    of: the member that a variant refers to. plotted: gives its curves, if it has any.
     """
 
     name: str
@@ -53,6 +58,7 @@ class Card:
     variants: tuple[str, ...]
     of: str
     text: str
+    plotted: Callable[[], tuple[str, str, dict[str, tuple[list[float], list[float]]]]] | None = None
 
 
 def all_cards() -> dict[str, Card]:
@@ -66,7 +72,8 @@ def all_cards() -> dict[str, Card]:
     parts = {
         name: thing
         for name, thing in sorted(public.items())
-        if inspect.isclass(thing) or (inspect.isfunction(thing) and sections(inspect.getdoc(thing) or "")["source"])
+        if (inspect.isclass(thing) and not inspect.isabstract(thing))
+        or (inspect.isfunction(thing) and sections(inspect.getdoc(thing) or "")["source"])
     }
     of = {name: _refers_to(thing, parts) for name, thing in parts.items()}
     cards = {}
@@ -106,6 +113,7 @@ def _card(name: str, kind: str, thing: Any, place: str, variants: tuple[str, ...
         variants=variants,
         of=of,
         text=text,
+        plotted=getattr(thing, "plotted", None),
         **sections(text),
     )
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from trimtab.cli.common import FILE, write_result
+from trimtab.cli.common import FILE, say, write_result
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -18,8 +18,11 @@ if TYPE_CHECKING:
 
 @click.command("catalogue", short_help="List techniques and parts, or show a group or the card of one.")
 @click.option("--json", "json_file", type=FILE, metavar="FILE", help="Write the cards there, machine-readable.")
+@click.option(
+    "--plot", is_flag=False, flag_value="", metavar="[FILE]", help="Draw its curve: here, or into FILE (.svg, .png)."
+)
 @click.argument("name", required=False)
-def command(name: str | None, json_file: Path | None) -> None:
+def command(name: str | None, json_file: Path | None, plot: str | None) -> None:
     """List all techniques and parts, or show the card of one: formula, when it helps, when it hurts, source.
 
     NAME is a technique (batch_norm), a part (BatchNorm2d), or a group of both: normalization.
@@ -30,7 +33,12 @@ def command(name: str | None, json_file: Path | None) -> None:
     from trimtab.recipe import nearest
 
     cards, out = all_cards(), Console()
-    if name in GROUPS:
+    if name is None and plot in cards:  # catalogue --plot one_cycle
+        name, plot = plot, ""
+    if plot is not None and (name is None or name in cards or name in GROUPS):
+        shown = [_drawable(name, cards)]
+        _plot(out, shown[0], plot)
+    elif name in GROUPS:
         shown = [card for card in cards.values() if name in card.groups]
         _group(out, [card for card in shown if not card.of])
     elif name is None:
@@ -52,8 +60,44 @@ def _one(out: Console, card: Card) -> None:
 
     out.print(Text.assemble((card.name, "bold"), f"{card.call.removeprefix(card.name)}  {card.place}\n"))
     out.print(card.text, highlight=False, markup=False)
+    if card.plotted is not None:
+        out.print(f"\nIts curve: trimtab catalogue {card.name} --plot", highlight=False)
     if card.of:
         out.print(f"\nFormula, when it helps, when it hurts, source: trimtab catalogue {card.of}", highlight=False)
+
+
+def _drawable(name: str | None, cards: dict[str, Card]) -> Card:
+    """The card of that name, if it has a curve."""
+    if name in cards and cards[name].plotted is not None:
+        return cards[name]
+    what = "--plot draws the curve of one NAME" if name is None else f"{name} has no curve to draw"
+    drawable = ", ".join(card.name for card in cards.values() if card.plotted is not None)
+    raise click.UsageError(f"{what}. These have one: {drawable}.")
+
+
+def _plot(out: Console, card: Card, file: str) -> None:
+    """The curve in the terminal, or, with a file, there."""
+    from rich.text import Text
+
+    from trimtab.report.plots.schedule import SUFFIXES, schedule_data, schedule_text, write_schedule
+
+    assert card.plotted is not None
+    data = schedule_data(card.name, *card.plotted())
+    if not file:
+        out.print(Text.assemble((card.name, "bold"), f"  {card.meaning}\n"))
+        out.print(schedule_text(data, min(out.width, 76)))
+        say(out, f"\nAs a picture: trimtab catalogue {card.name} --plot {card.name}.svg")
+        return
+    path = Path(file)
+    if path.suffix.lower() not in SUFFIXES:
+        raise click.UsageError(
+            f"--plot {file}: the file must end in {' or '.join(SUFFIXES)}, such as {card.name}.svg. Without a file the plot is shown here."
+        )
+    try:
+        write_schedule(data, path.resolve())
+    except OSError as error:
+        raise click.ClickException(f"{file} could not be written ({error}).") from None
+    say(out, f"Plot: {file}")
 
 
 def _list(out: Console, cards: list[Card], groups: Iterable[str]) -> None:
@@ -112,5 +156,5 @@ def _as_json(card: Card) -> dict[str, Any]:
     return {
         "name": card.name, "kind": card.kind, "call": card.call, "place": card.place, "groups": card.groups,
         "meaning": card.meaning, "formula": card.formula, "helps": card.helps, "hurts": card.hurts, "source": card.source,
-        "variants": card.variants, "variant_of": card.of or None,
+        "variants": card.variants, "variant_of": card.of or None, "has_curve": card.plotted is not None,
     }  # fmt: skip

@@ -15,7 +15,7 @@ import click
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from trimtab.records import Comparison, Finding, RunRecord, Treatment
+    from trimtab.records import Comparison, Finding, RunRecord, Treatment, Tuning
     from trimtab.trial import Script
 
 # Everything after SCRIPT belongs to the script, options too.
@@ -178,19 +178,20 @@ def tell(
     findings: tuple[Finding, ...],
     treatment: Treatment | None = None,
     comparison: Comparison | None = None,
+    tuning: Tuning | None = None,
     kept: bool = True,
 ) -> None:
     """Print the result, write the page (and the JSON), and say where they are, or why they could not be written."""
     from trimtab.report.terminal import summary
     from trimtab.trial.session import report_command
 
-    console.print(summary(run, findings, treatment, comparison), crop=False)
+    console.print(summary(run, findings, treatment, comparison, tuning), crop=False)
     if json_file:
-        write_json(console, json_file, run, findings, treatment, comparison)
+        write_json(console, json_file, run, findings, treatment, comparison, tuning)
     try:
         from trimtab.report.page import write_page
 
-        write_page(html, run, findings, treatment, comparison)
+        write_page(html, run, findings, treatment, comparison, tuning)
     except Exception as error:  # the result is told; that its page could not be drawn is no reason to fail
         again = (
             f" Once that is mended: {report_command(run.id, html.parent)}"
@@ -213,9 +214,10 @@ def write_json(
     findings: tuple[Finding, ...],
     treatment: Treatment | None = None,
     comparison: Comparison | None = None,
+    tuning: Tuning | None = None,
 ) -> None:
     """Write the machine-readable result of trials."""
-    write_result(console, json_file, as_json(run, findings, treatment, comparison))
+    write_result(console, json_file, as_json(run, findings, treatment, comparison, tuning))
 
 
 def write_result(console: Console, json_file: Path, result: dict[str, Any]) -> None:
@@ -236,7 +238,11 @@ def _shown(path: Path) -> str:
 
 
 def as_json(
-    run: RunRecord, findings: tuple, treatment: Treatment | None, comparison: Comparison | None
+    run: RunRecord,
+    findings: tuple,
+    treatment: Treatment | None,
+    comparison: Comparison | None,
+    tuning: Tuning | None = None,
 ) -> dict[str, Any]:
     """The machine-readable result."""
     found = [
@@ -274,4 +280,23 @@ def as_json(
         }
     if comparison is not None:
         result["comparison"] = comparison
+    if tuning is not None:
+        arms = tuning.confirmation.arms if tuning.confirmation else ()
+        arm = next((arm for arm in arms if arm.recipe == tuning.recipe), None)
+        result["tuning"] = {
+            "recipe": tuning.recipe,
+            "metric": tuning.metric,
+            "effect": arm.effect if arm else None,
+            "low": arm.low if arm else None,
+            "high": arm.high if arm else None,
+            "seeds": arm.seeds if arm else (),
+            "proven": bool(arm and arm.proven),
+            "confirmation": tuning.confirmation,
+            "search": tuning.search,
+            "untreated": tuning.untreated,
+            "importances": tuning.importances,
+            "probes": tuning.probes,
+            "lines": tuning.lines,
+            "words": tuning.words,
+        }
     return result

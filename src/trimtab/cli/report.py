@@ -30,7 +30,7 @@ from trimtab.cli.common import FILE, say, tell, told_plainly
 @click.option("--json", "json_file", type=FILE, metavar="FILE", help="Write the result there, machine-readable.")
 @click.option("--list", "listing", is_flag=True, help="List the recorded runs and stop.")
 def command(run: str | None, folder: Path, html_file: Path | None, json_file: Path | None, listing: bool) -> None:
-    """Diagnose a recorded RUN (the newest by default), with its treatment if it had one, and write its report."""
+    """Diagnose a recorded RUN (the newest by default), with its treatment and its search if it had them, and write its report."""
     from rich.console import Console
 
     from trimtab.doctor import diagnose
@@ -50,5 +50,6 @@ def command(run: str | None, folder: Path, html_file: Path | None, json_file: Pa
                 say(out, f"{name}  {listed.subject}, {steps} steps{ended}")
             return
         record = store.run(run)
-        treatment = store.treatment(record.id)
-    tell(out, html_file or folder.resolve() / "report.html", json_file, record, diagnose(record), treatment)
+        treatment, tuning = store.treatment(record.id), store.tuning(record.id)
+    html = html_file or folder.resolve() / "report.html"
+    tell(out, html, json_file, record, diagnose(record), treatment, tuning=tuning)

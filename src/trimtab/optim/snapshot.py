@@ -20,21 +20,23 @@ _PARTS = ("sampler", "batch_sampler", "dataset", "transform", "transforms", "bas
 
 @contextlib.contextmanager
 def unchanged(*things: Any) -> Iterator[None]:
-    """Inside the block anything may be trained; afterwards everything is, bit for bit, as it was. Also after an exception and Ctrl-C.
+    """Inside the block anything may be trained; afterwards everything is, bit for bit, as it was.
 
-    What is put back, in place, so that every reference to it stays good:
+    Also after an exception and Ctrl-C. What is put back, in place, so that every reference to it stays good:
 
-    * of a model: values of parameters and buffers (also of those that no ``state_dict`` has), gradients (also that there is none),
-      ``requires_grad``, the mode of every submodule, hooks, and what submodules have as plain attributes: numbers, tensors, arrays, lists,
-      dicts, generators;
+    * of a model: values of parameters and buffers (also of those that no ``state_dict`` has), gradients (also that
+      there is none), ``requires_grad``, the mode of every submodule, hooks, and what submodules have as plain
+      attributes: numbers, tensors, arrays, lists, dicts, generators;
     * of an optimizer: its state, every value of its groups, what schedulers have noted on it;
-    * of a data loader, its samplers, its data set and their transforms: generators and attributes, without a copy of the data; its
-      persistent workers are left alone, others work inside of the block;
-    * generators (of torch, numpy and Python) given by themselves; of any other object (a scheduler, a scaler) its plain attributes;
+    * of a data loader, its samplers, its data set and their transforms: generators and attributes, without a copy of
+      the data; its persistent workers are left alone, others work inside of the block;
+    * generators (of torch, numpy and Python) given by themselves; of any other object (a scheduler, a scaler) its plain
+      attributes;
     * and always the random state of torch (on the CPU and on all CUDA devices), numpy and Python.
 
-    It takes the memory of a second copy of models, optimizers and gradients, and is meant for between two updates: a graph that waits for
-    its backward is of no use afterwards. Objects of other classes inside of modules are not looked into.
+    It takes the memory of a second copy of models, optimizers and gradients, and is meant for between two updates: a
+    graph that waits for its backward is of no use afterwards. Objects of other classes inside of modules are not
+    looked into.
 
     Raises:
         ValueError: for a lazy module that has not seen a batch yet.

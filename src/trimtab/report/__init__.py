@@ -14,9 +14,9 @@ from trimtab.report.page import write_page
 from trimtab.report.verdict import verdict
 
 if TYPE_CHECKING:
-    from trimtab.report.terminal import comparison_view, findings_view, summary, treatment_view
+    from trimtab.report.terminal import comparison_view, findings_view, summary, treatment_view, tuning_view
 
-__all__ = ["comparison_view", "findings_view", "summary", "treatment_view", "verdict", "write_page"]
+__all__ = ["comparison_view", "findings_view", "summary", "treatment_view", "tuning_view", "verdict", "write_page"]
 
 
 def __getattr__(name: str) -> Any:

@@ -8,12 +8,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from trimtab.records import Arm, Comparison, Metric, Profile, TrainingRecord
+from trimtab.records import Arm, Comparison, Metric, Profile, TrainingRecord, Tuning
 from trimtab.report.plots import gradient_profile
+from trimtab.report.plots.coordinates import coordinates_data, draw_coordinates
 from trimtab.report.plots.curves import CurvesData, curves_data, draw_curves, group, quantity
 from trimtab.report.plots.heatmap import HeatmapData, draw_heatmap, heatmap_data
+from trimtab.report.plots.importances import draw_importances, importances_data
+from trimtab.report.plots.search_history import draw_history, history_data
 from trimtab.report.plots.seeds import curve_names, seeds_data
-from trimtab.report.words import spelled
+from trimtab.report.words import importance, spelled
 
 # name of the profile, its title, what it tells, whether it is a share of units, whether its absence is worth a line
 PROFILES = (
@@ -108,6 +111,31 @@ def of_seeds(comparison: Comparison, arm: Arm, key: str) -> Iterator[Picture]:
             yield _curves(f"{key}-{number}", data, "Line: mean of the seeds. Band: lowest to highest seed.")
     if not names:
         yield Picture(f"{key}-none", "Curves of the trials", "No curves: the trials kept none.")
+
+
+def of_search(tuning: Tuning) -> Iterator[Picture]:
+    """The course of a search, what decided, and where its trials lie; the last one is wide."""
+    history = history_data(tuning)
+    if history is None:
+        yield Picture("search", "Course of the search", "No trial of the search ended with a number.")
+        return
+    seen = "The dashed line is the untreated run; a pruned trial stands at what it reported last. What has no number, or lies far off, stands at the edge."
+    yield Picture("search", "Course of the search", seen, draw_history(history), history.legend)
+    shares = importances_data(tuning)
+    if shares is not None:
+        more = f" {shares.left} axes of less importance are not drawn." if shares.left else ""
+        yield Picture("importance", "What decided", importance(tuning) + more, draw_importances(shares))
+    else:
+        few = "Importances take two axes, ten trials, five of them with a number, and results that differ."
+        yield Picture("importance", "What decided", few)
+    lines = coordinates_data(tuning)
+    if lines is not None:
+        more = f" {lines.left} axes of less importance are not drawn." if lines.left else ""
+        caption = (
+            "Every line is a trial, from its settings to its result; it runs below an axis that its recipe does not have."
+            + more
+        )
+        yield Picture("coordinates", "Trials and their settings", caption, draw_coordinates(lines), lines.legend)
 
 
 def _curves(key: str, data: CurvesData, caption: str) -> Picture:

@@ -51,6 +51,22 @@
       show(title, [row("", data.names[line], number(cells[column])), row("", "median of the layer", number(data.median[line]))], x, y);
       return column + 0.5;
     },
+    history(svg, data, at, x, y) {
+      const i = Math.round(at.x);
+      if (i < 0 || i >= data.recipes.length) return null;
+      const said = data.values[i] !== null ? number(data.values[i]) : data.statuses[i] + (data.last[i] !== null ? ` at ${number(data.last[i])}` : "");
+      show(`trial ${i}`, [row("", data.recipes[i], ""), row("base", data.metric, said), row("c0", "best so far", number(data.best[i]))], x, y);
+      return i;
+    },
+    coordinates(svg, data, at, x, y) {
+      const left = Math.max(0, Math.min(Math.floor(at.x), data[0].places.length - 2)), part = at.x - left;
+      const away = (line) => Math.abs(line.places[left] * (1 - part) + line.places[left + 1] * part - at.y)
+        + (svg.querySelector(`.series-${line.group}`)?.classList.contains("off") ? 9 : 0);
+      const line = data.reduce((best, one) => away(one) <= away(best) ? one : best);
+      if (away(line) > 0.08) { tip.hidden = true; return null; }
+      show(line.result, [row(line.colour, line.name, "")], x, y);
+      return null;
+    },
     trials(svg, data, at, x, y) {
       show("difference of each seed", data.seeds.map((seed, i) => row("", `seed ${seed}`, number(data.differences[i]))), x, y);
       return null;

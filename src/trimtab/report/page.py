@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
-from trimtab.records import Arm, Comparison, Finding, RunRecord, TrainingRecord, Treatment
+from trimtab.records import Arm, Comparison, Finding, RunRecord, TrainingRecord, Treatment, Tuning
 from trimtab.report import figures, words
 from trimtab.report.figures import Picture
 from trimtab.report.plots.trials import draw_axis, draw_trials, trials_data
 from trimtab.report.verdict import headline, tone, verdict
 
+BEST = 10  # trials of a search that are listed
 BUDGET = 1_500_000  # bytes of pictures; what would exceed it is named on the page, not drawn
 
 
@@ -44,11 +45,12 @@ def write_page(
     findings: Sequence[Finding] = (),
     treatment: Treatment | None = None,
     comparison: Comparison | None = None,
+    tuning: Tuning | None = None,
 ) -> Path:
     """Write the report of a run to ``path`` and return the path. A reader never sees a half-written file."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    text = page(run, findings, treatment, comparison)
+    text = page(run, findings, treatment, comparison, tuning)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "w", encoding="utf-8", errors="replace") as file:
@@ -68,6 +70,7 @@ def page(
     findings: Sequence[Finding] = (),
     treatment: Treatment | None = None,
     comparison: Comparison | None = None,
+    tuning: Tuning | None = None,
 ) -> str:
     """The whole page as text."""
     from jinja2 import Environment, StrictUndefined
@@ -82,13 +85,17 @@ def page(
         "spelled": words.spelled,
     }
     findings = words.by_severity(findings or (treatment.findings if treatment is not None else ()))
-    tables = tuple(_tables(treatment, comparison))
-    sections = tuple(_sections(run, BUDGET - sum(len(p.svg) for table in tables for p in table.pictures)))
-    shown = headline(treatment, comparison)
+    tables = tuple(_tables(treatment, comparison, tuning))
+    searched = tuple(figures.of_search(tuning)) if tuning is not None else ()
+    drawn = [*searched, *(picture for table in tables for picture in table.pictures)]
+    sections = tuple(_sections(run, BUDGET - sum(len(picture.svg) for picture in drawn)))
+    shown = headline(treatment, comparison, tuning)
     return environment.from_string((room / "page.html").read_text(encoding="utf-8")).render(
-        run=run, findings=findings, treatment=treatment, tables=tables, sections=sections,
+        run=run, findings=findings, treatment=treatment, tuning=tuning, searched=searched, tables=tables, sections=sections,
+        lines=next((one.lines for one in (tuning, treatment) if one is not None and one.lines), ()),
+        leading=words.leading(tuning.probes, tuning.metric, BEST) if tuning is not None else (),
         main=next((section for section in sections if section.training is run.main), None),
-        verdict=verdict(run, findings, treatment, comparison), tone=tone(run, findings, treatment, comparison),
+        verdict=verdict(run, findings, treatment, comparison, tuning), tone=tone(run, findings, treatment, comparison, tuning),
         before=words.baseline_mean(*shown) if shown else None, headline=shown, places=words.decimals(shown[1]) if shown else 2,
         anchors=_anchors(sections), words=words, started=time.strftime("%Y-%m-%d %H:%M", time.localtime(run.started)),
         style=Markup((room / "page.css").read_text(encoding="utf-8")),
@@ -96,22 +103,30 @@ def page(
     )  # fmt: skip
 
 
-def _tables(treatment: Treatment | None, comparison: Comparison | None) -> Iterator[Table]:
+def _tables(treatment: Treatment | None, comparison: Comparison | None, tuning: Tuning | None) -> Iterator[Table]:
     shown = [("Comparison", comparison)]
     if treatment is not None:
         shown += [("Confirmation on fresh seeds", treatment.confirmation), ("Search: what was tried", treatment.search)]
+    if tuning is not None and tuning.confirmation is not None:
+        yield _table(
+            "tuned", "Confirmation of the search on fresh seeds", tuning.confirmation, headline(None, None, tuning)
+        )
     for number, (title, part) in enumerate(shown):
         if part is None:
             continue
-        data = trials_data(part)
-        strips = (
-            [draw_trials(data, row) for row in range(len(part.arms))] if data is not None else [""] * len(part.arms)
-        )
         chosen = headline(treatment if part is not comparison else None, part) if part.arms else None
-        curves = chosen is not None and (number < 2 or treatment is None or treatment.confirmation is None)
-        pictures = tuple(figures.of_seeds(part, chosen[1], f"trial-{number}")) if chosen is not None and curves else ()
-        rows = tuple(zip(part.arms, strips, strict=True))
-        yield Table(title, part, rows, draw_axis(data) if data is not None else "", pictures)
+        curves = number < 2 or treatment is None or treatment.confirmation is None
+        yield _table(f"trial-{number}", title, part, chosen, curves)
+
+
+def _table(
+    key: str, title: str, comparison: Comparison, chosen: tuple[Comparison, Arm] | None, curves: bool = True
+) -> Table:
+    data = trials_data(comparison)
+    strips = [draw_trials(data, row) if data is not None else "" for row in range(len(comparison.arms))]
+    pictures = tuple(figures.of_seeds(comparison, chosen[1], key)) if chosen is not None and curves else ()
+    rows = tuple(zip(comparison.arms, strips, strict=True))
+    return Table(title, comparison, rows, draw_axis(data) if data is not None else "", pictures)
 
 
 def _sections(run: RunRecord, budget: int) -> Iterator[Section]:

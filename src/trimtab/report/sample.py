@@ -1,7 +1,7 @@
 """Sample data for every plot and view: seven sigmoid layers that do not train, and what batch normalization does to them.
 
 ``python -m trimtab.report.sample out.html`` writes the page of a treated run and prints the terminal's view of it;
-a second argument chooses the page: ``treated``, ``compared``, ``watched`` or ``clean``.
+a second argument chooses the page: ``treated``, ``compared``, ``tuned``, ``watched`` or ``clean``.
 """
 
 from __future__ import annotations
@@ -13,18 +13,22 @@ import numpy as np
 
 from trimtab.records import (
     Arm,
+    Axis,
     CodePlace,
     Comparison,
     Evidence,
     Finding,
     Layer,
     Metric,
+    Probe,
     Profile,
     RunRecord,
     Series,
+    Status,
     TrainingRecord,
     Treatment,
     Trial,
+    Tuning,
 )  # fmt: skip
 
 ACCURACY = Metric(name="val accuracy", goal="max", why="the script evaluates a classifier after every epoch")
@@ -173,6 +177,49 @@ def treatment() -> Treatment:
     )  # fmt: skip
 
 
+def tuning() -> Tuning:
+    """A search over a learning rate, a norm and dropout: rates far off are pruned, the largest diverge."""
+    random = np.random.default_rng(11)
+    norms, drops = ("batch_norm", "layer_norm", "none"), ("dropout", "none")
+    axes = (
+        Axis(name="learning_rate.lr", low=1e-3, high=3.0, log=True), Axis(name=" | ".join(norms), choices=norms),
+        Axis(name=" | ".join(drops), choices=drops), Axis(name="dropout.p", low=0.0, high=0.6),
+    )  # fmt: skip
+    probes = []
+    for number in range(24):
+        near = min(number / 16, 1.0)  # the search closes in
+        rate = float(f"{10 ** (near * np.log10(0.15) * 0.8 + (1 - 0.8 * near) * random.uniform(-3, 0.48)):.3g}")
+        norm, drop = (
+            str(random.choice(c, p=[0.4 + 0.4 * near, *rest]))
+            for c, rest in ((norms, [0.3 - 0.2 * near] * 2), (drops, [0.6 - 0.4 * near]))
+        )
+        share = float(f"{random.uniform(0, 0.6):.3f}")
+        value = (
+            0.93 - 0.1 * abs(np.log10(rate / 0.15)) - 0.05 * (norm != "batch_norm") - 0.2 * share * (drop == "dropout")
+        )
+        parts = (
+            [f"learning_rate(lr={rate})"] + [norm] * (norm != "none") + [f"dropout(p={share})"] * (drop == "dropout")
+        )
+        at: dict[str, float | str] = {axes[0].name: rate, axes[1].name: norm, axes[2].name: drop}
+        at |= {axes[3].name: share} if drop == "dropout" else {}
+        status: Status = "diverged" if rate > 1.5 else "pruned" if number > 5 and value < 0.76 else "ok"
+        heard = series(np.round(value * (1 - 0.7 * np.exp(-np.arange(8 if status == "ok" else 3))), 4), 47)
+        probes.append(Probe(
+            number=number, recipe=", ".join(parts), status=status, seconds=8.0 if status == "ok" else 3.1, at=at,
+            value=float(round(value, 4)) if status == "ok" else np.nan, reports=Series() if status == "diverged" else heard,
+        ))  # fmt: skip
+    best = sorted((probe for probe in probes if probe.status == "ok"), key=lambda probe: -probe.value)[:3]
+    return Tuning(
+        subject="digits.py", metric=ACCURACY, run="20260105-101500-digits", axes=axes, probes=tuple(probes), untreated=0.101,
+        search=("learning_rate(lr=log(0.001, 3))", " | ".join(norms), "dropout(p=uniform(0, 0.6)) | none"), quantile=5 / 24,
+        importances={axes[0].name: 0.58, axes[1].name: 0.27, axes[3].name: 0.11, axes[2].name: 0.04}, recipe=best[0].recipe,
+        confirmation=comparison(recipes=[probe.recipe for probe in best]), seconds=151.0,
+        lines=("# in digits.py, after line 24: optimizer = torch.optim.SGD(net.parameters(), lr=0.1)", "import trimtab as tt",
+               f'tt.attach(net, optimizer).apply("{best[0].recipe}")'),
+        words=(f"Recipes tried on seed 0: {len(probes)}.",),
+    )  # fmt: skip
+
+
 def main(path: str, kind: str = "treated") -> None:
     """Write the page of one kind to ``path`` and print the terminal's view of the same."""
     from rich.console import Console
@@ -180,9 +227,10 @@ def main(path: str, kind: str = "treated") -> None:
     from trimtab.report import summary, write_page
 
     compared = comparison((0, 1, 2, 3, 4), (WINNER, "layer_norm(after='linear')", "clip_norm(1.0)"))
-    shown: dict[str, tuple[RunRecord, tuple[Finding, ...], Treatment | None, Comparison | None]] = {
-        "treated": (run(), findings(), treatment(), None), "compared": (run(), (), None, compared),
-        "watched": (run(10_000, spike=7_321), findings(), None, None), "clean": (run(sick=False), (), None, None),
+    shown: dict[str, tuple[RunRecord, tuple[Finding, ...], Treatment | None, Comparison | None, Tuning | None]] = {
+        "treated": (run(), findings(), treatment(), None, None), "compared": (run(), (), None, compared, None),
+        "tuned": (run(), findings(), None, None, tuning()),
+        "watched": (run(10_000, spike=7_321), findings(), None, None, None), "clean": (run(sick=False), (), None, None, None),
     }  # fmt: skip
     Console().print(summary(*shown[kind]))
     print(write_page(path, *shown[kind]))

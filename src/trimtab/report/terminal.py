@@ -9,10 +9,23 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from trimtab.records import Arm, Comparison, Finding, RunRecord, Treatment
+from trimtab.records import Arm, Comparison, Finding, RunRecord, Treatment, Tuning
 from trimtab.report.verdict import Tone, tone, verdict
-from trimtab.report.words import baseline_mean, by_severity, count, duration, effect, lost, mean, number, spelled
+from trimtab.report.words import (
+    baseline_mean,
+    by_severity,
+    count,
+    duration,
+    effect,
+    importance,
+    leading,
+    lost,
+    mean,
+    number,
+    spelled,
+)
 
+BEST = 5  # trials of a search, and axes of it, that the terminal shows
 _SEVERITY = {"error": "bold red", "warning": "bold yellow", "info": "bold cyan"}
 _TONE: dict[Tone, str] = {"good": "bold green", "bad": "bold red", "plain": "bold"}
 
@@ -22,17 +35,21 @@ def summary(
     findings: Sequence[Finding] = (),
     treatment: Treatment | None = None,
     comparison: Comparison | None = None,
+    tuning: Tuning | None = None,
 ) -> RenderableType:
     """Everything that a command prints at its end, the verdict first."""
     findings = findings or (treatment.findings if treatment is not None else ())
-    style = _TONE[tone(run, findings, treatment, comparison)]
-    parts: list[RenderableType] = [Text(verdict(run, findings, treatment, comparison), style=style), _run_line(run)]
+    style = _TONE[tone(run, findings, treatment, comparison, tuning)]
+    said = verdict(run, findings, treatment, comparison, tuning)
+    parts: list[RenderableType] = [Text(said, style=style), _run_line(run)]
     if findings:
         parts += [Text(), findings_view(findings)]
     if comparison is not None:
         parts += [Text(), comparison_view(comparison)]
     if treatment is not None:
         parts += [Text(), treatment_view(treatment)]
+    if tuning is not None:
+        parts += [Text(), tuning_view(tuning)]
     return Group(*parts)
 
 
@@ -95,11 +112,43 @@ def treatment_view(treatment: Treatment) -> RenderableType:
     if treatment.confirmation is not None:
         parts += [Text("Confirmation on fresh seeds", style="bold"), comparison_view(treatment.confirmation), Text()]
     parts += [_hanging("-", Text(sentence)) for sentence in treatment.words]
-    if treatment.lines:
-        parts.append(Text("Lines to add:", style="bold"))
-        # flush left and unbroken, to be copied as they are
-        parts += [Text(line, style="green", no_wrap=True, overflow="ignore") for line in treatment.lines]
-    return Group(*parts)
+    return Group(*parts, *_lines(treatment.lines))
+
+
+def tuning_view(tuning: Tuning) -> RenderableType:
+    """The best of the search, what decided, what was confirmed, in words, and the lines that keep it."""
+    parts: list[RenderableType] = [Text("Search", style="bold"), _probes(tuning), Text()]
+    if tuning.importances:
+        ranked = sorted(tuning.importances.items(), key=lambda item: -item[1])[:BEST]
+        decided = ", ".join(f"{name} {100 * share:.0f} %" for name, share in ranked)
+        parts += [_hanging("-", Text(importance(tuning))), _hanging(" ", Text(decided, style="cyan")), Text()]
+    if tuning.confirmation is not None:
+        parts += [Text("Confirmation on fresh seeds", style="bold"), comparison_view(tuning.confirmation), Text()]
+    parts += [_hanging("-", Text(sentence)) for sentence in tuning.words]
+    return Group(*parts, *_lines(tuning.lines))
+
+
+def _probes(tuning: Tuning) -> RenderableType:
+    name = spelled(tuning.metric.name)
+    title = Text(f"{name} on the seed of the search, the best of {count(len(tuning.probes), 'trial')}")
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    table.add_column("recipe", overflow="fold", ratio=1)
+    table.add_column("value", justify="right", no_wrap=True)
+    table.add_column("time", justify="right", no_wrap=True)
+    table.add_row("untreated", number(tuning.untreated), "", style="dim")
+    for probe in leading(tuning.probes, tuning.metric, BEST):
+        table.add_row(Text(probe.recipe), number(probe.value), duration(probe.seconds))
+    return Group(title, table)
+
+
+def _lines(lines: Sequence[str]) -> list[RenderableType]:
+    """Lines to add, flush left and unbroken, to be copied as they are."""
+    if not lines:
+        return []
+    return [
+        Text("Lines to add:", style="bold"),
+        *(Text(line, style="green", no_wrap=True, overflow="ignore") for line in lines),
+    ]
 
 
 def _run_line(run: RunRecord) -> Text:

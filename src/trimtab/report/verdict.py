@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Literal
 
-from trimtab.records import Arm, Comparison, Finding, RunRecord, Treatment
+from trimtab.records import Arm, Comparison, Finding, RunRecord, Treatment, Tuning
 from trimtab.report.words import baseline_mean, by_severity, count, decimals, effect, spelled
 
 Tone = Literal["good", "bad", "plain"]
@@ -17,8 +17,11 @@ def verdict(
     findings: Sequence[Finding] = (),
     treatment: Treatment | None = None,
     comparison: Comparison | None = None,
+    tuning: Tuning | None = None,
 ) -> str:
-    """One sentence: of the treatment if there is one, else of the comparison, else of the findings."""
+    """One sentence: of the search if there is one, else of the treatment, the comparison, or the findings."""
+    if tuning is not None:
+        return _of_tuning(tuning)
     if treatment is not None:
         return _of_treatment(treatment, findings or treatment.findings)
     if comparison is not None:
@@ -38,8 +41,11 @@ def tone(
     findings: Sequence[Finding] = (),
     treatment: Treatment | None = None,
     comparison: Comparison | None = None,
+    tuning: Tuning | None = None,
 ) -> Tone:
     """Whether the verdict is good news: an improvement that is proven, or nothing to treat."""
+    if tuning is not None:
+        return "good" if tuning.recipe else "plain"
     if treatment is not None and not treatment.recipe:
         findings, comparison = findings or treatment.findings, None
     elif treatment is not None or comparison is not None:
@@ -51,8 +57,15 @@ def tone(
     return "plain" if not run.trainings or any(finding.severity == "warning" for finding in findings) else "good"
 
 
-def headline(treatment: Treatment | None, comparison: Comparison | None) -> tuple[Comparison, Arm] | None:
+def headline(
+    treatment: Treatment | None, comparison: Comparison | None, tuning: Tuning | None = None
+) -> tuple[Comparison, Arm] | None:
     """The comparison and the arm that the verdict speaks of, if it speaks of one."""
+    if tuning is not None:
+        shown = tuning.confirmation
+        if shown is None or not shown.arms:
+            return None
+        return shown, shown.arm(tuning.recipe) if tuning.recipe else best(shown)
     if treatment is not None:
         shown = treatment.confirmation or treatment.search
         chosen = [arm for arm in shown.arms if arm.recipe == treatment.recipe] if shown and treatment.recipe else []
@@ -85,6 +98,21 @@ def _of_treatment(treatment: Treatment, findings: Sequence[Finding]) -> str:
         f"none of the {tried} remedies tried is proven to help",
     ]
     return f"{count(len(findings), 'finding')}; {tale[min(tried, 2)]}"
+
+
+def _of_tuning(tuning: Tuning) -> str:
+    shown, tried = headline(None, None, tuning), sum(bool(probe.recipe) for probe in tuning.probes)
+    if shown is None:
+        return (
+            f"None of {count(tried, 'recipe')} tried was better than the script as it is"
+            if tried
+            else "No recipe was tried"
+        )
+    comparison, arm = shown
+    if tuning.recipe or len(comparison.arms) == 1:
+        return _change(comparison, arm, "confirming seed")
+    which = f"None of the {len(comparison.arms)} recipes confirmed is proven to help"
+    return f"{which}; the best: {_change(comparison, arm, 'confirming seed')}"
 
 
 def _of_comparison(comparison: Comparison) -> str:

@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Sequence
 
-from trimtab.records import Arm, Comparison, Finding, Severity
+from trimtab.records import Arm, Comparison, Finding, Metric, Probe, Severity, Tuning
 
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "info")
 
@@ -93,3 +93,18 @@ def lost(arm: Arm) -> str:
 def by_severity(findings: Sequence[Finding]) -> list[Finding]:
     """Findings with the gravest first; the judge's own order is kept within a severity."""
     return sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity))
+
+
+def leading(probes: Sequence[Probe], metric: Metric, most: int) -> list[Probe]:
+    """The best trials of a search that came to their end, the untreated one left out."""
+    sign = -1 if metric.goal == "max" else 1
+    done = [probe for probe in probes if probe.recipe and probe.status == "ok"]
+    return sorted(done, key=lambda probe: sign * probe.value)[:most]
+
+
+def importance(tuning: Tuning) -> str:
+    """What the importances of a search say, and how far they can be trusted."""
+    return (
+        f"What tells the best {100 * tuning.quantile:.0f} % of {count(len(tuning.probes), 'trial')} from the rest (PED-ANOVA; stopped "
+        "trials are among the rest). A rough guide: one seed, few trials, and the axes are judged one by one."
+    )

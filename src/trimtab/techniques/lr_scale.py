@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-
 from trimtab.recipe import Change, Technique, TrainingLike
-from trimtab.techniques.surgery import nothing
+from trimtab.techniques.rates import check_rates
 
 
 @dataclass(frozen=True)
@@ -25,7 +23,7 @@ class LrScale(Technique):
 
     Source: Goodfellow, Bengio, Courville, "Deep Learning", 2016, section 11.4.1 (the rate is the first thing to tune).
 
-    >>> import trimtab as tt
+    >>> import torch, trimtab as tt
     >>> model = torch.nn.Linear(1, 1, bias=False)
     >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     >>> training = tt.attach(model, optimizer).apply("lr_scale(factor=10)")
@@ -44,25 +42,5 @@ class LrScale(Technique):
             raise ValueError(f"factor={self.factor} must be positive: it multiplies the learning rate.")
 
     def apply(self, training: TrainingLike) -> Change:
-        if not any("lr" in group for optimizer in training.optimizers for group in optimizer.param_groups):
-            raise nothing(self, "no parameter group of the optimizer has a learning rate ('lr').")
-        kept: dict[int, list] = {}
-
-        def scale(optimizer: torch.optim.Optimizer) -> None:
-            restore(optimizer)  # after a step that ended in an exception
-            groups = [group for group in optimizer.param_groups if "lr" in group]
-            kept[id(optimizer)] = [(group, group["lr"]) for group in groups]
-            for group in groups:
-                group["lr"] = group["lr"] * self.factor
-
-        def restore(optimizer: torch.optim.Optimizer) -> None:
-            for group, rate in kept.pop(id(optimizer), []):
-                group["lr"] = rate
-
-        stops = [training.on("before_step", scale), training.on("after_step", restore)]
-
-        def undo() -> None:
-            for stop in stops:
-                stop()
-
-        return Change(f"learning rate times {self.factor:g}", undo)
+        check_rates(self, training)
+        return Change(f"learning rate times {self.factor:g}", training.change_rate(lambda optimizer: self.factor))

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from trimtab.optim.penalties import add_penalty_gradient_, elastic_net_penalty, proximal_step_
+from trimtab.optim.sgd import SGD
 from trimtab.recipe import Change, TrainingLike
 from trimtab.techniques.choose import chosen
 from trimtab.techniques.surgery import names, nothing
@@ -120,4 +121,5 @@ def _rate(optimizer: torch.optim.Optimizer, group: dict[str, Any]) -> float:
     A step of SGD with momentum m is a sum of gradients with the weights 1, m, m^2 ...
     """
     rate = float(group["lr"])
-    return rate * (1 - group["dampening"]) / (1 - group["momentum"]) if isinstance(optimizer, torch.optim.SGD) else rate
+    sgd = isinstance(optimizer, (torch.optim.SGD, SGD))
+    return rate * (1 - group["dampening"]) / (1 - group["momentum"]) if sgd else rate

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,14 +13,17 @@ from trimtab.recipe import NothingToDo, Recipe
 from trimtab.records import CodePlace, Metric, RunRecord, Series, Trial
 from trimtab.store import Store, StoreError
 from trimtab.training import Recorder, Training, shifted
+from trimtab.trial.live import Follower, Live, Report
 from trimtab.trial.subjects import Subject
 
 BASELINE = ""
+CURVE = 200  # points that a trial keeps of a series at most
 
 
 @dataclass(frozen=True)
 class Job:
-    """A trial to run. With ``watch``, layers and gradients are measured too and the run is kept in the store."""
+    """A trial to run. With ``watch``, layers and gradients are measured too and the run is kept in the store; with ``live``, it tells
+    of itself while it runs, and may be stopped."""
 
     subject: Subject
     recipe: str
@@ -27,6 +31,7 @@ class Job:
     metric: Metric | None = None
     pattern: str | None = None
     watch: bool = False
+    live: Live | None = None
 
     @property
     def key(self) -> str:
@@ -44,10 +49,17 @@ class Result:
     log: str = ""
 
 
-def run_job(job: Job) -> Result:
-    """Run a trial in this process. Never raises for what the subject does: that is part of the result."""
+def run_job(job: Job, tell: Callable[[Report], None] = lambda report: None) -> Result:
+    """Run a trial in this process. Never raises for what the subject does: that is part of the result.
+
+    Args:
+        tell: hears what a trial that is ``live`` says of itself.
+    """
     recipe = Recipe.parse(job.recipe)
-    recorder = Recorder(job.subject.label, _store(job), job.pattern, sampled=job.watch)
+    recorder = Recorder(job.subject.label, _store(job), job.pattern, sampled=job.watch or job.live is not None)
+    follower = (
+        Follower(job.live, job.metric, recorder, tell) if job.live is not None and job.metric is not None else None
+    )
     applied: list[Training] = []
     refused: list[str] = []
 
@@ -58,6 +70,8 @@ def run_job(job: Job) -> Result:
         except NothingToDo as error:
             refused.append(str(error))
         recorder.guarded(recorder.watch)(training, code)
+        if follower is not None and not recorder.off:
+            follower.follow(training, recorder.watches[-1])
 
     with shifted(job.seed):
         outcome = job.subject.run(on_training, recorder.guarded(recorder.line), recorder.guarded(recorder.evaluated))
@@ -124,7 +138,7 @@ def final_value(series: Series, metric: Metric) -> float:
     return series.last
 
 
-def thinned(series: Series, most: int = 200) -> Series:
+def thinned(series: Series, most: int = CURVE) -> Series:
     """At most ``most`` points of a series, each the mean of a stretch of it, at the last step of the stretch."""
     if len(series) <= most:
         return series

@@ -6,7 +6,7 @@ import os
 import sqlite3
 import time
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,6 +15,7 @@ import msgspec
 from trimtab.records import Metric, RunRecord, Trial
 from trimtab.store import FOLDER, Store, StoreError
 from trimtab.trial.engines import LocalEngine
+from trimtab.trial.live import Live, Report
 from trimtab.trial.run import Job, Result
 from trimtab.trial.subjects import Subject, subject_of
 
@@ -26,7 +27,13 @@ class Engine(Protocol):
 
     workers: int
 
-    def run(self, jobs: Sequence[Job], done: Callable[[Job, Result], None], stop_at: float = ...) -> None: ...
+    def run(
+        self,
+        jobs: Iterable[Job],
+        done: Callable[[Job, Result], None],
+        stop_at: float = ...,
+        report: Callable[[Job, Report], str] = ...,
+    ) -> None: ...
 
 
 class TrialError(RuntimeError):
@@ -209,6 +216,48 @@ class Session:
 
         self.engine.run(missing, done, self.stop_at)
         return {recipe: sorted(trials, key=lambda trial: trial.seed) for recipe, trials in found.items()}
+
+    def explore(
+        self,
+        recipes: Iterable[str],
+        seed: int,
+        live: Live,
+        report: Callable[[str, Report], str],
+        ended: Callable[[Trial, bool], None],
+    ) -> None:
+        """Run recipes on one seed as they are proposed: the next one is taken when a worker is free for it.
+
+        Trials are followed while they run. Those that come to their end are kept like all others, for a trial that was followed
+        is the trial that was not; those that were stopped are not.
+
+        Args:
+            report: is told by recipe what a trial says of itself, and answers with a reason to stop it, or with nothing.
+            ended: is told of every trial at its end, and whether an earlier session had run it.
+
+        Raises:
+            TrialError: if the subject was changed meanwhile.
+        """
+        assert self.metric is not None, "watch() settles the metric first"
+
+        def jobs() -> Iterator[Job]:
+            for recipe in recipes:
+                job = Job(self.subject, recipe, seed, self.metric, self.pattern, live=live)
+                trial, before = self._get(job.key)
+                if trial is None:
+                    yield job
+                    continue
+                self.reused += before
+                ended(trial, before)
+                self.progress.advance(trial, before)
+
+        def done(job: Job, result: Result) -> None:
+            self._check_unchanged()
+            if result.trial.status in ("ok", "no_effect"):  # who has diverged may have been stopped
+                self._put(job.key, result.trial)
+            ended(result.trial, False)
+            self.progress.advance(result.trial, False)
+
+        self.engine.run(jobs(), done, self.stop_at, lambda job, said: report(job.recipe, said))
 
     @property
     def seconds(self) -> float:

@@ -302,7 +302,7 @@ def _by_seed(recipe: str, trials: Sequence[Trial]) -> dict[int, Trial]:
 
 
 def _outcome(trial: Trial | None) -> Outcome:
-    if trial is None:
+    if trial is None or trial.status == "pruned":  # a search gave it up: nobody knows how it would have ended
         return "not_run"
     return "diverged" if trial.status == "ok" and not math.isfinite(trial.value) else trial.status
 

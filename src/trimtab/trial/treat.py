@@ -13,6 +13,7 @@ from trimtab.doctor import CONTROLS, diagnose
 from trimtab.recipe import Recipe, RecipeError
 from trimtab.records import Arm, CodePlace, Comparison, Finding, Metric, RunRecord, Treatment
 from trimtab.trial.compare import of_trials
+from trimtab.trial.pace import pace_words
 from trimtab.trial.progress import shown
 from trimtab.trial.session import Engine, Progress, Session
 from trimtab.trial.subjects import Subject
@@ -95,6 +96,7 @@ def _searched(session: Session, run: RunRecord, start: Treatment, wanted: list[s
     if best:
         session.stop_at = math.inf  # the confirmation is never cut short: without it there is no result
         confirmation = of_trials(session, [best], range(FRESH, FRESH + seeds), "confirming on fresh seeds")
+        words += filter(None, [pace_words(confirmation, confirmation.arms[0])])
         words += _verdict_words(confirmation.arms[0], search)
     elif any(trial.recipe for trial in search.trials):
         words.append("No remedy was better than the untreated run on the search seeds; nothing was confirmed.")
@@ -192,6 +194,12 @@ def _verdict_words(arm: Arm, search: Comparison) -> list[str]:
             f"On the search seeds the winner gained {chosen.effect:+.4g}; the better of the two plain changes of learning rate, "
             f"{best.recipe}, gained {best.effect:+.4g}."
         )
+    return words + doubts(arm)
+
+
+def doubts(arm: Arm) -> list[str]:
+    """What speaks against the effect of a confirmed recipe, in words."""
+    words = []
     if "early_stopping" in arm.recipe:
         words.append(
             "early_stopping picks the weights by the metric that judges them here, so this effect is somewhat too good: measure "

@@ -6,6 +6,10 @@
 ``gradient_profile``   norm of each layer's gradient over the sampled steps
 ``heatmap``            one number per layer over the sampled steps
 ``trials``             the effect of every arm with its interval (forest plot)
+``schedule``           a closed form by itself (``trimtab catalogue NAME --plot``)
+``search_history``     every trial of a search, and the best so far
+``importances``        how much each axis of a search decides
+``coordinates``        every trial of a search as a line over the axes (parallel coordinates)
 =====================  ==========================================================
 
 ``canvas`` turns a matplotlib figure into SVG for a page; ``decimate`` thins long series without losing a spike.

@@ -30,18 +30,21 @@ _SVG, _XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
 
 
 @contextmanager
-def sheet(width: float, height: float) -> Iterator[Figure]:
-    """An empty figure of ``width`` x ``height`` pixels; draw and call ``to_svg`` inside the ``with``."""
+def sheet(width: float, height: float, colours: Mapping[str, str] = COLOURS) -> Iterator[Figure]:
+    """An empty figure of ``width`` x ``height`` pixels; draw and call ``to_svg`` inside the ``with``.
+
+    For other formats than SVG, ``colours`` are real ones.
+    """
     import matplotlib
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
     style: Any = {
         "svg.fonttype": "none", "svg.hashsalt": "trimtab", "text.parse_math": False, "path.simplify": False, "path.snap": False,
-        "font.family": "DejaVu Sans", "font.size": 11, "axes.edgecolor": COLOURS["grid"], "axes.linewidth": 1,
-        "axes.labelcolor": COLOURS["muted"], "text.color": COLOURS["ink"], "xtick.color": COLOURS["muted"],
-        "ytick.color": COLOURS["muted"], "xtick.major.size": 0, "ytick.major.size": 0, "xtick.minor.size": 0,
-        "ytick.minor.size": 0, "grid.color": COLOURS["grid"], "grid.linewidth": 1, "axes.axisbelow": True,
+        "font.family": "DejaVu Sans", "font.size": 11, "axes.edgecolor": colours["grid"], "axes.linewidth": 1,
+        "axes.labelcolor": colours["muted"], "text.color": colours["ink"], "xtick.color": colours["muted"],
+        "ytick.color": colours["muted"], "xtick.major.size": 0, "ytick.major.size": 0, "xtick.minor.size": 0,
+        "ytick.minor.size": 0, "grid.color": colours["grid"], "grid.linewidth": 1, "axes.axisbelow": True,
     }  # fmt: skip
     with matplotlib.rc_context(style), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph")  # the browser's fonts draw the text, not matplotlib's

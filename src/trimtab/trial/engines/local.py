@@ -13,6 +13,7 @@ import dataclasses
 import hashlib
 import importlib.util
 import io
+import math
 import multiprocessing as mp
 import os
 import signal
@@ -22,7 +23,7 @@ import threading
 import time
 import traceback
 import types
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -30,12 +31,16 @@ from typing import Any
 
 import torch
 
-from trimtab.records import RunRecord, Trial
+from trimtab.records import RunRecord, Series, Trial
+from trimtab.trial.live import Report
 from trimtab.trial.run import Job, Result
 from trimtab.trial.subjects import Script
 
 PRELOAD = "TRIMTAB_PRELOAD"
 TAIL = 20  # lines of a trial's output that are kept when it fails
+GRACE = 5.0  # seconds that a stopped trial has to end by itself
+
+Verdict = Callable[[Job, Report], str]
 
 
 class LocalEngine:
@@ -56,39 +61,100 @@ class LocalEngine:
 
     def run(
         self,
-        jobs: Sequence[Job],
+        jobs: Iterable[Job],
         done: Callable[[Job, Result], None],
         stop_at: float = float("inf"),
+        report: Verdict = lambda job, report: "",
     ) -> None:
-        """Run the jobs, calling ``done(job, result)`` for each as it ends; none is started after ``stop_at`` (monotonic)."""
-        if not jobs:
-            return
-        os.environ[PRELOAD] = ",".join(_imports(jobs[0]))
+        """Run the jobs, calling ``done(job, result)`` for each as it ends; none is started after ``stop_at`` (monotonic).
+
+        A job is taken from ``jobs`` when a worker is free for it, not before. What a live job says of itself goes to
+        ``report(job, report)``; when that answers with a reason, the job is stopped and done, with the reason as its error.
+        """
+        waiting, more = iter(jobs), True
+        running: dict[int, _Worker] = {}
+        try:
+            while True:
+                while more and len(running) < self.workers:
+                    job = next(waiting, None) if time.monotonic() < stop_at else None
+                    if job is None:
+                        more = False
+                        break
+                    worker = self._start(job)
+                    running[worker.process.sentinel] = worker
+                if not running:
+                    return
+                # Both are waited for: a process that the script left behind can hold the sending end open for ever.
+                receivers = {worker.receiver: sentinel for sentinel, worker in running.items()}
+                ready = wait([*receivers, *running], timeout=0.5)
+                for sentinel in dict.fromkeys(receivers.get(one, one) for one in ready):  # type: ignore[call-overload]
+                    result = running[sentinel].heard(report)
+                    if result is not None:
+                        done(running.pop(sentinel).job, result)
+        finally:
+            for worker in running.values():
+                worker.process.terminate()
+
+    def _start(self, job: Job) -> _Worker:
+        os.environ[PRELOAD] = ",".join(_imports(job))
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         context = mp.get_context("forkserver")
         context.set_forkserver_preload(["trimtab.trial.engines.preload"])
-        waiting = list(jobs)
-        running: dict[int, tuple[Job, Connection, Any, Path]] = {}
+        receiver, sender = context.Pipe(duplex=False)
+        log = _log_path(job)
+        process = context.Process(target=_work, args=(job, sender, log, self.threads), daemon=False)
+        with _without_main(job), _uninterrupted():
+            process.start()
+        sender.close()
+        return _Worker(job, receiver, process, log)
+
+
+@dataclasses.dataclass
+class _Worker:
+    """A trial that is running, and what it has said of itself."""
+
+    job: Job
+    receiver: Connection
+    process: Any
+    log: Path
+    reports: list[Report] = dataclasses.field(default_factory=list)
+    began: float = dataclasses.field(default_factory=time.monotonic)
+
+    def heard(self, verdict: Verdict) -> Result | None:
+        """The result, if what the worker has sent is one, or if it has ended, or is stopped now; else it goes on."""
+        over = not self.process.is_alive()  # asked first: what it has sent before its end is there by then
         try:
-            while (waiting and time.monotonic() < stop_at) or running:
-                while waiting and len(running) < self.workers and time.monotonic() < stop_at:
-                    job = waiting.pop(0)
-                    receiver, sender = context.Pipe(duplex=False)
-                    log = _log_path(job)
-                    process = context.Process(target=_work, args=(job, sender, log, self.threads), daemon=False)
-                    with _without_main(job), _uninterrupted():
-                        process.start()
-                    sender.close()
-                    running[process.sentinel] = (job, receiver, process, log)
-                # Both are waited for: a process that the script left behind can hold the sending end open for ever.
-                receivers = {receiver: sentinel for sentinel, (_, receiver, _, _) in running.items()}
-                ready = wait([*receivers, *running], timeout=0.5)
-                for sentinel in dict.fromkeys(receivers.get(one, one) for one in ready):  # type: ignore[call-overload]
-                    job, receiver, process, log = running.pop(sentinel)
-                    done(job, _receive(job, receiver, process, log))
-        finally:
-            for _, _, process, _ in running.values():
-                process.terminate()
+            while self.receiver.poll():
+                answer = self.receiver.recv()
+                if not isinstance(answer, Report):
+                    return _result(self.job, self.receiver, self.process, self.log, answer)
+                self.reports.append(answer)
+                if reason := verdict(self.job, answer):
+                    return self._stopped(reason)
+        except (EOFError, OSError):  # killed before or while it answered
+            over = True
+        return _result(self.job, self.receiver, self.process, self.log, None) if over else None
+
+    def _stopped(self, reason: str) -> Result:
+        self.process.terminate()
+        self.process.join(GRACE)
+        if self.process.is_alive():  # the script catches the signal
+            self.process.kill()
+            self.process.join()
+        self.receiver.close()
+        self.log.unlink(missing_ok=True)
+        job, told = self.job, [one for one in self.reports if math.isfinite(one.value)]
+        assert job.metric is not None
+        trial = Trial(
+            subject=job.subject.label,
+            recipe=job.recipe,
+            seed=job.seed,
+            status="diverged" if self.reports[-1].diverged else "pruned",
+            seconds=time.monotonic() - self.began,
+            error=reason,
+            curves={job.metric.name: Series(steps=tuple(r.step for r in told), values=tuple(r.value for r in told))},
+        )
+        return Result(trial=trial, run=RunRecord(id="", subject=job.subject.label, exit_code=1, error=reason))
 
 
 @contextlib.contextmanager
@@ -129,13 +195,8 @@ def _without_main(job: Job) -> Iterator[None]:
         sys.modules["__main__"] = main
 
 
-def _receive(job: Job, receiver: Connection, process: Any, log: Path) -> Result:
-    answer: Any = None
-    try:
-        if receiver.poll():
-            answer = receiver.recv()
-    except (EOFError, OSError):  # killed before or while it answered
-        pass
+def _result(job: Job, receiver: Connection, process: Any, log: Path, answer: Any) -> Result:
+    """The end of a worker that has given this answer, or none."""
     receiver.close()
     process.join()
     tail = _tail(log)
@@ -232,8 +293,14 @@ def _work(job: Job, sender: Connection, log: Path, threads: int) -> None:
     from trimtab.trial.run import run_job
 
     torch.set_num_threads(threads)
+    own = os.getpid()
+
+    def tell(report: Report) -> None:
+        if os.getpid() == own:  # a process that the script forks has the pipe, too
+            sender.send(report)
+
     try:
-        answer: Any = run_job(job)
+        answer: Any = run_job(job, tell)
     except BaseException as error:
         traceback.print_exc()
         answer = f"trimtab failed in this trial: {type(error).__name__}: {error}"

@@ -1,0 +1,100 @@
+"""``trimtab tune SCRIPT --search DIMENSION``: search for the best recipe and settings, and prove them."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from trimtab.cli.common import (
+    OF_SCRIPT,
+    make_script,
+    result_options,
+    say,
+    script_arguments,
+    tell,
+    trial_options,
+    trials_told,
+)
+
+
+@click.command("tune", short_help="Search for the best RECIPE and settings.", context_settings=OF_SCRIPT)
+@click.option(
+    "--search",
+    "searches",
+    multiple=True,
+    required=True,
+    metavar="DIMENSION",
+    help='What to vary, for example "dropout(p=uniform(0, 0.6)) | none". Repeat for more.',
+)
+@click.option(
+    "--trials", default=30, show_default=True, type=click.IntRange(1), metavar="N", help="How many recipes to try."
+)
+@click.option(
+    "--candidates", default=3, show_default=True, type=click.IntRange(1), metavar="N", help="How many to confirm."
+)
+@click.option(
+    "--seeds",
+    default=5,
+    show_default=True,
+    type=click.IntRange(2),
+    metavar="N",
+    help="How many fresh seeds confirm them.",
+)
+@trial_options
+@result_options
+@script_arguments
+def command(
+    script: str, arguments: tuple[str, ...], module: bool, metric: str | None, html_file: Path | None,
+    json_file: Path | None, searches: tuple[str, ...], trials: int, candidates: int, seeds: int, budget: float,
+    workers: int | None, fresh: bool,
+) -> None:  # fmt: skip
+    """Search a space of recipes for SCRIPT, and confirm the best on fresh seeds against the script as it is.
+
+    Every --search is one place of the recipe: a technique with distributions in the place of values, or alternatives divided
+    by | with none for leaving it out. There are uniform(a, b), log(a, b), int(a, b), log_int(a, b) and choice(x, y, ...).
+
+    \b
+      --search "lr=log(1e-3, 1)"                   short for learning_rate(lr=log(1e-3, 1))
+      --search "batch_norm | layer_norm | none"
+      --search "dropout(p=uniform(0, 0.6)) | none"
+
+    Trials that fall behind are stopped early, those that diverge at once. Everything after SCRIPT belongs to the script.
+    Finished trials are kept in .trimtab/ beside it: start the same command again after an interruption and it goes on where it
+    was, with more --trials it goes further. Needs Optuna: pip install 'trimtab[tune]'.
+
+    \b
+    Exit codes:
+      0  something was proven to help
+      1  the script failed, or Optuna is not installed
+      2  wrong usage
+      3  nothing provably helps
+    """
+    subject = make_script(script, arguments, module)
+    from rich.console import Console
+
+    import trimtab.techniques  # noqa: F401 - recipes are read by name
+    from trimtab.doctor import diagnose
+    from trimtab.trial.engines import LocalEngine
+    from trimtab.trial.progress import TrialBar
+    from trimtab.trial.search import MissingOptuna, require_optuna
+    from trimtab.trial.session import Session
+    from trimtab.trial.space import Space
+    from trimtab.trial.tune import tune_watched
+
+    try:
+        require_optuna()
+    except MissingOptuna as error:
+        raise click.ClickException(str(error)) from None
+    errors = Console(stderr=True)
+    with trials_told(errors):
+        space = Space.parse(searches)  # before anything runs
+        with TrialBar(errors) as bar, Session(subject, metric, LocalEngine(workers), bar, budget, fresh) as session:
+            run, tuning = tune_watched(session, space, trials=trials, seeds=seeds, candidates=candidates)
+        out = Console()
+        html = html_file or subject.folder / "report.html"
+        tell(out, html, json_file, run, diagnose(run), tuning=tuning, kept=session.store is not None)
+        if session.reused:
+            say(out, f"Kept from before and not repeated: {session.reused} runs.")
+    sys.exit(0 if tuning.recipe else 3)

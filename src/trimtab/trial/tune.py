@@ -1,0 +1,204 @@
+"""Tuning: search a space of recipes on one seed, and confirm the best of it on fresh ones."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections import Counter
+from collections.abc import Sequence
+
+from trimtab.recipe import Recipe
+from trimtab.records import Arm, Comparison, Metric, Probe, RunRecord, Status, Tuning
+from trimtab.trial.compare import of_trials
+from trimtab.trial.live import Live
+from trimtab.trial.pace import pace_words
+from trimtab.trial.progress import shown
+from trimtab.trial.search import BY_DOCTOR, Search, require_optuna
+from trimtab.trial.session import Engine, Progress, Session
+from trimtab.trial.space import Space
+from trimtab.trial.subjects import Subject
+from trimtab.trial.treat import FRESH, doubts, permanent_lines
+
+REASONS = 3  # of failed trials that are told
+SEED = 0  # of the search: all recipes see the same weights and batches, so that they differ by themselves only
+
+_ENDS: dict[Status, str] = {
+    "ok": "came to an end",
+    "pruned": "pruned",
+    "diverged": "diverged",
+    "failed": "failed",
+    "no_effect": "without effect",
+}
+
+
+def tune(
+    subject: Subject | str | os.PathLike,
+    search: str | Sequence[str],
+    *,
+    trials: int = 30,
+    seeds: int = 5,
+    candidates: int = 3,
+    budget: float = float("inf"),
+    metric: str | None = None,
+    engine: Engine | None = None,
+    progress: Progress | None = None,
+    fresh: bool = False,
+) -> Tuning:
+    """Search for the recipe and the settings that make a training best, and prove what was found.
+
+    1. Watch the subject as it is, once; that settles the metric.
+    2. Try ``trials`` recipes of the space on one seed. Optuna's TPE proposes them. A trial tells of its evaluations while it
+       runs: one that falls behind the others is pruned, one whose loss is not finite, or whose weights are torn by its gradients
+       or its learning rate, is stopped at once.
+    3. Confirm the best ``candidates`` against the untreated subject on ``seeds`` fresh paired seeds. The best of those that are
+       proven to help wins: the luck of having been picked in the search is no part of the effect.
+
+    Everything that is finished stays in ``.trimtab/`` beside the subject: called again, also after a kill, ``tune`` goes on where
+    it was, and with more ``trials`` it goes further. Needs Optuna: ``pip install 'trimtab[tune]'``.
+
+    Args:
+        subject: the path of a script, a :class:`Script` (with arguments) or a :class:`Task`.
+        search: the space, one text a dimension: a technique with distributions in the place of values, or alternatives.
+            ``["lr=log(1e-4, 1)", "batch_norm | layer_norm | none", "dropout(p=uniform(0, 0.6)) | none"]``; there are ``uniform``,
+            ``log``, ``int``, ``log_int`` and ``choice``.
+        trials: recipes to try, those of earlier calls included.
+        seeds: confirming seeds.
+        candidates: recipes to confirm.
+        budget: seconds for all of it. The search ends in time for the confirmation, but gets half of it in any case; the
+            confirmation is never cut short.
+        metric: a regular expression that reads the metric from the output.
+        engine: where trials run; worker processes on this machine by default.
+        progress: what is told meanwhile; a progress bar by default, where standard error is a terminal.
+        fresh: run everything again, also what is kept from before.
+
+    Raises:
+        MissingOptuna: if Optuna is not installed.
+        SpaceError: if the space does not read, or holds nothing to search.
+        RecipeError: if its techniques cannot take the values.
+        SubjectError: if there is no such script.
+        TrialError: if the untreated subject crashes, never trains or has no metric.
+        ValueError: if ``trials`` or ``candidates`` is below 1, or ``seeds`` below 2.
+    """
+    require_optuna()
+    for name, value, least in (("trials", trials, 1), ("seeds", seeds, 2), ("candidates", candidates, 1)):
+        if value < least:
+            raise ValueError(f"{name}={value} must be at least {least}.")
+    space = Space.parse(search)  # before anything runs
+    with shown(progress) as bar, Session(subject, metric, engine, bar, budget, fresh) as session:
+        return tune_watched(session, space, trials=trials, seeds=seeds, candidates=candidates)[1]
+
+
+def tune_watched(
+    session: Session, space: Space, *, trials: int = 30, seeds: int = 5, candidates: int = 3
+) -> tuple[RunRecord, Tuning]:
+    """:func:`tune` in a session, with the record of the watched run of the untreated subject."""
+    run = session.watch()
+    assert session.metric is not None and run.main is not None
+    metric, live = session.metric, Live.like(run)
+    untreated = session.trials([""], [SEED])[""][0].value
+    reports = len(live.reports(run.main.get(metric.name), metric))
+    folder = session.subject.folder if session.store is not None else None
+    search = Search(folder, session.subject.fingerprint(), space, metric, live, reports, session.pattern, session.fresh)
+    with search:
+        session.reused += search.kept
+        session.stop_at = _search_until(session, run, seeds, candidates)
+        session.progress.stage("searching", max(0, trials - len(search.probes)))
+        session.explore(search.recipes(trials), SEED, live, search.report, search.ended)
+        probes, (importances, quantile) = search.probes, search.importances()
+    words = _search_words(search, probes, trials, session.budget)
+    best = _best(probes, metric, untreated)[:candidates]
+    confirmation, winner = None, None
+    if best:
+        session.stop_at = math.inf  # the confirmation is never cut short: without it there is no result
+        fresh = range(FRESH, FRESH + seeds)
+        confirmation = of_trials(session, [probe.recipe for probe in best], fresh, "confirming on fresh seeds")
+        winner = _winner(confirmation)
+        words += filter(None, [pace_words(confirmation, winner)] if winner is not None else [])
+        words += _confirmation_words(confirmation, winner)
+    elif any(probe.recipe for probe in probes):
+        words.append("No recipe was better than the untreated run on the seed of the search; nothing was confirmed.")
+    recipe = winner.recipe if winner is not None else ""
+    tuning = Tuning(
+        subject=session.subject.label,
+        search=space.texts,
+        metric=metric,
+        run=run.id,
+        axes=space.axes,
+        probes=probes,
+        untreated=untreated,
+        importances=importances,
+        quantile=quantile,
+        recipe=recipe,
+        confirmation=confirmation,
+        lines=permanent_lines(recipe, run.main.code) if recipe else (),
+        words=tuple(words),
+        seconds=session.seconds,
+    )
+    session.keep(lambda store: store.put_tuning(run.id, tuning))
+    return run, tuning
+
+
+def _search_until(session: Session, run: RunRecord, seeds: int, candidates: int) -> float:
+    """When the search must end for the confirmation to end in time; half of the budget is its own."""
+    if math.isinf(session.budget):
+        return math.inf
+    confirming = (candidates + 1) * seeds * max(run.seconds, 0.1) / session.engine.workers
+    return session.started + max(session.budget - confirming, session.budget / 2)
+
+
+def _best(probes: Sequence[Probe], metric: Metric, untreated: float) -> list[Probe]:
+    """The probes that beat the untreated run, the best first; of equal ones the simpler."""
+    sign = -1 if metric.goal == "max" else 1
+    better = [
+        probe for probe in probes if probe.recipe and probe.status == "ok" and metric.better(probe.value, untreated)
+    ]
+    return sorted(better, key=lambda probe: (sign * probe.value, len(Recipe.parse(probe.recipe)), probe.number))
+
+
+def _winner(confirmation: Comparison) -> Arm | None:
+    """The best by mean of the arms that are proven, or that end with a number where the untreated subject never does."""
+    helped = [
+        arm
+        for arm in confirmation.arms
+        if arm.proven or (not arm.differences and arm.values and not arm.diverged + arm.failed + arm.no_effect)
+    ]
+    sign = 1 if confirmation.metric.goal == "max" else -1
+    return max(helped, key=lambda arm: sign * arm.mean, default=None)
+
+
+def _search_words(search: Search, probes: Sequence[Probe], trials: int, budget: float) -> list[str]:
+    """What the search came to: how many recipes ended how, and why there were not more."""
+    tried = [probe for probe in probes if probe.recipe]
+    if not tried and not search.exhausted:
+        return [f"The budget of {budget:g} s was over before a recipe could be tried. Give more, or none."]
+    ends = Counter(probe.status for probe in tried)
+    doctored = sum(probe.status == "pruned" and BY_DOCTOR in probe.error for probe in tried)
+    by = f" ({doctored} by the doctor)" if doctored else ""
+    said = ", ".join(f"{ends[end]} {_ENDS[end]}{by if end == 'pruned' else ''}" for end in _ENDS if ends[end])
+    words = [f"Recipes tried on seed {SEED}: {len(tried)}{f', of which {said}' if tried else ''}."]
+    lost = [probe for probe in tried if probe.status in ("failed", "no_effect")]
+    for probe in list({probe.error: probe for probe in lost}.values())[:REASONS]:
+        words.append(f"{probe.recipe} {_ENDS[probe.status]}: {probe.error.rstrip('.')}.")
+    if search.kept:
+        words.append(f"Kept from before and not repeated: {search.kept} of these.")
+    if search.impossible:
+        recipe, reason = next(iter(search.impossible.items()))
+        words.append(f"Proposed and impossible: {len(search.impossible)}, the first was {recipe}: {reason}")
+    if len(probes) < trials:
+        why = "the space holds no other recipe" if search.exhausted else f"the budget of {budget:g} s was over"
+        words.append(f"The search ended before {trials} trials: {why}.")
+    return words
+
+
+def _confirmation_words(confirmation: Comparison, winner: Arm | None) -> list[str]:
+    sign = 1 if confirmation.metric.goal == "max" else -1
+    proven = sum(arm.proven for arm in confirmation.arms)
+    if winner is None:
+        best = max(confirmation.arms, key=lambda arm: sign * arm.mean if math.isfinite(arm.mean) else -math.inf)
+        return doubts(best) if len(confirmation.arms) == 1 else [f"{best.recipe}: {doubt}" for doubt in doubts(best)]
+    words = doubts(winner)
+    if proven > 1:
+        words.append(
+            f"The winner is the best of {proven} proven recipes on the seeds that prove them, which flatters its effect a little."
+        )
+    return words
