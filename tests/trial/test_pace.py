@@ -32,7 +32,9 @@ def test_tells_the_median_over_seeds():
 
 def test_says_that_the_first_evaluation_is_the_limit():
     said = pace_words(*of({"": [[4.0, 3.0, 2.5, 2.0]], "adam": [[1.0, 0.9, 0.8, 0.7]]}))
-    assert said.endswith("with adam it takes 10, at least 4 times fewer (its first evaluation; it may be there sooner).")
+    assert said.endswith(
+        "with adam it takes 10, at least 4 times fewer (its first evaluation; it may be there sooner)."
+    )
 
 
 def test_more_is_better_for_accuracy():
