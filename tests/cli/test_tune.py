@@ -109,7 +109,7 @@ def test_without_optuna_the_message_says_how_to_get_it(trimtab, train, monkeypat
 
 def test_interrupting_leaves_a_search_that_goes_on(train):
     train.write_text(
-        clusters(begin="import time", end="time.sleep(0.4)\nwith open('runs.txt', 'a') as f: print(val_loss, file=f)")
+        clusters(begin="import time", end="time.sleep(0.2)\nwith open('runs.txt', 'a') as f: print(val_loss, file=f)")
     )
     arguments = [
         "tune",
@@ -129,7 +129,8 @@ def test_interrupting_leaves_a_search_that_goes_on(train):
     )
     runs = train.with_name("runs.txt")
     deadline = time.monotonic() + 90
-    while (not runs.exists() or len(runs.read_text().splitlines()) < 2) and time.monotonic() < deadline:
+    # the watched run and three more: a worker gets a third one when the first of two is written down
+    while (not runs.exists() or len(runs.read_text().splitlines()) < 4) and time.monotonic() < deadline:
         time.sleep(0.05)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: the trials get it too
     _, errors = process.communicate(timeout=60)
@@ -141,4 +142,4 @@ def test_interrupting_leaves_a_search_that_goes_on(train):
     done = subprocess.run(command, text=True, capture_output=True, env=environment)
     assert done.returncode in (0, 3), done.stderr
     kept = int(re.search(r"not repeated: (\d+) of these", done.stdout)[1])
-    assert 1 <= kept < 5
+    assert 1 <= kept < 6

@@ -67,7 +67,7 @@ def test_an_unknown_technique_is_refused_before_anything_runs(trimtab, train):
     train.write_text(SCRIPT)
     said = complaint(trimtab("compare", "--with", "he_init", "--with", "batchnorm(after='linear')", "train.py"))
     assert said.startswith("There is no technique called 'batchnorm'. Did you mean batch_norm")
-    assert "There are: activity_penalty, add_skips, " in said
+    assert "There are: activity_penalty, " in said and ", zoom." in said
     assert not train.with_name("ran").exists()
 
 
@@ -96,7 +96,7 @@ def test_every_command_explains_itself(trimtab, command):
     shown = trimtab(command, "--help")
     assert shown.exit_code == 0
     assert shown.stdout.startswith(f"Usage: trimtab {command}")
-    if command in ("watch", "treat", "compare"):
+    if command in ("watch", "treat", "compare", "tune"):
         assert "[-m]" in shown.stdout or "-m " in shown.stdout
         assert "Everything after SCRIPT belongs to the script" in shown.stdout
 

@@ -151,7 +151,7 @@ def in_sequence(optimizer: torch.optim.Optimizer) -> Any:
         ),
         (OneCycle(7, 0.1), lambda o: lr_scheduler.OneCycleLR(o, BASE, 7, pct_start=0.1, cycle_momentum=False), 7),  # a peak before step 0
     ],
-    ids=str,
+    ids=lambda value: getattr(value, "__name__", str(value)),  # not the address of a function: workers must agree on names
 )  # fmt: skip
 def test_torch_gives_the_same_rates(schedule, theirs, steps):
     ours = rates(lambda optimizer: lr_scheduler.LambdaLR(optimizer, schedule), steps)

@@ -110,6 +110,7 @@ def test_gradients_are_those_of_the_worst_point_nearby(name, adaptive, digits):
     torch.set_rng_state(numbers)
     before = [p.detach().clone() for p in model.parameters()]
     value = loss(model, x, y)
+    torch.rand(5)  # the script goes on to draw
     after = torch.get_rng_state()
     value.backward()
     assert torch.equal(torch.get_rng_state(), after)
@@ -133,6 +134,25 @@ def test_without_it_the_gradients_are_others(digits):
     F.cross_entropy(model(x), y).backward()
     with pytest.raises(AssertionError):
         compare(model, expected, rtol=1e-1, atol=1e-3)
+
+
+def test_what_is_frozen_or_in_no_optimizer_is_not_moved(digits):
+    x, y = digits[0][:64], digits[1][:64]
+    model = network()
+    model[0].requires_grad_(False)
+    twin = copy.deepcopy(model)
+    training = tt.attach(model, torch.optim.SGD(model[2].parameters(), lr=0.1)).apply("sam(rho=0.5)")
+    F.cross_entropy(model(x), y).backward()
+    # the worst point is sought along the parameters that are trained; the last layer has a gradient there all the same
+    params = list(twin[2].parameters())
+    first = torch.autograd.grad(F.cross_entropy(twin(x), y), params)
+    norm = torch.cat([g.flatten() for g in first]).norm()
+    with torch.no_grad():
+        for p, g in zip(params, first, strict=True):
+            p += 0.5 * g / norm
+    F.cross_entropy(twin(x), y).backward()
+    assert training.changes[0].acted() and model[0].weight.grad is None
+    compare(model, [p.grad for p in twin.parameters() if p.requires_grad])
 
 
 def test_is_the_optimizer_of_trimtab_with_a_closure(digits):
@@ -221,6 +241,7 @@ def test_other_techniques_see_both_passes_alike(digits):
     """Noise and a mix are drawn once, label smoothing holds in both passes."""
     x, y = digits[0][:64], digits[1][:64]
     model, twin = network(), network()
+    last: list[torch.Tensor] = []
     for m, text in (
         (model, "noise(std=0.5), mixup, label_smoothing, sam(rho=0.3)"),
         (twin, "noise(std=0.5), mixup, label_smoothing"),
@@ -231,11 +252,14 @@ def test_other_techniques_see_both_passes_alike(digits):
         torch.manual_seed(0)
         loss = F.cross_entropy(m(x), y)
         loss.backward()
-        hook.remove()
         if m is model:
             assert len(seen) == 2 and torch.equal(*seen) and kept[1].changes[-1].acted()
             values = loss.item()
+        m(x)
+        hook.remove()
+        last.append(seen[-1])
     assert values == loss.item()
+    assert torch.equal(*last)  # the second pass took nothing from what is drawn next
 
 
 def test_recorded_loss_and_evaluations_stay_plain(digits):
@@ -296,6 +320,23 @@ def test_an_input_that_was_overwritten_meanwhile(digits):
         loss.backward()
     assert torch.equal(model.layer.weight.grad, twin.layer.weight.grad)
     assert not training.changes[0].acted()
+
+
+def test_inputs_made_in_inference_mode(digits):
+    class Indexed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.table, self.layer = nn.Embedding(64, 8), nn.Linear(8, 10)
+
+        def forward(self, x):
+            return self.layer(self.table.weight[x.tolist()])
+
+    with torch.inference_mode():
+        x = torch.arange(64)
+    model = Indexed()
+    _, training = begin("sam(rho=0.5)", model)
+    F.cross_entropy(model(x), digits[1][:64]).backward()
+    assert training.changes[0].acted()
 
 
 def test_gradients_that_are_differentiated_again_are_the_plain_ones(digits):

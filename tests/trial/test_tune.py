@@ -26,7 +26,7 @@ from trimtab.store import Store
 from trimtab.trial.live import Live, Report
 from trimtab.trial.run import Job
 from trimtab.trial.search import AGAIN, FINISHED, MissingOptuna, Search
-from trimtab.trial.session import StoreWarning, TrialError
+from trimtab.trial.session import Session, StoreWarning, TrialError
 from trimtab.trial.space import Space, SpaceError
 from trimtab.trial.subjects import Script
 
@@ -147,9 +147,11 @@ def test_a_budget_for_nothing_says_so(train, engine):
 
 def test_the_search_leaves_the_budget_to_the_confirmation(train, engine):
     train.write_text(clusters(rate=0.0005, begin="import time; time.sleep(0.3)"))
-    found = tt.tune(train, "lr_scale(factor=log(10, 100))", budget=9, seeds=2, candidates=1, engine=engine, trials=500)
+    with Session(train, engine=engine) as session:
+        session.watch()  # starting the workers' server may take as long as the whole budget
+    found = tt.tune(train, "lr_scale(factor=log(10, 100))", budget=6, seeds=2, candidates=1, engine=engine, trials=500)
     assert 1 <= len(found.probes) < 500
-    assert "The search ended before 500 trials: the budget of 9 s was over." in found.words
+    assert "The search ended before 500 trials: the budget of 6 s was over." in found.words
     assert found.confirmation is not None and len(found.confirmation.trials) == 4
 
 
@@ -466,7 +468,7 @@ def test_trials_without_a_number_are_not_among_the_best_that_importances_look_at
     with search(None, ["lr_scale(factor=log(1e-3, 1e3))", "ema | swa"]) as of:
         for number, recipe in enumerate(of.recipes(60)):
             end(of, recipe, float("swa" in recipe), "diverged" if number % 2 else "ok")
-        assert of.importances()[0]["ema | swa"] > 0.6
+        assert of.importances()[0]["ema | swa"] > 0.8
 
 
 # -- choosing --------------------------------------------------------------------------------------------------------

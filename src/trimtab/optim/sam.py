@@ -108,9 +108,8 @@ class SAM(torch.optim.Optimizer):
             for p, value in zip(there, kept, strict=True):
                 p.copy_(value)
         base: Any = self._base.step
-        (base.__wrapped__ if getattr(base, "hooked", False) else base)(
-            self
-        )  # hooks have run: they are around this step
+        hooked = getattr(base, "hooked", False)  # by torch; the hooks of this object run around all of this
+        (base.__wrapped__ if hooked else base)(self)
         return loss
 
 

@@ -143,7 +143,7 @@ class Muon(Becomes, Technique):
         others: set[int] = set()
         for model in training.models:
             modules = [m for m in model.modules() if isinstance(m, (*WEIGHTED, *EMBEDDINGS))]
-            ends = [*modules[:1], *modules[-1:], *(m for m in modules if isinstance(m, EMBEDDINGS))]
+            ends = [*modules[:1], *modules[-1:]]
             others |= {id(p) for module in ends for p in module.parameters()}
         held = {id(p) for o in training.optimizers for group in o.param_groups for p in group["params"]}
         weights = [(name, p) for name, p in chosen(self, training) if id(p) in held]

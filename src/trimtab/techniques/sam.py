@@ -33,8 +33,8 @@ class SAM(Technique):
     other techniques, keep their gradient at w. A loss that is a function of something else is left as it is. Evaluations
     and the recorded loss stay those of w.
 
-    Helps: networks that fit their training set and generalize worse, noisy labels, vision transformers. Hurts: time and memory, twice
-    those of the plain training; networks that do not fit; scripts that differentiate through the gradient of the loss.
+    Helps: networks that fit their training set and generalize worse, noisy labels, vision transformers. Hurts: time, twice
+    that of the plain training, and memory where the script holds on to what the model said; networks that do not fit; scripts that differentiate through the gradient of the loss.
     Good first settings: rho of 0.05 to 0.2; adaptive with 0.5 to 2. Clashes with jacobian_penalty and ensembles.
 
     Args:
@@ -114,14 +114,14 @@ class _Call:
 
     def __init__(self, model: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         self.model, self.args, self.kwargs = model, args, kwargs
-        self.tensors = [(x, x._version) for x in (*args, *kwargs.values()) if isinstance(x, torch.Tensor)]
+        self.tensors = [(x, _version(x)) for x in (*args, *kwargs.values()) if isinstance(x, torch.Tensor)]
         self.device = next((p.device for p in model.parameters()), torch.device("cpu"))
         self.numbers = _random_state(self.device)
         self.autocast = _autocast_now(self.device)
 
     def intact(self) -> bool:
         """Whether its input is still what it was."""
-        return all(x._version == version for x, version in self.tensors)
+        return all(_version(x) == version for x, version in self.tensors)
 
     def again(self) -> Any:
         """Make it again, with the random numbers of the first time."""
@@ -132,6 +132,11 @@ class _Call:
                 return self.model(*self.args, **self.kwargs)
         finally:
             _set_random_state(self.device, now)
+
+
+def _version(x: torch.Tensor) -> int:
+    """How often somebody has written into a tensor; of one made in inference mode that is not counted."""
+    return -1 if x.is_inference() else x._version
 
 
 def _random_state(device: torch.device) -> list[torch.Tensor]:

@@ -61,6 +61,7 @@ def lr_too_high(training: TrainingRecord) -> Iterator[Finding]:
             "lr_scale(factor=0.3)",
             "batch_norm",
             "clip_norm(max_norm=1.0)",
+            "adam",
         ),
         confidence=0.8,
     )

@@ -64,6 +64,6 @@ def lr_too_low(training: TrainingRecord) -> Iterator[Finding]:
         ),
         cause="Each step lowers the loss by about lr times the squared gradient, so with a tiny rate the run ends long before the loss does.",
         source="Bengio 2012, Practical recommendations for gradient-based training; Goodfellow et al. 2016, section 11.4.1",
-        remedies=("lr_scale(factor=100)", "lr_scale(factor=10)", "lr_scale(factor=1000)", "lr_scale(factor=3)"),
+        remedies=("lr_scale(factor=100)", "lr_scale(factor=10)", "lr_scale(factor=1000)", "lr_scale(factor=3)", "adam"),
         confidence=0.9,
     )

@@ -51,6 +51,6 @@ def unscaled_inputs(training: TrainingRecord) -> Iterator[Finding]:
         "still converges, and with that rate the weights of all other features hardly move; saturating and ReLU units are "
         "pushed to their flat side at once.",
         source="LeCun, Bottou, Orr, Müller 1998, Efficient BackProp",
-        remedies=("standardize_inputs", "batch_norm", "lr_scale(factor=0.1)", "whiten_inputs"),
+        remedies=("standardize_inputs", "batch_norm", "lr_scale(factor=0.1)", "whiten_inputs", "adagrad", "adam"),
         confidence=0.9,
     )

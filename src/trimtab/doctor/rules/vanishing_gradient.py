@@ -80,6 +80,6 @@ def vanishing_gradient(training: TrainingRecord) -> Iterator[Finding]:
         )
         + "the product falls exponentially with depth, and early layers stay at their random start.",
         source="Hochreiter 1991; Bengio, Simard, Frasconi 1994; Glorot & Bengio 2010; Ioffe & Szegedy 2015",
-        remedies=("batch_norm", "layer_norm", *init, "lr_scale(factor=10)"),
+        remedies=("batch_norm", "layer_norm", *init, "lr_scale(factor=10)", "muon"),
         confidence=float(1 - fit.pvalue),
     )
