@@ -537,12 +537,12 @@ def test_inputs_are_changed_once_and_written_by_nobody(digits):
 
 def test_hooks_of_the_script_see_the_batch_once(digits):
     model = network("mlp")
-    attached(model, "lsuv_init")
+    training = attached(model, "lsuv_init")
     seen: list[torch.Tensor] = []
     model[1].register_forward_hook(lambda module, args, y: seen.append(y))
     model[2].register_forward_pre_hook(lambda module, args: seen.append(args[0]))
     model(digits[0][:32])
-    assert len(seen) == 2 and seen[0] is seen[1]
+    assert training.changes and len(seen) == 2 and seen[0] is seen[1]
 
 
 def test_copies_and_failures_do_not_disturb(digits):
@@ -622,12 +622,12 @@ def test_it_measures_in_front_of_norms_that_are_put_in(digits):
 
 def test_it_measures_layers_and_not_the_norms_and_dropouts_hung_on_them(digits):
     model = network("cnn")
-    attached(model, "batch_norm, dropout(p=0.5), lsuv_init(tolerance=1e-3)")
+    training = attached(model, "batch_norm, dropout(p=0.5), lsuv_init(tolerance=1e-3)")
     raw: dict[nn.Module, torch.Tensor] = {}
     for module in [m for m in model.modules() if isinstance(m, (nn.Linear, nn.Conv2d))]:
         module.register_forward_hook(lambda m, args, y: raw.update({m: y.detach().clone()}), prepend=True)
     model(digits[0][:32])
-    assert len(raw) == 3
+    assert training.changes and len(raw) == 3
     for y in raw.values():  # behind the same masks of dropout, which acts in training alone
         assert y.var(correction=0).item() == pytest.approx(1, abs=1e-3)
 
@@ -639,8 +639,9 @@ def test_what_hangs_on_the_models_input_acts_once(digits):
 
     model = nn.Linear(64, 10)
     Hung(model, "double", Double(), lambda part, x: part(x), before=True)
-    attached(model, "lsuv_init(tolerance=1e-3)")
+    training = attached(model, "lsuv_init(tolerance=1e-3)")
     assert model(digits[0][:32]).var(correction=0).item() == pytest.approx(1, abs=1e-3)
+    assert training.changes
 
 
 def test_norms_that_set_themselves_are_undone_to_what_they_were(digits):

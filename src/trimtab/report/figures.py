@@ -34,7 +34,7 @@ _TITLES = {
     "input_typical": "input, typical feature",
 }
 LEADING = 3  # loss, metric and learning rate stand before the profiles, other series behind them
-_CURVES = 8
+_CURVES = 12
 _PROFILES = 8
 
 
