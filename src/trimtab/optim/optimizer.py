@@ -123,13 +123,18 @@ class Optimizer(torch.optim.Optimizer, ABC):
                 "call optimizer.step(closure), where closure() zeroes the gradients, computes the loss, calls backward and returns it."
             )
         name = type(self).__name__
-        chosen = [[p for p in group["params"] if p.grad is not None] for group in self.param_groups]
-        for p in (p for params in chosen for p in params):  # before anything has moved
-            if p.grad.is_sparse:
-                raise ValueError(
-                    f"{name} got a sparse gradient for a parameter of shape {tuple(p.shape)}. Make its layer without "
-                    "sparse=True, or give it to torch.optim.SparseAdam."
-                )
+        chosen: list[Tensors] = []
+        for group in self.param_groups:
+            chosen.append([])
+            for p in group["params"]:
+                if (g := p.grad) is None:
+                    continue
+                if g.is_sparse:  # before anything has moved
+                    raise ValueError(
+                        f"{name} got a sparse gradient for a parameter of shape {tuple(p.shape)}. Make its layer without "
+                        "sparse=True, or give it to torch.optim.SparseAdam."
+                    )
+                chosen[-1].append(p)
         if not self._allowed(chosen):
             warnings.warn(
                 f"{name}: the gradient is not finite; the step was left out.", RuntimeWarning, stacklevel=USER
@@ -137,8 +142,8 @@ class Optimizer(torch.optim.Optimizer, ABC):
             return loss
         masked = 0
         for group, params in zip(self.param_groups, chosen, strict=True):
-            for step, same in self._by_age(group, params).items():
-                masked += self._move(group, same, step)
+            for step, lists in self._by_age(group, params).items():
+                masked += self._move(group, lists, step)
         if masked:
             entries = sum(p.numel() for params in chosen for p in params)
             warnings.warn(
@@ -160,51 +165,55 @@ class Optimizer(torch.optim.Optimizer, ABC):
                 return False
         return True
 
-    def _by_age(self, group: Mapping[str, Any], params: Tensors) -> dict[int, Tensors]:
-        """Parameters by the number of the step that this is for them; their state is made if they have none."""
-        slots = self.slots(group)
-        fresh: set[int] = set()
+    def _by_age(self, group: Mapping[str, Any], params: Tensors) -> dict[int, list[Tensors]]:
+        """Parameters, their gradients and their state tensors, by the number of the step that this is for them.
+
+        State is made where there is none. One pass: with many small tensors this is what a step takes.
+        """
+        slots, counts, states = self.slots(group), self.counts, self.state
+        rows: list[Tensors] = []
+        steps: Tensors = []
+        ages: list[float] = []
         for p in params:
-            if not (slots or self.counts):
-                continue
-            state = self.state[p]
-            if self.counts and "step" not in state:
-                state["step"] = torch.zeros((), dtype=torch.float32, device="cpu")
-            for slot in slots:
-                if state.get(slot) is None:
-                    state[slot] = self.begin(group, slot, p)
-                    fresh.add(id(p))
-        if not params:
-            return {}
-        if not self.counts:
-            ages = [1 if id(p) in fresh else 2 for p in params]
-        else:
-            steps = [self.state[p]["step"] for p in params]
+            row: Tensors = [p, p.grad]  # type: ignore[list-item]
+            age = 2
+            if slots or counts:
+                state = states[p]
+                for slot in slots:
+                    tensor = state.get(slot)
+                    if tensor is None:
+                        tensor = state[slot] = self.begin(group, slot, p)
+                        age = 1
+                    row.append(tensor)
+                if counts:
+                    if "step" not in state:
+                        state["step"] = torch.zeros((), dtype=torch.float32, device="cpu")
+                    steps.append(state["step"])
+            rows.append(row)
+            ages.append(age)
+        if steps:
             torch._foreach_add_(steps, _ONE, alpha=1.0)
             ages = [step.item() for step in steps]
-        found: dict[int, Tensors] = defaultdict(list)
-        for p, age in zip(params, ages, strict=True):
-            found[int(age)].append(p)
-        return found
+        found: dict[int, list[Tensors]] = defaultdict(list)
+        for row, number in zip(rows, ages, strict=True):
+            found[int(number)].append(row)
+        return {age: [list(tensors) for tensors in zip(*same, strict=True)] for age, same in found.items()}
 
-    def _move(self, group: Mapping[str, Any], params: Tensors, step: int) -> int:
+    def _move(self, group: Mapping[str, Any], lists: list[Tensors], step: int) -> int:
         """Move parameters of one age; gives the number of entries that were left out."""
-        slots = self.slots(group)
-        grads: Tensors = [p.grad for p in params]  # type: ignore[misc]
-        state = {slot: [self.state[p][slot] for p in params] for slot in slots}
         n = {"sign": -1.0 if group["maximize"] else 1.0, **_decay(group), **self.numbers(group, step)}
-        if self.kernel and _kernel_serves([params, grads, *state.values()]):
+        if self.kernel and _kernel_serves(lists):
             return kernels.optimizer_step(
                 self.kernel,
-                [[t.data_ptr() for t in tensors] for tensors in (params, grads, *state.values())],
-                [p.numel() for p in params],
+                [[t.data_ptr() for t in tensors] for tensors in lists],
+                [p.numel() for p in lists[0]],
                 n,
                 torch.get_num_threads(),
             )
         masked = 0
-        for same in _alike(params):
-            lists = [[_real(tensors[i]) for i in same] for tensors in (params, grads, *state.values())]
-            masked += self._move_alike(lists[0], lists[1], dict(zip(state, lists[2:], strict=True)), n)
+        for same in _alike(lists[0]):
+            params, grads, *states = ([_real(tensors[i]) for i in same] for tensors in lists)
+            masked += self._move_alike(params, grads, dict(zip(self.slots(group), states, strict=True)), n)
         return masked
 
     def _move_alike(self, params: Tensors, grads: Tensors, state: dict[str, Tensors], n: Numbers) -> int:
@@ -281,13 +290,16 @@ def _alike(tensors: Tensors) -> list[list[int]]:
 
 
 def _kernel_serves(lists: list[Tensors]) -> bool:
-    """Whether the compiled kernel can walk over all of them in one order: float32 on the processor, dense, of one layout."""
+    """Whether the compiled kernel can walk over all of them in one order: float32 on the processor, dense, of one layout.
+
+    Of parameters, gradients and states; a state is of the kind of its parameter.
+    """
     if kernels is None or FORCED == "torch":
         return False
-    plain = True
-    for tensors in lists:
+    wanted, plain = torch.float32, True
+    for number, tensors in enumerate(lists):
         for t in tensors:
-            if t.dtype is not torch.float32 or not t.is_cpu or type(t) not in _PLAIN:
+            if t.dtype is not wanted or not t.is_cpu or (number < 2 and type(t) not in _PLAIN):
                 return False
             plain = plain and t.is_contiguous()
     return plain or all(
