@@ -10,7 +10,7 @@ from trimtab.trial.pace import pace_words
 LOSS = Metric(name="val loss", goal="min")
 
 
-def of(curves: dict[str, list[list[float]]], metric: Metric = LOSS, steps=(9, 19, 29, 39)) -> tuple[Comparison, Arm]:
+def of(curves: dict[str, list[list[float]]], metric: Metric = LOSS, steps=(10, 20, 30, 40)) -> tuple[Comparison, Arm]:
     """A comparison whose trials have these metric curves, by recipe and seed."""
     trials = tuple(
         Trial(subject="s", recipe=recipe, seed=seed, status="ok", curves={metric.name: Series(steps=steps, values=tuple(values))})
@@ -57,6 +57,10 @@ def test_says_nothing_where_there_is_nothing_to_say(treated):
 
 def test_an_untreated_run_that_got_worse_again_is_judged_by_its_best():
     assert pace_words(*of({"": [[1.0, 2.0, 3.0, 4.0]], "adam": [[1.5, 1.2, 1.0, 0.9]]})) == ""
+
+
+def test_an_evaluation_before_the_first_step_says_nothing():
+    assert pace_words(*of({"": [[4.0, 3.0, 2.5, 2.0]], "adam": [[1.0] * 4]}, steps=(0, 10, 20, 30))) == ""
 
 
 def test_seeds_that_never_get_there_count():

@@ -24,9 +24,9 @@ def pace_words(comparison: Comparison, arm: Arm) -> str:
     level = statistics.median(value for (_, value), _ in pairs)
     steps = [_reached(trial.curves[name], value, comparison.metric) for (_, value), trial in pairs]
     ours = statistics.median(steps)
-    if not math.isfinite(ours) or ours * 1.25 > theirs:
+    if not 0 < ours * 1.25 <= theirs < math.inf:
         return ""
-    at_once = all(step == trial.curves[name].steps[0] + 1 for step, (_, trial) in zip(steps, pairs, strict=True))
+    at_once = all(step == trial.curves[name].steps[0] for step, (_, trial) in zip(steps, pairs, strict=True))
     return (
         f"The untreated run gets to its best {name} ({level:.4g}) in {theirs:,.0f} steps; with {arm.recipe} it takes {ours:,.0f}, "
         f"{'at least ' if at_once else ''}{theirs / ours:.3g} times fewer"
@@ -37,10 +37,10 @@ def pace_words(comparison: Comparison, arm: Arm) -> str:
 def _best(curve: Series, metric: Metric) -> tuple[int, float]:
     """The number of steps after which the metric was best, and its value there."""
     value = (max if metric.goal == "max" else min)(curve.values)
-    return curve.steps[curve.values.index(value)] + 1, value
+    return curve.steps[curve.values.index(value)], value
 
 
 def _reached(curve: Series, level: float, metric: Metric) -> float:
     """The number of steps after which the metric was as good as the level; infinity if it never was."""
-    good = (step + 1 for step, value in zip(curve.steps, curve.values, strict=True) if not metric.better(level, value))
+    good = (step for step, value in zip(curve.steps, curve.values, strict=True) if not metric.better(level, value))
     return next(good, math.inf)
