@@ -1,4 +1,4 @@
-"""How many steps fewer: when a recipe gets to where the untreated subject gets at best."""
+"""How many steps fewer: when a recipe is better than the untreated subject ever is."""
 
 from __future__ import annotations
 
@@ -9,38 +9,35 @@ from trimtab.records import Arm, Comparison, Metric, Series
 
 
 def pace_words(comparison: Comparison, arm: Arm) -> str:
-    """A sentence on how much sooner the arm reaches the best that the untreated subject reached; nothing if it does not.
+    """A sentence on how soon the arm is better than the untreated subject is at any step of its run; nothing if it is not.
 
-    For each seed that has both trials: the step at which the untreated metric was best, and the first step at which that of the
-    arm was as good; then the medians over seeds. A seed on which the arm never gets there counts as infinite.
+    For each seed that has both trials: the steps of the untreated one, which never is better than its own best, and the first
+    step at which the arm is; then the medians over seeds. A seed on which the arm never gets there counts as infinite.
     """
     name = comparison.metric.name
     seen = [trial for trial in comparison.trials if len(trial.curves.get(name, Series()).finite)]
-    best = {trial.seed: _best(trial.curves[name].finite, comparison.metric) for trial in seen if not trial.recipe}
-    pairs = [(best[trial.seed], trial) for trial in seen if trial.recipe == arm.recipe and trial.seed in best]
+    untreated = {trial.seed: trial.curves[name].finite for trial in seen if not trial.recipe}
+    pairs = [
+        (untreated[trial.seed], trial.curves[name])
+        for trial in seen
+        if trial.recipe == arm.recipe and trial.seed in untreated
+    ]
     if not pairs:
         return ""
-    theirs = statistics.median(step for (step, _), _ in pairs)
-    level = statistics.median(value for (_, value), _ in pairs)
-    steps = [_reached(trial.curves[name], value, comparison.metric) for (_, value), trial in pairs]
-    ours = statistics.median(steps)
-    if not 0 < ours * 1.25 <= theirs < math.inf:
+    levels = [(max if comparison.metric.goal == "max" else min)(theirs.values) for theirs, _ in pairs]
+    passed = [_passed(ours, level, comparison.metric) for (_, ours), level in zip(pairs, levels, strict=True)]
+    ours, theirs = statistics.median(passed), statistics.median(theirs.steps[-1] for theirs, _ in pairs)
+    if not 0 < ours * 1.25 <= theirs:
         return ""
-    at_once = all(step == trial.curves[name].steps[0] for step, (_, trial) in zip(steps, pairs, strict=True))
+    at_once = all(step == curve.steps[0] for step, (_, curve) in zip(passed, pairs, strict=True))
     return (
-        f"The untreated run gets to its best {name} ({level:.4g}) in {theirs:,.0f} steps; with {arm.recipe} it takes {ours:,.0f}, "
-        f"{'at least ' if at_once else ''}{theirs / ours:.3g} times fewer"
+        f"With {arm.recipe} the {name} is better after {ours:,.0f} steps than that of the untreated run ever is in its {theirs:,.0f} "
+        f"({statistics.median(levels):.4g}): {'at least ' if at_once else ''}{theirs / ours:.3g} times fewer"
         + (" (its first evaluation; it may be there sooner)." if at_once else ".")
     )
 
 
-def _best(curve: Series, metric: Metric) -> tuple[int, float]:
-    """The number of steps after which the metric was best, and its value there."""
-    value = (max if metric.goal == "max" else min)(curve.values)
-    return curve.steps[curve.values.index(value)], value
-
-
-def _reached(curve: Series, level: float, metric: Metric) -> float:
-    """The number of steps after which the metric was as good as the level; infinity if it never was."""
-    good = (step for step, value in zip(curve.steps, curve.values, strict=True) if not metric.better(level, value))
-    return next(good, math.inf)
+def _passed(curve: Series, level: float, metric: Metric) -> float:
+    """The number of steps after which the metric was better than the level; infinity if it never was."""
+    better = (step for step, value in zip(curve.steps, curve.values, strict=True) if metric.better(value, level))
+    return next(better, math.inf)
