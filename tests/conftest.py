@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import os
+import subprocess
+import sys
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
@@ -96,6 +99,30 @@ def network(kind: str = "mlp") -> nn.Module:
             nn.Unflatten(1, (8, 8)), LastStep(nn.LSTM(8, 16, batch_first=True)), nn.ReLU(), nn.Linear(16, 10)
         )
     raise ValueError(kind)
+
+
+def numbers(model: nn.Module, optimizer: torch.optim.Optimizer) -> list:
+    """What a step may change, to compare bit for bit."""
+    return copy.deepcopy([model.state_dict(), [optimizer.state.get(p, {}) for p in model.parameters()]])
+
+
+def same(a, b) -> bool:
+    """Whether two nests of tensors and numbers are equal bit for bit."""
+    if isinstance(a, torch.Tensor):
+        return a.shape == b.shape and torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(map(same, a, b))
+    return a == b
+
+
+def torchrun(script: str, folder: Path, *arguments: str) -> None:
+    """Run a script in two processes that train together."""
+    (folder / "train.py").write_text(script)
+    run = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "train.py", *arguments]
+    shown = subprocess.run(run, cwd=folder, capture_output=True, text=True, timeout=120)
+    assert shown.returncode == 0, shown.stderr[-3000:]
 
 
 class LastStep(nn.Module):

@@ -194,7 +194,6 @@ def test_bfloat16_within_its_roundings(case):
     assert_within_roundings(case, torch.bfloat16, 2**-8)
 
 
-@pytest.mark.skipif(kernels is None, reason="there is no compiled part here")
 @pytest.mark.parametrize(
     "name", ["momentum", "adagrad", "adadelta", "rmsprop, centered, momentum", "adamw, amsgrad, maximize"]
 )

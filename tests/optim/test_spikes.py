@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import math
 
@@ -12,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from tests.conftest import network
+from tests.conftest import network, numbers, same
 from trimtab.optim import SpikeGuard
 from trimtab.optim.rollback import Snapshot, buffers_of
 
@@ -169,20 +168,6 @@ OPTIMIZERS = {
     "adam": lambda p: torch.optim.Adam(p, 0.01, amsgrad=True),
     "lbfgs": lambda p: torch.optim.LBFGS(p, 0.1, max_iter=2),
 }
-
-
-def numbers(model: nn.Module, optimizer: torch.optim.Optimizer) -> list:
-    return copy.deepcopy([model.state_dict(), [optimizer.state.get(p, {}) for p in model.parameters()]])
-
-
-def same(a, b) -> bool:
-    if isinstance(a, torch.Tensor):
-        return torch.equal(a, b)
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
-    if isinstance(a, (list, tuple)):
-        return len(a) == len(b) and all(map(same, a, b))
-    return a == b
 
 
 def made(optimizer: torch.optim.Optimizer, model: nn.Module, data: tuple, step: int) -> torch.Tensor:

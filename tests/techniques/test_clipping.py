@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import trimtab as tt
-from tests.conftest import network, train
+from tests.conftest import network, numbers, same, train
 from tests.techniques.two_processes import SHARDED, sums_after, work
 from tests.trial.conftest import clusters
 from trimtab.optim import ZClip, clip_grad_adaptive_, clip_grad_norm_, clip_grad_value_
@@ -68,20 +68,6 @@ def loss_of(model: nn.Module, data: tuple, rows: slice = slice(0, 64)) -> torch.
 def assert_same(one: nn.Module, other: nn.Module, **close: float) -> None:
     for p, q in zip(one.parameters(), other.parameters(), strict=True):
         torch.testing.assert_close(p, q, **(close or {"rtol": 0, "atol": 0}))
-
-
-def numbers(model: nn.Module, optimizer: torch.optim.Optimizer) -> list:
-    return copy.deepcopy([model.state_dict(), [optimizer.state.get(p, {}) for p in model.parameters()]])
-
-
-def same(a, b) -> bool:
-    if isinstance(a, torch.Tensor):
-        return torch.equal(a, b)
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
-    if isinstance(a, (list, tuple)):
-        return len(a) == len(b) and all(map(same, a, b))
-    return a == b
 
 
 # -- the same as by hand ---------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 import trimtab as tt
-from tests.conftest import network, train
+from tests.conftest import network, same, train
 from trimtab.recipe import Recipe, Technique
 
 SETTINGS = {
@@ -92,16 +92,6 @@ def state(model: nn.Module, optimizer: torch.optim.Optimizer) -> list:
     numbers = [model.state_dict(), optimizer.state_dict()["param_groups"], len(optimizer.param_groups[0]["params"])]
     moments = [optimizer.state.get(p, {}) for p in model.parameters()]
     return copy.deepcopy([*numbers, moments])
-
-
-def same(a, b) -> bool:
-    if isinstance(a, torch.Tensor):
-        return a.shape == b.shape and torch.equal(a, b)
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
-    if isinstance(a, (list, tuple)):
-        return len(a) == len(b) and all(map(same, a, b))
-    return a == b
 
 
 @pytest.mark.parametrize("kind", KINDS)

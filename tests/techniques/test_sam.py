@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import copy
 import pickle
-import subprocess
-import sys
 import weakref
 
 import pytest
@@ -14,7 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import trimtab as tt
-from tests.conftest import network, train
+from tests.conftest import network, torchrun, train
 from trimtab import optim
 
 
@@ -479,19 +477,7 @@ def test_each_process_seeks_its_own_worst_point(tmp_path):
     model = nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, 2)).double()
     x, y = torch.randn(32, 5, dtype=torch.double), torch.randn(32, 2, dtype=torch.double)
     torch.save((model, x, y), tmp_path / "start.pt")
-    (tmp_path / "train.py").write_text(SCRIPT)
-    run = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node=2",
-        "train.py",
-        "start.pt",
-        "end.pt",
-    ]
-    shown = subprocess.run(run, cwd=tmp_path, capture_output=True, text=True, timeout=120)
-    assert shown.returncode == 0, shown.stderr[-3000:]
+    torchrun(SCRIPT, tmp_path, "start.pt", "end.pt")
     found = torch.load(tmp_path / "end.pt")
     for _ in range(3):
         halves = [by_hand(model, lambda h=h: F.mse_loss(model(x[h]), y[h]), 0.5) for h in (slice(0, 16), slice(16, 32))]

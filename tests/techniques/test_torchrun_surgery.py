@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import torch
 from torch import nn
+
+from tests.conftest import torchrun
 
 SCRIPT = """
 import sys
@@ -43,19 +42,7 @@ def test_sync_under_torchrun_is_one_large_batch(tmp_path):
     x, y = torch.randn(32, 5, dtype=torch.double), torch.randn(32, 2, dtype=torch.double)
     x[16:] += 3  # each process sees another distribution
     torch.save((model, x, y), tmp_path / "start.pt")
-    (tmp_path / "train.py").write_text(SCRIPT)
-    run = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node=2",
-        "train.py",
-        "start.pt",
-        "end.pt",
-    ]
-    shown = subprocess.run(run, cwd=tmp_path, capture_output=True, text=True, timeout=120)
-    assert shown.returncode == 0, shown.stderr[-3000:]
+    torchrun(SCRIPT, tmp_path, "start.pt", "end.pt")
     found = torch.load(tmp_path / "end.pt", weights_only=False)
 
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)

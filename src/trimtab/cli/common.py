@@ -264,39 +264,32 @@ def as_json(
         "findings": found,
     }
     if treatment is not None:
-        arm = treatment.confirmation.arms[0] if treatment.confirmation else None
-        result["treatment"] = {
-            "recipe": treatment.recipe,
-            "metric": treatment.metric,
-            "effect": arm.effect if arm else None,
-            "low": arm.low if arm else None,
-            "high": arm.high if arm else None,
-            "seeds": arm.seeds if arm else (),
-            "proven": bool(arm and arm.proven),
-            "confirmation": treatment.confirmation,
-            "search": treatment.search,
-            "lines": treatment.lines,
-            "words": treatment.words,
-        }
+        result["treatment"] = _confirmed(treatment)
     if comparison is not None:
         result["comparison"] = comparison
     if tuning is not None:
-        arms = tuning.confirmation.arms if tuning.confirmation else ()
-        arm = next((arm for arm in arms if arm.recipe == tuning.recipe), None)
-        result["tuning"] = {
-            "recipe": tuning.recipe,
-            "metric": tuning.metric,
-            "effect": arm.effect if arm else None,
-            "low": arm.low if arm else None,
-            "high": arm.high if arm else None,
-            "seeds": arm.seeds if arm else (),
-            "proven": bool(arm and arm.proven),
-            "confirmation": tuning.confirmation,
-            "search": tuning.search,
+        result["tuning"] = _confirmed(tuning) | {
             "untreated": tuning.untreated,
             "importances": tuning.importances,
             "probes": tuning.probes,
-            "lines": tuning.lines,
-            "words": tuning.words,
         }
     return result
+
+
+def _confirmed(found: Treatment | Tuning) -> dict[str, Any]:
+    """A recipe that was looked for, and its effect on fresh seeds."""
+    arms = found.confirmation.arms if found.confirmation else ()
+    arm = next((arm for arm in arms if arm.recipe == found.recipe), None)
+    return {
+        "recipe": found.recipe,
+        "metric": found.metric,
+        "effect": arm.effect if arm else None,
+        "low": arm.low if arm else None,
+        "high": arm.high if arm else None,
+        "seeds": arm.seeds if arm else (),
+        "proven": bool(arm and arm.proven),
+        "confirmation": found.confirmation,
+        "search": found.search,
+        "lines": found.lines,
+        "words": found.words,
+    }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, Self
 
@@ -17,7 +18,7 @@ MISSING = ("keep", "mean", "raise")
 EPS = torch.finfo(torch.float64).eps
 
 
-class Preprocessing(nn.Module):
+class Preprocessing(nn.Module, ABC):
     """Base of all preprocessing: learns statistics of features, and maps each feature by them.
 
     Three ways to learn: :meth:`fit` from a whole loader, in one pass; :meth:`partial_fit` from one more batch;
@@ -71,24 +72,24 @@ class Preprocessing(nn.Module):
 
     # -- what members implement --------------------------------------------------------------------------------------
 
+    @abstractmethod
     def learn(self, x: torch.Tensor, finite: torch.Tensor | None) -> None:
         """Merge a batch into the statistics: x in their type, with a mask of its finite entries where not all are.
 
         ``count``, ``missing`` and ``infinite`` still tell of the batches before.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def change(self, x: torch.Tensor, finite: torch.Tensor | None) -> torch.Tensor:
         """The output. With a mask, entries outside of it are to be filled."""
-        raise NotImplementedError
 
+    @abstractmethod
     def back(self, y: torch.Tensor) -> torch.Tensor:
         """The input that gives y, in float64."""
-        raise NotImplementedError
 
+    @abstractmethod
     def constant(self) -> torch.Tensor:
         """Which features are constant, as far as rounding lets one tell: a mask of shape (features,)."""
-        raise NotImplementedError
 
     def ready(self) -> None:
         """Compute what follows from the statistics, after the last batch of a fit."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import weakref
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -28,7 +29,7 @@ def check_rates(technique: Any, training: TrainingLike) -> None:
         raise nothing(technique, "no parameter group of the optimizer has a learning rate ('lr').")
 
 
-class Scheduled:
+class Scheduled(ABC):
     """A technique that is a schedule of :mod:`trimtab.optim`: ``part``, whose arguments are the technique's fields.
 
     The rate is multiplied for the duration of each update; what the script and its scheduler set stays theirs. Each
@@ -45,9 +46,9 @@ class Scheduled:
         fields = dataclasses.fields(self)  # type: ignore[arg-type]
         return self.part(*(getattr(self, field.name) for field in fields))
 
+    @abstractmethod
     def words(self) -> str:
         """What happens to the rate, for "the learning rate ..."."""
-        raise NotImplementedError
 
     @classmethod
     def plotted(cls) -> Any:
