@@ -19,7 +19,7 @@ from sklearn.datasets import load_digits
 from torch import nn
 
 import trimtab as tt
-from trimtab.training import flow
+from trimtab.training.stage import stage
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -34,10 +34,10 @@ def one_thread():
 
 @pytest.fixture(autouse=True)
 def trainings_end_with_their_test():
-    """A training lives as long as its optimizer, until the garbage collector comes by; its changes shall not last so long."""
+    """A training lives as long as its optimizer, until the garbage collector comes by; it shall not last so long."""
     yield
-    for training in tuple(flow._flows):
-        training.end_changes()
+    for training in stage.alive():
+        training.close()
 
 
 @pytest.fixture

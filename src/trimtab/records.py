@@ -7,6 +7,7 @@ They are ``msgspec`` structs: compare by value, print readably, and read and wri
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from typing import Literal
 
@@ -85,12 +86,37 @@ class CodePlace(Record):
     optimizer_name: str = ""
 
 
+class Asked(Record):
+    """What the user wants a run to be judged by: a regular expression that reads a number from the output, or the name of a number;
+    which way is better; and whether the best value counts in the place of the last."""
+
+    metric: str | None = None
+    goal: Goal | None = None
+    best: bool = False
+
+    @property
+    def pattern(self) -> str | None:
+        """The regular expression, if it is one: it has a group."""
+        try:
+            return self.metric if self.metric is not None and re.compile(self.metric).groups else None
+        except re.error:
+            return None
+
+
 class Metric(Record):
-    """The number a run is judged by: a series of the run, whether more or less is better, and why this one."""
+    """The number a run is judged by: a series of the run, whether more or less is better, and why this one.
+
+    ``source`` is who said it (see :mod:`trimtab.quantities`); with ``best`` its best value counts, else its last; with ``folds`` the mean
+    over so many trainings. ``offered`` are the other numbers that could have judged.
+    """
 
     name: str
     goal: Goal
     why: str = ""
+    source: str = "measured"
+    best: bool = False
+    folds: int = 0
+    offered: tuple[str, ...] = ()
 
     def better(self, a: float, b: float) -> bool:
         """Whether ``a`` is strictly better than ``b``; a number is always better than NaN."""
@@ -104,7 +130,8 @@ class TrainingRecord(Record):
 
     ``series`` has one number a step or an evaluation (``loss``, ``lr``, ``val accuracy`` ...),
     ``profiles`` one number per layer on sampled steps (``activation_std``, ``grad_norm`` ...),
-    ``facts`` single numbers (``parameters``, ``classes`` ...).
+    ``facts`` single numbers (``parameters``, ``classes`` ...). ``began`` and ``ended`` count the steps of all trainings of the run
+    before its first and until its last one.
     """
 
     name: str
@@ -118,6 +145,8 @@ class TrainingRecord(Record):
     facts: dict[str, float] = {}
     code: CodePlace | None = None
     notes: tuple[str, ...] = ()
+    began: int = 0
+    ended: int = 0
 
     def get(self, name: str) -> Series:
         """The series of that name, empty if the run had none."""
@@ -125,7 +154,11 @@ class TrainingRecord(Record):
 
 
 class RunRecord(Record):
-    """One watched run of a script (or of attached code): its trainings, how it ended, and what it printed last."""
+    """One watched run of a script (or of attached code): its trainings, how it ended, and what it printed last.
+
+    ``latest`` says of every number that the script said in several trainings which of these came last; ``hints`` are printed numbers
+    that no rule knows, with how often they came.
+    """
 
     id: str
     subject: str
@@ -138,6 +171,8 @@ class RunRecord(Record):
     metric: Metric | None = None
     versions: dict[str, str] = {}
     applied: tuple[str, ...] = ()
+    latest: dict[str, int] = {}
+    hints: tuple[str, ...] = ()
 
     @property
     def main(self) -> TrainingRecord | None:
@@ -183,6 +218,15 @@ class Trial(Record):
     error: str = ""
     curves: dict[str, Series] = {}
     changed: tuple[str, ...] = ()
+
+
+class Watched(Record):
+    """That a subject was run untreated and watched: the id of the run, the files of its folders that it met, each as it was then, and what
+    it changed outside of them."""
+
+    run: str
+    seen: dict[str, dict] = {}
+    outside: tuple[str, ...] = ()
 
 
 class Arm(Record):

@@ -13,16 +13,18 @@ import struct
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, Protocol
 
 import msgspec
 
-from trimtab.records import Profile, RunRecord, Series, TrainingRecord, Treatment, Trial, Tuning
+from trimtab.records import Profile, RunRecord, Series, TrainingRecord, Treatment, Trial, Tuning, Watched
 
 _SCHEMA = """
 create table if not exists run (id text primary key, started real, finished integer, head blob);
 create table if not exists point (run text, training integer, name text, step integer, value real);
 create table if not exists profile (run text, training integer, name text, step integer, vals blob);
 create table if not exists trial (key text primary key, ended real, record blob);
+create table if not exists watched (key text primary key, record blob);
 create table if not exists treatment (run text primary key, record blob);
 create table if not exists tuning (run text primary key, record blob);
 create index if not exists point_run on point (run);
@@ -34,6 +36,15 @@ FOLDER = ".trimtab"
 
 class StoreError(RuntimeError):
     """The store cannot be read or written; the message says why and what to do."""
+
+
+class Keeping(Protocol):
+    """Where the rows of a run go while it is going on: a :class:`Store`, or something on the way to one."""
+
+    path: Path
+
+    def add_rows(self, run: str, points: Sequence[Any], profiles: Sequence[Any]) -> None: ...
+    def put_run(self, record: RunRecord, *, finished: bool) -> None: ...
 
 
 class Store:
@@ -158,6 +169,16 @@ class Store:
         with self._db:
             row = (key, time.time(), msgspec.msgpack.encode(trial))
             self._db.execute("insert or replace into trial values (?,?,?)", row)
+
+    def put_watched(self, key: str, watched: Watched) -> None:
+        """Keep that a subject was watched, under what makes it the same subject."""
+        with self._db:
+            self._db.execute("insert or replace into watched values (?,?)", (key, msgspec.msgpack.encode(watched)))
+
+    def watched(self, key: str) -> Watched | None:
+        """What was kept under that key, if anything was."""
+        row = self._db.execute("select record from watched where key=?", (key,)).fetchone()
+        return msgspec.msgpack.decode(row[0], type=Watched) if row else None
 
     def put_treatment(self, run: str, treatment: Treatment) -> None:
         """Keep the outcome of a treatment beside the watched run that it started from."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 
+from tests.trial.conftest import train
 from trimtab.cli import main
+
+assert train  # a fixture of trials and commands alike
 
 
 @pytest.fixture
@@ -22,10 +24,3 @@ def trimtab(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
         return result
 
     return run
-
-
-@pytest.fixture
-def train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where a test's script goes, in a folder of its own that is the current one."""
-    monkeypatch.chdir(tmp_path)
-    return tmp_path / "train.py"

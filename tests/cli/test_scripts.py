@@ -12,7 +12,7 @@ import sys
 import time
 from pathlib import Path
 
-from tests.trial.conftest import DEEP, clusters
+from tests.trial.conftest import DEEP, clusters, mark
 from trimtab.store import Store
 
 SICK = clusters(DEEP, epochs=12)
@@ -219,11 +219,16 @@ def trimtab_process(*arguments: str, limit: int = 0, **options) -> subprocess.Po
 
 def test_interrupting_keeps_what_is_finished(train):
     # Ctrl-C reaches the trials too; one that ended early because of it must not pass for a finished one
-    early = "try: time.sleep(0.7)\nexcept KeyboardInterrupt: open('early', 'w')\n"
-    train.write_text(clusters(begin="import time", end=f"{early}with open('runs.txt', 'a') as f: print(1, file=f)"))
+    early = "try: time.sleep(0.7)\nexcept KeyboardInterrupt: open(os.environ['MARKS'] + '/early', 'w')\n"
+    train.write_text(
+        clusters(
+            begin="import os, time",
+            end=f"{early}with open(os.environ['MARKS'] + '/runs.txt', 'a') as f: print(1, file=f)",
+        )
+    )
     arguments = ["compare", "--seeds", "3", "--with", "he_init", "train.py"]
     process = trimtab_process(*arguments, start_new_session=True)
-    runs = train.with_name("runs.txt")
+    runs = mark("runs.txt")
     deadline = time.monotonic() + 60
     while (not runs.exists() or len(runs.read_text().splitlines()) < 3) and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -234,7 +239,7 @@ def test_interrupting_keeps_what_is_finished(train):
         "Interrupted. Finished trials are kept: start the same command again and it goes on from here.\n"
     )
     assert "Traceback" not in errors
-    assert not train.with_name("early").exists()
+    assert not mark("early").exists()
     before = len(runs.read_text().splitlines())
     assert 3 <= before < 6
     out, _ = trimtab_process(*arguments).communicate(timeout=60)
@@ -258,7 +263,7 @@ def test_watch_on_a_full_disk_that_takes_no_store(train):
 
 def test_watch_on_a_disk_that_fills_up(train):
     train.write_text(LONG + "\nraise SystemExit(5)")
-    process = trimtab_process("watch", "train.py", limit=90_000)
+    process = trimtab_process("watch", "train.py", limit=110_000)
     out, errors = process.communicate(timeout=120)
     assert process.returncode == 5
     assert out.startswith("value ")

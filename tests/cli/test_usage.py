@@ -41,7 +41,7 @@ def test_a_module_that_is_not_there(trimtab, train):
     ("arguments", "message"),
     [
         (["treat", "--metric", "acc=(", "train.py"], "Invalid value for '--metric': 'acc=(' is not a regular expression (missing ), unterminated subpattern at position 4)."),
-        (["watch", "--metric", "acc", "train.py"], "Invalid value for '--metric': 'acc' has no group; it must have exactly one, around the number: 'acc=([0-9.]+)'. (?:...) groups without counting."),
+        (["watch", "--metric", "acc=", "train.py"], "Invalid value for '--metric': 'acc=' has no group; it must have exactly one, around the number: 'acc=([0-9.]+)'. (?:...) groups without counting."),
         (["treat", "--metric", "(a)=(b)", "train.py"], "Invalid value for '--metric': '(a)=(b)' has 2 groups; it must have exactly one, around the number: 'acc=([0-9.]+)'. (?:...) groups without counting."),
         (["treat", "--budget", "soon", "train.py"], "Invalid value for '--budget': 'soon' is not a time. Write seconds, minutes or hours: 90s, 3m, 1.5h."),
         (["treat", "--budget", "0m", "train.py"], "Invalid value for '--budget': '0m' is not a time. Write seconds, minutes or hours: 90s, 3m, 1.5h."),

@@ -17,6 +17,8 @@ from torch import nn
 import trimtab as tt
 from tests.conftest import network, train
 
+pytestmark = pytest.mark.usefixtures("trained_values")
+
 
 def attached(text: str, model: nn.Module | None = None, lr: float = 0.1, **options):
     model = network() if model is None else model

@@ -14,6 +14,8 @@ from torch.nn.utils import parametrizations
 import trimtab as tt
 from tests.conftest import LastStep, network, train
 
+pytestmark = pytest.mark.usefixtures("trained_values")
+
 
 def attached(model: nn.Module, text: str) -> tt.Training:
     """The handle on a training, to be kept: it lives as long as its optimizer, which nothing else holds here."""

@@ -422,7 +422,7 @@ def test_the_record_tells_what_came_of_it(digits):
     [
         (["val loss", "val accuracy"], "", "val accuracy"),
         (["test loss", "val loss"], "", "val loss"),
-        (["printed val accuracy", "test accuracy"], "", "test accuracy"),
+        (["test accuracy", "printed val accuracy"], "", "printed val accuracy"),
         (["val loss", "printed val accuracy"], "", "printed val accuracy"),
         (["val loss", "printed loss", "metric iou"], "", "metric iou"),
         (["train loss", "printed train accuracy", "printed loss"], "", ""),

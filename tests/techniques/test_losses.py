@@ -17,6 +17,8 @@ from tests.conftest import network, train
 from trimtab.data import cutmix, mixup
 from trimtab.nn.functional import soft_cap, surrogate_loss, z_loss
 
+pytestmark = pytest.mark.usefixtures("trained_values")
+
 MIXING = {"mixup": ("mixup(alpha=1.0)", mixup, "mlp"), "cutmix": ("cutmix(alpha=1.0)", cutmix, "images")}
 
 

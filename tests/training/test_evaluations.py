@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import io
-import math
+import sys
 
 import pytest
 import torch
 import torch.nn.functional as F
 
 import trimtab as tt
-from trimtab.records import Series
-from trimtab.training.evaluations import Printed, accuracy, choose_metric, printed_numbers
+from trimtab.training import places
+from trimtab.training.evaluations import Evaluations, accuracy
 from trimtab.training.script import run_script
 
 HEAD = """
@@ -318,66 +317,6 @@ def test_accuracy_of_one_sample_without_a_batch():
     assert accuracy("cross_entropy", torch.tensor([0.1, 0.9]), torch.tensor(1)).item() == 1.0
 
 
-# -- printed numbers -------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("line", "numbers"),
-    [
-        ("acc 0.93", {"accuracy": 0.93}),
-        ("val_loss=0.3", {"val loss": 0.3}),
-        ("Test accuracy: 91.5%", {"test accuracy": 0.915}),
-        ("Test Acc : 91.5 %", {"test accuracy": 0.915}),
-        ("{'eval_loss': 2.1, 'eval_runtime': 0.4, 'epoch': 1.0}", {"eval loss": 2.1}),
-        ("{'eval_loss': '2.1', 'epoch': '1'}", {"eval loss": 2.1}),
-        ('{"val_acc": 0.5}', {"val accuracy": 0.5}),
-        ("epoch 3 | train loss 0.1 | val loss 0.2", {"train loss": 0.1, "val loss": 0.2}),
-        ("[12/50] loss: 1.5e-3 acc: .5", {"loss": 1.5e-3, "accuracy": 0.5}),
-        ("Epoch 1, Loss: 0.75, Validation Loss: 0.80", {"loss": 0.75, "val loss": 0.8}),
-        ("train/loss 0.1  valid/f1 0.7", {"train loss": 0.1, "val f1": 0.7}),
-        ("val: loss 0.2 acc 0.8", {"val loss": 0.2, "val accuracy": 0.8}),
-        ("Train: loss 0.1 acc 0.9 | Val: loss 0.2 acc 0.8", {
-            "train loss": 0.1, "train accuracy": 0.9, "val loss": 0.2, "val accuracy": 0.8}),
-        ("Test set: Average loss: 0.0435, Accuracy: 9856/10000 (99%)", {"test average loss": 0.0435, "test accuracy": 0.9856}),
-        ("Accuracy of the network on the 10000 test images: 54 %", {"test accuracy": 0.54}),
-        ("loss: tensor(0.25, grad_fn=<NllLossBackward0>)", {"loss": 0.25}),
-        ("perplexity = 12.5", {"perplexity": 12.5}),
-        ("step 5: train loss 1.9, val loss -0.5", {"train loss": 1.9, "val loss": -0.5}),
-        ("R2 score: 0.5", {"score": 0.5}),
-        ("", {}),
-        ("glossary 5, accelerate 3, losses 2", {}),
-        ("lossy=3 loss_scale=65536 loss3 4", {}),
-        ("processing image 5 of 10", {}),
-        ("accuracy 0/0", {"accuracy": math.nan}),
-        ("loss nan", {"loss": math.nan}),
-    ],
-)  # fmt: skip
-def test_printed_numbers(line, numbers):
-    assert printed_numbers(line) == pytest.approx(numbers, nan_ok=True)
-
-
-def test_output_passes_through_and_lines_are_read():
-    out, lines = io.StringIO(), []
-    stream = Printed(out, lines.append)
-    print("a", "b", file=stream, end="")
-    stream.write("c\nsecond\n\nprogress 1\rprogress 2\n")
-    stream.writelines(["x", "y\n", "end"])
-    assert out.getvalue() == "a bc\nsecond\n\nprogress 1\rprogress 2\nxy\nend"
-    assert lines == ["a bc", "second", "", "progress 2", "xy"]
-    stream.finish()
-    stream.finish()
-    assert lines[-1] == "end"
-    assert len(lines) == 6
-
-
-@pytest.mark.parametrize("chunk", ["x" * 100_000, "x\r" * 50_000])
-def test_a_line_without_end_is_not_kept_forever(chunk):
-    stream = Printed(io.StringIO(), lambda line: None)
-    for _ in range(3):
-        stream.write(chunk)
-    assert len(stream._line) <= 10_000
-
-
 def test_metric_pattern(script):
     body = """
 for k in range(3):
@@ -392,73 +331,24 @@ print("quality=soon")
     assert "--metric" in record.metric.why
 
 
-# -- which number judges the run -------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("names", "chosen", "goal"),
-    [
-        (["loss"], "loss", "min"),
-        (["loss", "printed loss"], "loss", "min"),
-        (["loss", "printed train accuracy"], "loss", "min"),
-        (["loss", "val loss"], "val loss", "min"),
-        (["loss", "test loss", "val loss"], "val loss", "min"),
-        (["loss", "train loss", "train accuracy", "test loss"], "test loss", "min"),
-        (["loss", "val loss", "test accuracy"], "test accuracy", "max"),
-        (["loss", "val loss", "val accuracy", "test accuracy", "printed val accuracy"], "val accuracy", "max"),
-        (["loss", "val loss", "printed val accuracy"], "printed val accuracy", "max"),
-        (["loss", "printed accuracy", "printed test accuracy"], "printed test accuracy", "max"),
-        (["loss", "printed val loss"], "printed val loss", "min"),
-        (["loss", "val loss", "printed val loss"], "val loss", "min"),
-        (["loss", "printed val f1"], "printed val f1", "max"),
-        (["loss", "printed perplexity"], "printed perplexity", "min"),
-        (["loss", "eval loss", "eval accuracy"], "eval accuracy", "max"),
-        ([], None, None),
-    ],
-)
-def test_which_number_judges_the_run(names, chosen, goal):
-    metric = choose_metric({name: Series(steps=(0,), values=(1.0,)) for name in names})
-    assert (metric and metric.name, metric and metric.goal) == (chosen, goal)
-
-
-@pytest.mark.parametrize(
-    ("pattern", "name", "goal"),
-    [
-        ("acc=([0-9.]+)", "metric acc", "max"),
-        ("val_loss: ([0-9.]+)", "metric val_loss", "min"),
-        ("quality ([0-9.]+)", "metric quality", "max"),
-    ],
-)
-def test_a_given_metric_goes_first(pattern, name, goal):
-    series = {n: Series(steps=(0,), values=(1.0,)) for n in ("val accuracy", name)}
-    metric = choose_metric(series, pattern)
-    assert (metric.name, metric.goal) == (name, goal)
-    assert choose_metric({"val accuracy": series[name]}, pattern) is None
-
-
-def test_evaluation_costs_are_small_beside_a_step(script):
+def test_evaluation_costs_are_small_beside_a_step(script, monkeypatch):
     """The code is read once for each place, not once for each call."""
-    from trimtab.training import evaluations
-
     asked = []
-    original = evaluations._split_of
-    evaluations._split_of = lambda chain: (asked.append(chain), original(chain))[1]
-    try:
-        evaluated(script, FUNCTIONS)
-    finally:
-        evaluations._split_of = original
-    assert len(asked) == 2
+    original = places._split_of
+    monkeypatch.setattr(places, "_split_of", lambda *chain: (asked.append(chain), original(*chain))[1])
+    evaluated(script, FUNCTIONS)
+    assert len(asked) == 3  # the training loss, and two evaluations
 
 
 def test_weighting_by_samples_is_exact():
     """50 samples in batches of 16, 16, 16 and 2: the mean over samples, not over batches."""
     torch.manual_seed(0)
     x, y = torch.randn(50, 3), torch.randint(3, (50,))
-    recorder = tt.Recorder()
+    evaluations = Evaluations()
     with torch.no_grad():
         for rows in torch.arange(50).split(16):
-            F.cross_entropy(x[rows], y[rows])
-    (loss, hits) = list(recorder._evaluations.close())
-    recorder.close()
+            value = F.cross_entropy(x[rows], y[rows])
+            evaluations.add("cross_entropy", x[rows], y[rows], value, {}, sys._getframe())
+    (_, *loss), (_, *hits) = list(evaluations.close())
     assert loss[1] == pytest.approx(F.cross_entropy(x.double(), y).item(), rel=1e-6)
     assert hits[1] == pytest.approx((x.argmax(1) == y).double().mean().item(), abs=1e-7)

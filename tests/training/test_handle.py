@@ -366,17 +366,35 @@ def test_gradients_erased_before_they_are_used_still_make_a_step(digits):
     assert steps.losses == [loss.item()]
 
 
-def test_gradients_set_by_hand_make_steps_without_a_loss(digits):
+def test_gradients_set_by_hand_make_steps(digits):
     model = network()
     optimizer = sgd(model)
-    steps = followed(model, optimizer)
+    steps, losses = followed(model, optimizer), []
     optimizer.step()  # nothing to do: no step
     for step in range(3):
         parameters = list(model.parameters())
-        for p, grad in zip(parameters, torch.autograd.grad(loss_of(model, digits, step), parameters), strict=True):
+        losses.append(loss_of(model, digits, step))
+        for p, grad in zip(parameters, torch.autograd.grad(losses[-1], parameters), strict=True):
             p.grad = grad
         optimizer.step()
-    assert steps.losses == [None, None, None]
+    for p in model.parameters():  # from nowhere
+        p.grad = torch.ones_like(p)
+    optimizer.step()
+    assert steps.losses == [*(loss.item() for loss in losses), None]
+
+
+def test_gradients_that_are_only_looked_at_are_no_loss(digits):
+    model = network()
+    optimizer = sgd(model)
+    steps = followed(model, optimizer)
+    for step in range(2):
+        optimizer.zero_grad()
+        loss = loss_of(model, digits, step)
+        torch.autograd.grad(loss, list(model.parameters()), retain_graph=True)
+        loss.backward()
+        optimizer.step()
+    assert steps.losses == [loss_of_step for loss_of_step in steps.losses if loss_of_step is not None]
+    assert steps.losses[-1] == loss.item()
 
 
 def test_backward_from_several_numbers_has_no_loss_of_its_own(digits):

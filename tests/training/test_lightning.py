@@ -107,7 +107,7 @@ def test_trainer(tmp_path, monkeypatch):
     assert training.get("val loss").steps == (0, 3, 6, 9)
     assert training.get("val loss").values == pytest.approx(expected, rel=1e-6)  # float32 means
     assert "val 2 loss" not in training.series
-    assert record.metric.name == "val accuracy"
+    assert record.metric.name == "logged val_loss"
     assert training.profiles["update_ratio"].names == ("body.0.weight", "body.3.weight")
     assert training.profiles["activation_std"].steps == tuple(range(9))
     # Measured after Lightning's own clipping.

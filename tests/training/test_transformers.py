@@ -95,7 +95,7 @@ def test_trainer(tmp_path, monkeypatch):
     assert training.get("val loss").steps == (4, 8)
     assert training.get("val loss").values == pytest.approx(evaluations, rel=1e-3)
     assert len(training.get("val accuracy")) == 2
-    assert record.metric.name == "val accuracy"
+    assert record.metric.name == "printed eval loss"
     assert len(training.profiles["activation_std"].steps) == 8
     assert "bert.encoder.layer.0.attention.self.query" in training.profiles["activation_std"].names
     # The Trainer clips at norm 1 and logs the norm before that.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -49,7 +50,18 @@ def engine() -> LocalEngine:
 
 
 @pytest.fixture
-def train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where a test's script goes, in a folder of its own that is the current one."""
+def train(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where a test's script goes, in a folder of its own that is the current one.
+
+    What its trials write there is gone with them; they leave their marks in the folder ``MARKS``: trials share what is kept in caches.
+    """
+    marks = str(tmp_path_factory.mktemp("marks"))
+    monkeypatch.setenv("XDG_CACHE_HOME", marks)
+    monkeypatch.setenv("MARKS", marks)
     monkeypatch.chdir(tmp_path)
     return tmp_path / "train.py"
+
+
+def mark(name: str) -> Path:
+    """What trials have left behind as ``os.environ["MARKS"] + "/name"``."""
+    return Path(os.environ["MARKS"], name)

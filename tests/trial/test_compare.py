@@ -12,18 +12,18 @@ import torch
 from torch import nn
 
 import trimtab as tt
-from tests.trial.conftest import DEEP, clusters
+from tests.trial.conftest import DEEP, clusters, mark
 from trimtab.store import Store
 from trimtab.trial.progress import TrialBar
 from trimtab.trial.session import Session, StoreWarning, TrialError
 from trimtab.trial.subjects import Script, SubjectError, Task
 
-COUNTED = "with open('runs.txt', 'a') as f:\n    print(torch.initial_seed(), file=f)"
+COUNTED = "import os\nwith open(os.environ['MARKS'] + '/runs.txt', 'a') as f:\n    print(torch.initial_seed(), file=f)"
 
 
 def runs(train) -> int:
     """How many times a script was run that begins with COUNTED."""
-    return len((train.parent / "runs.txt").read_text().splitlines())
+    return len(mark("runs.txt").read_text().splitlines())
 
 
 def test_gives_every_arm_over_the_same_seeds(train, engine):
@@ -138,7 +138,7 @@ def test_recipes_are_read_before_anything_runs(train, recipes, message):
     train.write_text(clusters(begin=COUNTED))
     with pytest.raises(tt.RecipeError, match=message):
         tt.compare(train, recipes)
-    assert not (train.parent / "runs.txt").exists()
+    assert not mark("runs.txt").exists()
 
 
 def test_a_metric_read_from_the_output(train, engine):
@@ -204,16 +204,35 @@ def test_a_script_or_a_module_of_its_own_that_changed_is_another_subject(train, 
     assert Script(str(train)).fingerprint() != before
 
 
+class Meddler:
+    """Writes into a file when a trial has ended."""
+
+    def __init__(self, file, after):
+        self.file, self.after = file, after
+
+    def stage(self, text, total): ...
+
+    def advance(self, trial, from_store):
+        self.after -= 1
+        if self.after == 0:
+            self.file.write_text(self.file.read_text() + "# more")
+
+
 def test_a_script_that_changes_under_its_trials_stops_them(train, engine):
-    train.write_text(clusters(end="if torch.initial_seed() > 0: open(__file__, 'a').write('# more')"))
-    text = (
-        train.read_text()
-        .replace("torch.manual_seed(0)", "seeds = torch.initial_seed()")
-        .replace("torch.initial_seed()", "torch.initial_seed()")
-    )
-    train.write_text(text)
+    train.write_text(clusters())
     with pytest.raises(TrialError, match="was changed while its trials were running"):
-        tt.compare(train, "he_init", seeds=3, engine=engine)
+        tt.compare(train, "he_init", seeds=3, engine=engine, progress=Meddler(train, 2))
+
+
+def test_a_file_that_is_read_and_changes_under_the_trials_stops_them(train, engine):
+    train.write_text(clusters(begin="open('numbers.txt').read()\nopen('written.txt', 'w').write('1')"))
+    numbers, other, written = (train.with_name(name) for name in ("numbers.txt", "other.txt", "written.txt"))
+    for file in (numbers, other, written):
+        file.write_text("# 1")
+    for file in (other, written):  # what nobody reads may change
+        assert len(tt.compare(train, "he_init", seeds=2, engine=engine, progress=Meddler(file, 2)).trials) == 4
+    with pytest.raises(TrialError, match=r"numbers\.txt changed while trials of .* were running, which read it"):
+        tt.compare(train, "he_init", seeds=4, engine=engine, progress=Meddler(numbers, 2))
 
 
 def test_failed_trials_are_tried_again_by_the_next_session(train, engine):
@@ -275,7 +294,7 @@ def distance(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
 
 def test_a_task_is_a_subject(train, engine):
     found = tt.compare(Task("clusters", model, data, epochs=3), ["batch_norm", "he_init"], seeds=2, engine=engine)
-    assert found.metric.name == "eval accuracy"
+    assert found.metric.name == "val accuracy"
     assert all(value > 0.5 for value in found.baseline)  # of four classes
     assert [len(arm.differences) for arm in found.arms] == [2, 2]
     module = tt.compare(

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.trial.conftest import clusters
+from tests.trial.conftest import clusters, mark
 from trimtab.trial import Script
 from trimtab.trial.engines import LocalEngine
 from trimtab.trial.engines.local import _uninterrupted
@@ -230,14 +230,14 @@ def alive(pid: int) -> bool:
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads /proc")
 def test_workers_die_with_a_driver_that_is_killed(train, tmp_path):
-    note = "import os, time, pathlib\npathlib.Path(f'{os.getpid()}.pid').touch()"
+    note = "import os, time, pathlib\npathlib.Path(os.environ['MARKS'], f'{os.getpid()}.pid').touch()"
     train.write_text(clusters(begin=note, end="time.sleep(120)"))
     driver = tmp_path / "driver.py"
     driver.write_text(DRIVER)
     process = subprocess.Popen([sys.executable, str(driver), str(train)], start_new_session=True)
     try:
         deadline = time.monotonic() + 60
-        while len(pids := [int(p.stem) for p in tmp_path.glob("*.pid")]) < 2 and time.monotonic() < deadline:
+        while len(pids := [int(p.stem) for p in mark("").glob("*.pid")]) < 2 and time.monotonic() < deadline:
             time.sleep(0.1)
         assert len(pids) == 2 and all(map(alive, pids))
         process.kill()
@@ -246,9 +246,9 @@ def test_workers_die_with_a_driver_that_is_killed(train, tmp_path):
         while any(map(alive, pids)) and time.monotonic() < deadline:
             time.sleep(0.1)
         assert not any(map(alive, pids))
-        assert not list(tmp_path.glob("*.pid"))[2:]  # no further trial was started
+        assert not list(mark("").glob("*.pid"))[2:]  # no further trial was started
     finally:
-        for pid in [process.pid, *(int(p.stem) for p in tmp_path.glob("*.pid"))]:
+        for pid in [process.pid, *(int(p.stem) for p in mark("").glob("*.pid"))]:
             if alive(pid):
                 os.kill(pid, signal.SIGKILL)
         process.wait()

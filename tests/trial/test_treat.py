@@ -14,7 +14,7 @@ from pathlib import Path
 from msgspec.structs import replace
 
 import trimtab as tt
-from tests.trial.conftest import DEEP, clusters
+from tests.trial.conftest import DEEP, clusters, mark
 from trimtab.records import Arm, Comparison, Metric, Trial
 from trimtab.store import Store
 from trimtab.trial.run import Job
@@ -24,7 +24,7 @@ from trimtab.trial.treat import FRESH, permanent_lines, treat_watched
 
 TREAT = importlib.import_module("trimtab.trial.treat")  # the name is also that of its function
 SICK = clusters(DEEP, epochs=16)
-COUNTED = "with open('runs.txt', 'a') as f:\n    print(torch.initial_seed(), file=f)"
+COUNTED = "import os\nwith open(os.environ['MARKS'] + '/runs.txt', 'a') as f:\n    print(torch.initial_seed(), file=f)"
 
 
 def test_a_sick_script_is_treated_and_the_lines_keep_the_effect(train, engine, monkeypatch):
@@ -69,7 +69,7 @@ def test_a_healthy_script_needs_nothing(train, engine):
     assert not [finding for finding in found.findings if finding.severity != "info"]
     assert found.recipe == "" and found.search is None and found.confirmation is None and found.lines == ()
     assert found.words == ("Nothing needs treating: no rule found anything graver than a note.",)
-    assert len((train.parent / "runs.txt").read_text().splitlines()) == 1
+    assert len(mark("runs.txt").read_text().splitlines()) == 1
 
 
 def test_a_script_that_nothing_helps_says_so(train, engine, monkeypatch):
@@ -134,7 +134,7 @@ found = tt.treat("train.py", seeds=2, engine=engine)
 print(found.recipe, [arm.values for arm in found.confirmation.arms], [trial.value for trial in found.search.trials])
 """
 # a line for each run that came to its end, and the treated runs told apart by what was hung on the first layer
-FINISHED = "with open('runs.txt', 'a') as f:\n    print(seed, sorted(model[0]._modules), val_loss, file=f)"
+FINISHED = "import os\nwith open(os.environ['MARKS'] + '/runs.txt', 'a') as f:\n    print(seed, sorted(model[0]._modules), val_loss, file=f)"
 
 
 def test_a_treatment_that_was_killed_goes_on_where_it_was(train, tmp_path):
@@ -143,7 +143,7 @@ def test_a_treatment_that_was_killed_goes_on_where_it_was(train, tmp_path):
     (tmp_path / "drive.py").write_text(DRIVER)
     command = [sys.executable, "drive.py"]
     first = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    path = tmp_path / "runs.txt"
+    path = mark("runs.txt")
     deadline = time.monotonic() + 90
     while (not path.exists() or len(path.read_text().splitlines()) < 6) and time.monotonic() < deadline:
         time.sleep(0.05)

@@ -13,6 +13,7 @@ import sys
 import time
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import optuna
 import pytest
@@ -20,7 +21,7 @@ from msgspec.structs import replace
 from sklearn.datasets import load_digits
 
 import trimtab as tt
-from tests.trial.conftest import clusters
+from tests.trial.conftest import clusters, mark
 from trimtab.records import Arm, Comparison, Metric, Probe, Series, Trial
 from trimtab.store import Store
 from trimtab.trial.live import Live, Report
@@ -35,6 +36,7 @@ ACCURACY, LOSS = Metric(name="val accuracy", goal="max"), Metric(name="val loss"
 
 # 600 handwritten digits with a rate that is a hundred times too low; every step and every end leaves a line.
 DIGITS = """\
+import os
 import numpy as np
 import torch
 from torch import nn
@@ -49,12 +51,12 @@ for epoch in range(8):
         loss = nn.functional.cross_entropy(model(x[batch]), y[batch])
         loss.backward()
         optimizer.step()
-        with open("steps.txt", "a") as f:
+        with open(os.environ["MARKS"] + "/steps.txt", "a") as f:
             print("step", file=f)
     with torch.no_grad():
         val_loss = nn.functional.cross_entropy(model(x[400:]), y[400:])
-    print(f"epoch {epoch} val loss {val_loss:.4f}")
-with open("ends.txt", "a") as f:
+    print(f"epoch {epoch} is over")
+with open(os.environ["MARKS"] + "/ends.txt", "a") as f:
     print(torch.initial_seed(), val_loss.item(), file=f)
 """
 
@@ -101,15 +103,17 @@ def test_a_learning_rate_that_is_too_low_is_found_and_proven(digits_script, engi
     assert sum(found.importances.values()) == pytest.approx(1) and next(iter(found.importances)) == "lr_scale.factor"
     with Store(digits_script.parent / ".trimtab") as store:
         assert repr(store.tuning(found.run)) == repr(found)  # NaN is not equal to itself
-        # a trial that was followed is the trial that was not: others take it from the store
-        job = Job(Script(str(digits_script)), best.recipe, 0, found.metric)
-        kept, results = store.trial(job.key), []
+    # a trial that was followed is the trial that was not: others take it from the store
+    with sqlite3.connect(digits_script.parent / ".trimtab" / "runs.db") as store:
+        record = store.execute("select record from trial where instr(key, ?)", (f"|{best.recipe}|0|",)).fetchone()[0]
+    kept, results = msgspec.msgpack.decode(record, type=Trial), []
+    job = Job(Script(str(digits_script)), best.recipe, 0, found.metric)
     engine.run([job], lambda _, result: results.append(result.trial))
     assert replace(results[0], seconds=0) == replace(kept, seconds=0) and kept.value == best.value
 
-    ran = lines(digits_script.with_name("ends.txt"))
+    ran = lines(mark("ends.txt"))
     again = tt.tune(digits_script, space, trials=12, seeds=3, candidates=2, engine=engine)
-    assert lines(digits_script.with_name("ends.txt")) == ran  # nothing is repeated
+    assert lines(mark("ends.txt")) == ran  # nothing is repeated
     assert (
         repr(again.probes) == repr(found.probes)
         and again.confirmation == found.confirmation
@@ -134,9 +138,9 @@ def test_a_trial_that_was_stopped_is_not_kept_for_others(digits_script, engine):
     ends = {probe.recipe: probe.status for probe in found.probes}
     assert ends == {"lr_scale(factor=0.1)": "ok", "lr_scale(factor=1e+30)": "diverged"}
     assert found.words[0] == "Recipes tried on seed 0: 2, of which 1 came to an end, 1 diverged."
-    with Store(digits_script.parent / ".trimtab") as store:
-        keys = {recipe: Job(Script(str(digits_script)), recipe, 0, found.metric).key for recipe in ends}
-        assert store.trial(keys["lr_scale(factor=0.1)"]) and not store.trial(keys["lr_scale(factor=1e+30)"])
+    with sqlite3.connect(digits_script.parent / ".trimtab" / "runs.db") as store:
+        keys = [key for (key,) in store.execute("select key from trial")]
+    assert any("|lr_scale(factor=0.1)|" in key for key in keys) and not any("1e+30" in key for key in keys)
 
 
 def test_a_budget_for_nothing_says_so(train, engine):
@@ -209,12 +213,12 @@ def test_every_evaluation_is_reported_while_the_trial_runs(digits_script, engine
 
 
 def test_a_trial_that_diverges_is_stopped_at_once(digits_script, engine):
-    steps = digits_script.with_name("steps.txt")
+    steps = mark("steps.txt")
     trial, said = followed(engine, digits_script, "lr_scale(factor=1e30)", Live())
     assert trial.status == "diverged" and math.isnan(trial.value)
     assert re.fullmatch(r"stopped: the loss is (nan|inf) at step \d+", trial.error)
     assert lines(steps) < 40 < 128 == 8 * 16
-    assert lines(digits_script.with_name("ends.txt")) == 0
+    assert lines(mark("ends.txt")) == 0
     assert said[-1].diverged
 
 
@@ -243,28 +247,28 @@ def test_a_stopped_trial_ends_and_keeps_what_it_has_told(digits_script, engine):
     )
     assert (trial.status, trial.error) == ("pruned", "enough")
     assert trial.curves["val accuracy"].values == tuple(one.value for one in said[:3])
-    ends = lines(digits_script.with_name("steps.txt"))
+    ends = lines(mark("steps.txt"))
     time.sleep(0.3)
-    assert lines(digits_script.with_name("steps.txt")) == ends < 128
+    assert lines(mark("steps.txt")) == ends < 128
     assert not list((digits_script.parent / ".trimtab" / "logs").glob("*.log"))
 
 
 CATCHES = """\
-import signal, time
+import os, signal, time
 def caught(*_):
-    open("caught", "w").close()
+    open(os.environ["MARKS"] + "/caught", "w").close()
 signal.signal(signal.SIGTERM, caught)"""
-SLOWLY = "model.eval()\n    time.sleep(0.05)\n    print(epoch, file=open('epochs.txt', 'a'))"
+SLOWLY = "model.eval()\n    time.sleep(0.05)\n    print(epoch, file=open(os.environ['MARKS'] + '/epochs.txt', 'a'))"
 
 
 def test_a_script_that_catches_the_signal_is_heard_and_stopped_all_the_same(train, engine, monkeypatch):
     monkeypatch.setattr("trimtab.trial.engines.local.GRACE", 0.3)
     train.write_text(clusters(epochs=200, begin=CATCHES).replace("model.eval()", SLOWLY))
     trial, _ = followed(engine, train, "", Live(), lambda one: "enough")
-    assert trial.status == "pruned" and train.with_name("caught").exists()
-    epochs = lines(train.with_name("epochs.txt"))
+    assert trial.status == "pruned" and mark("caught").exists()
+    epochs = lines(mark("epochs.txt"))
     time.sleep(0.5)
-    assert lines(train.with_name("epochs.txt")) == epochs < 200
+    assert lines(mark("epochs.txt")) == epochs < 200
 
 
 def test_a_live_trial_that_fails_says_how(train, engine):
@@ -542,7 +546,7 @@ def test_a_search_that_was_killed_goes_on_and_leaves_the_training_alone(digits_s
     plain = [sys.executable, "train.py"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     before = subprocess.run(plain, capture_output=True, check=True, env=environment).stdout
-    text, ends = digits_script.read_bytes(), tmp_path / "ends.txt"
+    text, ends = digits_script.read_bytes(), mark("ends.txt")
     ends.unlink()
     (tmp_path / "drive.py").write_text(DRIVER)
     command = [sys.executable, "drive.py"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import re
 import warnings
@@ -33,7 +34,7 @@ def script_arguments(command: Callable) -> Callable:
 
 
 def result_options(command: Callable) -> Callable:
-    """``--metric``, ``--html``, ``--json``"""
+    """``--metric`` and its kin, which become one ``metric: Asked``; ``--html``, ``--json``"""
     command = click.option(
         "--json", "json_file", type=FILE, metavar="FILE", help="Write the result there, machine-readable."
     )(command)
@@ -44,16 +45,37 @@ def result_options(command: Callable) -> Callable:
         metavar="FILE",
         help="Where the report goes. [default: .trimtab/report.html beside SCRIPT]",
     )(command)
-    return click.option(
+    for flag, help in (
+        ("--best", "Judge by the best value of the metric in a run, not by the last."),
+        ("--maximize", "More is better, whatever the metric is called."),
+        ("--minimize", "Less is better, whatever the metric is called."),
+    ):
+        command = click.option(flag, is_flag=True, help=help)(command)
+    command = click.option(
         "--metric",
-        metavar="REGEX",
+        metavar="REGEX|NAME",
         callback=_pattern,
-        help="Read the metric from what SCRIPT prints, for example 'acc=([0-9.]+)'.",
+        help="Judge by what this reads from the output, for example 'acc=([0-9.]+)', or by a number of that name. "
+        "[default: what the script says of held-out data]",
     )(command)
+
+    @functools.wraps(command)
+    def with_asked(*args: Any, metric: str | None, minimize: bool, maximize: bool, best: bool, **options: Any) -> Any:
+        from trimtab.records import Asked
+
+        if minimize and maximize:
+            raise click.UsageError("--minimize and --maximize exclude each other.")
+        goal: Any = "min" if minimize else "max" if maximize else None
+        return command(*args, metric=Asked(metric=metric, goal=goal, best=best), **options)
+
+    return with_asked
 
 
 def trial_options(command: Callable) -> Callable:
-    """``--budget``, ``--workers``, ``--fresh``"""
+    """``--budget``, ``--workers``, ``--fresh``, ``--keep-files``"""
+    command = click.option("--keep-files", is_flag=True, help="Keep what each trial wrote, in .trimtab/trials/.")(
+        command
+    )
     command = click.option("--fresh", is_flag=True, help="Run everything again, also trials kept from before.")(command)
     command = click.option(
         "--workers", type=click.IntRange(1), metavar="N", help="Trials at a time. [default: by the number of cores]"
@@ -70,6 +92,8 @@ def _pattern(ctx: click.Context, parameter: click.Parameter, value: str | None) 
         groups = re.compile(value).groups
     except re.error as error:
         raise click.BadParameter(f"{value!r} is not a regular expression ({error}).") from None
+    if groups == 0 and re.fullmatch(r"[\w /.@-]+", value):
+        return value
     if groups != 1:
         has = {0: "no group", 1: "1 group"}.get(groups, f"{groups} groups")
         raise click.BadParameter(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -16,6 +17,9 @@ from trimtab.cli.common import (
     trial_options,
     trials_told,
 )
+
+if TYPE_CHECKING:
+    from trimtab.records import Asked
 
 
 @click.command("compare", short_help="Compare RECIPEs with the untreated SCRIPT.", context_settings=OF_SCRIPT)
@@ -34,8 +38,8 @@ from trimtab.cli.common import (
 @result_options
 @script_arguments
 def command(
-    script: str, arguments: tuple[str, ...], module: bool, metric: str | None, html_file: Path | None,
-    json_file: Path | None, recipes: tuple[str, ...], seeds: int, budget: float, workers: int | None, fresh: bool,
+    script: str, arguments: tuple[str, ...], module: bool, metric: Asked, html_file: Path | None,
+    json_file: Path | None, recipes: tuple[str, ...], seeds: int, budget: float, workers: int | None, keep_files: bool, fresh: bool,
 ) -> None:  # fmt: skip
     """Run SCRIPT as it is and under each RECIPE on the same seeds, and compare.
 
@@ -61,7 +65,10 @@ def command(
     errors = Console(stderr=True)
     with trials_told(errors):
         texts = recipe_texts(recipes)  # before anything runs
-        with TrialBar(errors) as bar, Session(subject, metric, LocalEngine(workers), bar, budget, fresh) as session:
+        with (
+            TrialBar(errors) as bar,
+            Session(subject, metric, LocalEngine(workers, keep_files), bar, budget, fresh) as session,
+        ):
             run, comparison = compare_watched(session, texts, seeds=seeds)
         out = Console()
         html = html_file or subject.folder / "report.html"

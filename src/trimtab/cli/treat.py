@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -17,6 +18,9 @@ from trimtab.cli.common import (
     trial_options,
     trials_told,
 )
+
+if TYPE_CHECKING:
+    from trimtab.records import Asked
 
 
 @click.command("treat", short_help="Diagnose SCRIPT, try the remedies, confirm the best.", context_settings=OF_SCRIPT)
@@ -32,8 +36,8 @@ from trimtab.cli.common import (
 @result_options
 @script_arguments
 def command(
-    script: str, arguments: tuple[str, ...], module: bool, metric: str | None, html_file: Path | None,
-    json_file: Path | None, seeds: int, budget: float, workers: int | None, fresh: bool,
+    script: str, arguments: tuple[str, ...], module: bool, metric: Asked, html_file: Path | None,
+    json_file: Path | None, seeds: int, budget: float, workers: int | None, keep_files: bool, fresh: bool,
 ) -> None:  # fmt: skip
     """Diagnose SCRIPT, try the remedies over paired seeds, and confirm the best on fresh ones.
 
@@ -57,7 +61,10 @@ def command(
 
     errors = Console(stderr=True)
     with trials_told(errors):
-        with TrialBar(errors) as bar, Session(subject, metric, LocalEngine(workers), bar, budget, fresh) as session:
+        with (
+            TrialBar(errors) as bar,
+            Session(subject, metric, LocalEngine(workers, keep_files), bar, budget, fresh) as session,
+        ):
             run, treatment = treat_watched(session, seeds=seeds)
         out = Console()
         html = html_file or subject.folder / "report.html"

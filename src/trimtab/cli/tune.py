@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -17,6 +18,9 @@ from trimtab.cli.common import (
     trial_options,
     trials_told,
 )
+
+if TYPE_CHECKING:
+    from trimtab.records import Asked
 
 
 @click.command("tune", short_help="Search for the best RECIPE and settings.", context_settings=OF_SCRIPT)
@@ -46,9 +50,9 @@ from trimtab.cli.common import (
 @result_options
 @script_arguments
 def command(
-    script: str, arguments: tuple[str, ...], module: bool, metric: str | None, html_file: Path | None,
+    script: str, arguments: tuple[str, ...], module: bool, metric: Asked, html_file: Path | None,
     json_file: Path | None, searches: tuple[str, ...], trials: int, candidates: int, seeds: int, budget: float,
-    workers: int | None, fresh: bool,
+    workers: int | None, keep_files: bool, fresh: bool,
 ) -> None:  # fmt: skip
     """Search a space of recipes for SCRIPT, and confirm the best on fresh seeds against the script as it is.
 
@@ -90,7 +94,10 @@ def command(
     errors = Console(stderr=True)
     with trials_told(errors):
         space = Space.parse(searches)  # before anything runs
-        with TrialBar(errors) as bar, Session(subject, metric, LocalEngine(workers), bar, budget, fresh) as session:
+        with (
+            TrialBar(errors) as bar,
+            Session(subject, metric, LocalEngine(workers, keep_files), bar, budget, fresh) as session,
+        ):
             run, tuning = tune_watched(session, space, trials=trials, seeds=seeds, candidates=candidates)
         out = Console()
         html = html_file or subject.folder / "report.html"

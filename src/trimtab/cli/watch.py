@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -20,6 +21,9 @@ from trimtab.cli.common import (
     write_json,
 )
 
+if TYPE_CHECKING:
+    from trimtab.records import Asked
+
 
 @click.command("watch", short_help="Run SCRIPT unchanged, watch it, and diagnose it.", context_settings=OF_SCRIPT)
 @click.option(
@@ -33,7 +37,7 @@ from trimtab.cli.common import (
 @result_options
 @script_arguments
 def command(
-    script: str, arguments: tuple[str, ...], module: bool, metric: str | None, html_file: Path | None,
+    script: str, arguments: tuple[str, ...], module: bool, metric: Asked, html_file: Path | None,
     json_file: Path | None, every: int,
 ) -> None:  # fmt: skip
     """Run SCRIPT unchanged, watch it, and diagnose it.
@@ -46,7 +50,7 @@ def command(
 
 
 def _watch(
-    script: str, arguments: tuple[str, ...], module: bool, metric: str | None, html_file: Path | None,
+    script: str, arguments: tuple[str, ...], module: bool, metric: Asked, html_file: Path | None,
     json_file: Path | None, every: int,
 ) -> int:  # fmt: skip
     from rich.console import Console
@@ -76,6 +80,7 @@ def _watch(
         outcome = run_script(
             script, arguments, module=module,
             on_training=recorder.guarded(recorder.watch), on_line=recorder.guarded(recorder.line),
+            on_written=recorder.guarded(recorder.written),
         )  # fmt: skip
         recorder.exit_code, recorder.error = outcome.exit_code, outcome.error
         run = recorder.close()
@@ -87,10 +92,10 @@ def _watch(
         say(console, f"The script did not end well: {outcome.error}. What was recorded until then is kept.", "red")
     if store is not None and not kept:
         say(console, f"{store.path} could not take the whole record; what is said here was kept in memory.", "yellow")
-    if metric is not None and run.metric is None and run.main is not None:
+    if metric.metric is not None and run.metric is None and run.main is not None:
         say(
             console,
-            f"--metric {metric!r} matched no line that the script printed; it must match a printed line, with one group around the number.",
+            f"--metric {metric.metric!r} matched no line that the script printed; it must match a printed line, with one group around the number.",
             "yellow",
         )
     if run.main is None or run.main.steps == 0:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from trimtab import quantities
 from trimtab.records import Series, TrainingRecord
 
 
@@ -87,13 +88,9 @@ def trend(values: np.ndarray, blocks: int = 12) -> Trend:
 
 
 def held_out(training: TrainingRecord, what: str) -> tuple[str, Series]:
-    """The held-out series of that quantity (``"loss"`` or ``"accuracy"``), measured before printed; empty if none."""
-    for prefix in ("", "printed "):
-        for label in ("val", "test", "eval", "dev"):
-            name = f"{prefix}{label} {what}"
-            if len(training.get(name)):
-                return name, training.get(name).finite
-    return "", Series()
+    """The held-out series of that quantity (``"loss"`` or ``"accuracy"``) that would judge the training; empty if none."""
+    name = quantities.held_out(training, what)
+    return name, training.get(name).finite
 
 
 def median_profile(training: TrainingRecord, name: str, columns: list[str]) -> np.ndarray:

@@ -9,6 +9,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from trimtab.quantities import value
 from trimtab.records import Arm, Comparison, Finding, RunRecord, Treatment, Tuning
 from trimtab.report.verdict import Tone, tone, verdict
 from trimtab.report.words import (
@@ -157,8 +158,8 @@ def _run_line(run: RunRecord) -> Text:
         parts.append(count(main.steps, "step"))
         if len(main.get("loss")):
             parts.append(f"last loss {number(main.get('loss').last)}")
-        if run.metric is not None and run.metric.name != "loss" and len(main.get(run.metric.name)):
-            parts.append(f"{spelled(run.metric.name)} {number(main.get(run.metric.name).last)}")
+        if run.metric is not None and run.metric.name != "loss":
+            parts.append(f"{spelled(run.metric.name)} {number(value(run, run.metric))}")
     return Text(", ".join([*parts, duration(run.seconds)]), style="dim")
 
 

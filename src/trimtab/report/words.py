@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
 
+from trimtab.quantities import Quantity
 from trimtab.records import Arm, Comparison, Finding, Metric, Probe, Severity, Tuning
 
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "info")
@@ -47,12 +47,12 @@ def duration(seconds: float) -> str:
 
 
 def spelled(metric: str) -> str:
-    """The name of a metric without abbreviations.
+    """The name of a metric as a reader wants it, without who said it.
 
-    >>> spelled("val accuracy"), spelled("val_loss")
-    ('validation accuracy', 'validation loss')
+    >>> spelled("val accuracy"), spelled("printed val loss"), spelled("logged val/f1")
+    ('validation accuracy', 'validation loss', 'validation/f1')
     """
-    return re.sub(r"^(val|valid)[ _/]", "validation ", metric)
+    return Quantity.read(metric).title
 
 
 def decimals(arm: Arm) -> int:

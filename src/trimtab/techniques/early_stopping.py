@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -12,6 +11,7 @@ from torch import nn
 from trimtab.optim.early_stopping import EarlyStopping as Judge
 from trimtab.optim.early_stopping import check
 from trimtab.optim.tensors import copied, fitting, write
+from trimtab.quantities import goal_of, judging, named, told
 from trimtab.recipe import Change, Technique, TrainingLike
 from trimtab.techniques.averages import tensors_of
 
@@ -39,7 +39,8 @@ class EarlyStopping(Technique):
 
     Args:
         patience: how many evaluations are judged together.
-        metric: such as "val loss"; "" for the first held-out one: accuracies before losses, measured before printed ones.
+        metric: such as "val loss"; "" for the one that judges a run: what the script says of held-out data, scores before losses, else what is
+            measured there.
         min_improvement: what counts as an improvement, in units of the metric, at least 0.
         criterion: "statistical" or "patience".
         goal: whether "min" or "max" is better; "" reads it from the metric's name.
@@ -167,34 +168,14 @@ class _Keeper:
             stop()
 
 
-_SPLITS = ("val", "dev", "test", "eval")
-_HIGHER = re.compile(r"acc|f1|auc|auroc|r2|score|bleu", re.IGNORECASE)
-_LOWER = re.compile(r"loss|err|mse|mae|ppl|perplex", re.IGNORECASE)
-
-
-def goal_of(metric: str) -> str:
-    """Which way is better, by the metric's name.
-
-    >>> goal_of("val accuracy"), goal_of("printed test rmse")
-    ('max', 'min')
-    """
-    return "min" if _LOWER.search(metric) and not _HIGHER.search(metric) else "max"
-
-
 def choose(metrics: Iterable[str], wanted: str = "") -> str:
-    """The metric that judges a run: that of ``--metric``, else accuracies before losses, measured before printed, held-out first;
-    "" if there is none. ``wanted`` may leave out "printed" or "metric" in front.
+    """The metric to stop by: the one that judges a run (see :func:`trimtab.quantities.judging`); "" if there is none. ``wanted`` may leave
+    out who said it.
 
     >>> choose(["train loss", "val loss", "val accuracy"]), choose(["train loss"]), choose(["printed val f1"], "val f1")
     ('val accuracy', '', 'printed val f1')
     """
-
-    def order(name: str) -> tuple:
-        split = next((place for place, word in enumerate(_SPLITS) if word in name.split()), len(_SPLITS))
-        return not name.startswith("metric "), "accuracy" not in name, name.startswith("printed "), split
-
     if wanted:
-        found = [name for name in metrics if wanted in (name, name.removeprefix("printed ").removeprefix("metric "))]
-    else:
-        found = [name for name in metrics if "train" not in name and name != "printed loss"]
-    return min(found, key=order, default="")
+        return named(wanted, metrics)
+    listed = [name for name in metrics if name != "loss"]
+    return judging(listed) or next((name for name in listed if told(name)), "")

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from trimtab.records import CodePlace
+from trimtab.training.variables import variable
 
 _PACKAGE = str(Path(__file__).resolve().parents[1])
 _TORCH = str(Path(torch.__file__).resolve().parent)
@@ -138,11 +139,13 @@ def _statement(file: str, line: int, column: int) -> Any:
 def _name_of(model: nn.Module | None, frame: FrameType) -> str:
     if model is None:
         return ""
-    for scope in (frame.f_locals, frame.f_globals):
+    code = frame.f_code
+    names = dict.fromkeys([*code.co_varnames, *code.co_cellvars, *code.co_freevars])
+    for scope in ({name: variable(frame, name) for name in names}, frame.f_globals):
         for name, value in scope.items():
-            if isinstance(value, nn.Module) and unwrap(value) is model:
+            if issubclass(type(value), nn.Module) and unwrap(value) is model:
                 return name
-    holder = frame.f_locals.get("self")
+    holder = variable(frame, "self")
     for name, value in getattr(holder, "__dict__", {}).items():
         if isinstance(value, nn.Module) and unwrap(value) is model:
             return f"self.{name}"

@@ -1,13 +1,15 @@
 """What techniques put into the flow of a training: other inputs, outputs and losses, and terms beside the loss.
 
 Gates stand at the root models while a training asks for them: at all trainings or at none, since each has to tell that its
-model ran. They take no part in evaluation. Losses are changed where
+model ran. They take no part in evaluation, however the script evaluates: without gradients, in evaluation mode, or in training mode and
+with gradients that nobody uses (see :class:`~trimtab.training.evaluations.Uses`). Losses are changed where
 they are evaluated (see :mod:`trimtab.training.taps`), terms join where ``backward`` starts.
 """
 
 from __future__ import annotations
 
 import contextlib
+import sys
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -16,11 +18,9 @@ import torch
 from torch import nn
 
 from trimtab.recipe import LossCall
-from trimtab.training import taps
-
-_flows: weakref.WeakSet[Flow] = weakref.WeakSet()
-_latest: weakref.ref[Flow] | None = None  # the training whose model was called last with gradients
-_stops: list[Callable[[], None]] = []  # of what we give to the taps, while somebody asks
+from trimtab.training.evaluations import Uses
+from trimtab.training.places import Place, Places
+from trimtab.training.stage import stage
 
 
 class Flow:
@@ -30,13 +30,15 @@ class Flow:
         self.models = models
         self._inputs: list[Callable[[torch.Tensor], torch.Tensor | None]] = []
         self._outputs: list[Callable[[torch.Tensor], torch.Tensor | None]] = []
-        self._loss_changes: list[Callable[[LossCall], torch.Tensor | None]] = []
-        self._terms: list[Callable[[], torch.Tensor | None]] = []
-        self._asking = 0  # how many changes need gates
+        self.loss_changes: list[Callable[[LossCall], torch.Tensor | None]] = []
+        self.terms: list[Callable[[], torch.Tensor | None]] = []
+        self.asking = 0  # how many changes need gates
         self._gates: list[Any] = []
         self._repeats = False
-        _flows.add(self)
-        _settle()
+        self.evaluating = False  # the models were called last in an evaluation
+        self._places, self._uses = Places(), Uses()
+        self._at: Place | None = None  # where the models are being called from in training
+        self._last: Place | None = None  # where they were called from in training last
 
     def change_input(self, call: Callable[[torch.Tensor], torch.Tensor | None]) -> Callable[[], None]:
         """Let ``call(x)`` give another input to the model, in training only; the returned function ends it.
@@ -59,14 +61,14 @@ class Flow:
         The last one to come is asked first; what it computes with ``loss()`` has passed through the others. The recorded
         training loss stays that of the script: runs with and without the change can be compared.
         """
-        return self._change(self._loss_changes, call)
+        return self._change(self.loss_changes, call)
 
     def add_loss(self, call: Callable[[], torch.Tensor | None]) -> Callable[[], None]:
         """Add the number ``call()`` to the loss whenever ``backward`` starts from one; it is not part of the recorded loss.
 
         Losses scaled by a ``GradScaler`` get it scaled alike. With gradient accumulation it is added in each of the parts.
         """
-        return self._change(self._terms, call)
+        return self._change(self.terms, call)
 
     @contextlib.contextmanager
     def repeating(self) -> Iterator[None]:
@@ -82,10 +84,10 @@ class Flow:
 
     def end_changes(self) -> None:
         """Take every change out of the flow."""
-        for listed in (self._inputs, self._outputs, self._loss_changes, self._terms):
+        for listed in (self._inputs, self._outputs, self.loss_changes, self.terms):
             listed.clear()
-        self._asking = 0
-        _settle()
+        self.asking = 0
+        stage.settle()
 
     def _change(self, listed: list, call: Callable) -> Callable[[], None]:
         listed.append(call)
@@ -93,8 +95,8 @@ class Flow:
 
     def _with_gates(self, stop: Callable[[], None]) -> Callable[[], None]:
         """Let gates stand until ``stop`` is called, by what is returned: once."""
-        self._asking += 1
-        _settle()
+        self.asking += 1
+        stage.settle()
         over = False
 
         def ended() -> None:
@@ -102,12 +104,12 @@ class Flow:
             if not over:
                 over = True
                 stop()
-                self._asking = max(0, self._asking - 1)
-                _settle()
+                self.asking = max(0, self.asking - 1)
+                stage.settle()
 
         return ended
 
-    def _stand(self, wanted: bool) -> None:
+    def stand(self, wanted: bool) -> None:
         if wanted and not self._gates:
             for model in self.models:
                 self._gates.append(model.register_forward_pre_hook(_Entry(self), prepend=True, with_kwargs=True))
@@ -120,13 +122,10 @@ class Flow:
         raise NotImplementedError
 
     def _enter(self, model: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]] | None:
-        global _latest
         if not self._repeats:
             self._emit("forward", model)
-        if not (model.training and torch.is_grad_enabled()):
-            return None
-        _latest = weakref.ref(self)
-        if self._repeats or not self._inputs:
+        self._at = self._training_place(model)
+        if self._at is None or self._repeats or not self._inputs:
             return None
         listed, keys = list(args), list(kwargs)
         values = [*listed, *kwargs.values()]
@@ -139,8 +138,24 @@ class Flow:
             return tuple(listed), kwargs
         return args, {**kwargs, keys[place - len(listed)]: x}
 
+    def _training_place(self, model: nn.Module) -> Place | None:
+        """Where the model is called from, if that trains; ``None`` in an evaluation."""
+        if not torch.is_grad_enabled():
+            return None  # also a part of training, such as a target: losses go on as they were
+        again = self._last if self._repeats else None
+        place = again or self._places.at(sys._getframe(1))
+        self.evaluating = again is None and self._uses.evaluates(place, model.training)
+        if self.evaluating or not model.training:
+            return None
+        self._last = place
+        stage.called = self  # type: ignore[assignment]
+        return place
+
     def _leave(self, model: nn.Module, output: Any) -> Any:
-        if not self._outputs or not (model.training and torch.is_grad_enabled()):
+        place, self._at = self._at, None
+        if torch.is_grad_enabled() and model.training and not self._repeats:
+            self._follow(place or self._places.at(sys._getframe(1)), output)
+        if not self._outputs or place is None:
             return None
         if isinstance(output, torch.Tensor):
             return _through(self._outputs, output)
@@ -150,30 +165,17 @@ class Flow:
             if key is not None:
                 output[key] = _through(self._outputs, named[key])  # type: ignore[index]
             return output
-        if isinstance(output, (tuple, list)) and (place := _place(output)) is not None:
+        if isinstance(output, (tuple, list)) and (which := _place(output)) is not None:
             changed = list(output)
-            changed[place] = _through(self._outputs, changed[place])
+            changed[which] = _through(self._outputs, changed[which])
             return type(output)(changed) if type(output) in (tuple, list) else type(output)(*changed)
         return None
 
-
-def _settle() -> None:
-    """Let gates stand, and the taps know of us, exactly while somebody asks."""
-    flows = tuple(_flows)
-    wanted = any(flow._asking for flow in flows)
-    for flow in flows:
-        flow._stand(wanted)
-    if wanted and not _stops:
-        _stops.append(taps.change_losses(lambda: [call for flow in _current() for call in flow._loss_changes]))
-        _stops.append(taps.add_terms(lambda: [call for flow in _current() for call in flow._terms]))
-    while not wanted and _stops:
-        _stops.pop()()
-
-
-def _current() -> list[Flow]:
-    """The training whose model ran last: losses from here on are its own. Also those whose parameters are in no model."""
-    latest = None if _latest is None else _latest()
-    return [flow for flow in tuple(_flows) if flow is latest or not flow.models]
+    def _follow(self, place: Place, output: Any) -> None:
+        values = output.values() if isinstance(output, Mapping) else output if isinstance(output, (tuple, list)) else ()
+        for value in (output, *values):
+            if isinstance(value, torch.Tensor):
+                self._uses.follow(place, value)
 
 
 def _place(values: Sequence[Any]) -> int | None:

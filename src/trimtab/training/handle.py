@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import weakref
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal
@@ -13,67 +12,15 @@ from torch import nn
 
 from trimtab.recipe import Change, Event, NothingToDo, Recipe, Technique
 from trimtab.training import taps
-from trimtab.training.evaluations import Evaluations
+from trimtab.training.evaluations import Labels
 from trimtab.training.find import unwrap
 from trimtab.training.flow import Flow
 from trimtab.training.rates import Factor, Rates
+from trimtab.training.stage import stage
+from trimtab.training.steps import Backward, Member
 
 if TYPE_CHECKING:
     from trimtab.training.recorder import Recorder
-
-_all: weakref.WeakSet[Training] = weakref.WeakSet()
-_stop_listening: list[Callable[[], None]] = []
-_last: weakref.ref[Training] | None = None  # the training that made the last step: evaluations speak of it
-_MOST = 4096  # backward calls that one update may sum up; older ones belong to gradients that nobody is going to use
-
-
-class Backward:
-    """One call of ``backward``: the value it started from, if that was one number, and the trainings that counted it."""
-
-    def __init__(self, value: torch.Tensor | None) -> None:
-        self.value = None if value is None else value.clone()  # users may change theirs in place
-        self.counted: weakref.WeakSet[Training] = weakref.WeakSet()
-
-
-class Member:
-    """An optimizer that takes part in a training, and the backward calls whose gradients wait for its next step."""
-
-    def __init__(self, optimizer: torch.optim.Optimizer, hooks: tuple[Any, ...]) -> None:
-        self.optimizer = weakref.ref(optimizer)
-        self.hooks = hooks
-        self.waiting: list[Backward] = []
-        self.erased: list[Backward] = []  # gradients were zeroed since: used only if nothing newer comes
-        self._seen: list[tuple[torch.Tensor | None, int]] = []
-
-    def parameters(self) -> Iterator[torch.Tensor]:
-        optimizer = self.optimizer()
-        if optimizer is not None:
-            for group in optimizer.param_groups:
-                yield from group["params"]
-
-    def erase(self) -> None:
-        """The gradients were thrown away."""
-        if self.waiting:
-            self.erased, self.waiting = self.waiting, []
-
-    def take(self) -> list[Backward]:
-        """The backward calls that the step happening now makes use of."""
-        taken = self.waiting or self.erased
-        self.waiting, self.erased = [], []
-        return taken
-
-    def look(self) -> None:
-        """Remember the gradients as they are before a backward."""
-        self._seen = [(p.grad, -1 if p.grad is None else p.grad._version) for p in self.parameters()]
-
-    def touched(self) -> bool:
-        """Whether the backward since :meth:`look` reached any of the parameters."""
-        seen, self._seen = self._seen, []
-        grads = (p.grad for p in self.parameters())
-        return any(
-            now is not None and (now is not before or now._version != version)
-            for now, (before, version) in zip(grads, seen, strict=False)
-        )
 
 
 class Training(Flow):
@@ -97,20 +44,16 @@ class Training(Flow):
         self.step = 0
         self.changes: list[Change] = []
         self.kept: list[torch.optim.Optimizer] = []  # optimizers that live at least as long as the handle
-        self._members: list[Member] = []
+        self.members: list[Member] = []
         self._events: dict[str, list[Callable[..., None]]] = {}
         self._losses: list[Backward] = []
         self._stepped: set[int] | None = None  # the optimizers that took part in the last step
+        self.labels = Labels()  # of the places where it is evaluated
         self._generators = 0
-        self._evaluations: Evaluations | None = None  # made once somebody asks for them
         self._rates = Rates()
         for optimizer in optimizers:
             self.join(optimizer)
-        _all.add(self)
-        if not _stop_listening:
-            _stop_listening.append(taps.listen("before_backward", _on_before_backward))
-            _stop_listening.append(taps.listen("backward", _on_backward))
-            _stop_listening.append(taps.listen("zero_grad", _on_zero_grad))
+        stage.enter(self)
 
     # -- what is there -----------------------------------------------------------------------------------------------
 
@@ -122,7 +65,7 @@ class Training(Flow):
     @property
     def optimizers(self) -> list[torch.optim.Optimizer]:
         """The optimizers that are still in use. A script may replace its optimizer: the handle keeps no old one alive."""
-        alive = (member.optimizer() for member in self._members)
+        alive = (member.optimizer() for member in self.members)
         return [optimizer for optimizer in alive if optimizer is not None]
 
     @property
@@ -168,16 +111,19 @@ class Training(Flow):
 
     def on(self, event: Event | Literal["backward", "step"], call: Callable[..., None]) -> Callable[[], None]:
         """Call ``call(...)`` at every such event; the returned function ends it."""
-        if event == "evaluation" and self._evaluations is None:
-            self._evaluations = Evaluations()
-            taps.listen("loss", functools.partial(_on_loss, weakref.ref(self)))
         self._events.setdefault(event, []).append(call)
+        stage.settle()
 
         def stop() -> None:
             if call in self._events.get(event, []):
                 self._events[event].remove(call)
+                stage.settle()
 
         return self._with_gates(stop) if event == "forward" else stop
+
+    def listens_to(self, event: str) -> bool:
+        """Whether somebody hears of such events."""
+        return bool(self._events.get(event))
 
     def _emit(self, event: str, *what: Any) -> None:
         for call in tuple(self._events.get(event, ())):
@@ -190,29 +136,24 @@ class Training(Flow):
         """
         self._emit("evaluation", name, value)
 
-    def close_evaluations(self) -> None:
-        """Training goes on: evaluations so far are complete."""
-        if self._evaluations is not None:
-            for name, value in self._evaluations.close():
-                self.evaluated(name, value)
-
     def join(self, optimizer: torch.optim.Optimizer) -> None:
         """Let another optimizer take part in this training."""
         if any(known is optimizer for known in self.optimizers):
             return
-        self._members = [member for member in self._members if member.optimizer() is not None]
+        self.members = [member for member in self.members if member.optimizer() is not None]
         # The hooks keep the handle alive as long as the optimizer.
         hooks = optimizer.register_step_pre_hook(self._before_step), optimizer.register_step_post_hook(self._after_step)
-        self._members.append(Member(optimizer, hooks))
+        self.members.append(Member(optimizer, hooks))
 
     def _member(self, optimizer: torch.optim.Optimizer) -> Member:
-        return next(member for member in self._members if member.optimizer() is optimizer)
+        return next(member for member in self.members if member.optimizer() is optimizer)
 
     def _before_step(
         self, optimizer: torch.optim.Optimizer, args: tuple, kwargs: dict[str, Any]
     ) -> tuple[tuple, dict] | None:
         place = len(args) > 1 and args[1]  # args[0] is the optimizer
         closure = place or kwargs.get("closure")
+        stage.begin_step()
         self._rates.enter(optimizer)
         if not callable(closure):
             self._use(optimizer)
@@ -225,7 +166,8 @@ class Training(Flow):
         @functools.wraps(closure)
         def watched() -> Any:
             nonlocal calls
-            result = closure()
+            with taps.true_values():  # the optimizer compares them: they must be those of the gradient
+                result = closure()
             if calls == 0:
                 self._use(optimizer)
             else:  # the optimizer tries other points: not the loss of this step
@@ -262,8 +204,8 @@ class Training(Flow):
             self._rates.leave(optimizer)
 
     def _made_step(self, optimizer: torch.optim.Optimizer) -> None:
-        global _last
-        _last = weakref.ref(self)
+        stage.stepped = self
+        self._uses.step()
         self._emit("after_step", optimizer)
         if not self._losses:
             # Another optimizer after the same backward, or gradients that were set by hand?
@@ -290,6 +232,15 @@ class Training(Flow):
         recorder = Recorder(**{"subject": place.file if place else "attached code", **options})
         recorder.watch(self, place)
         return recorder
+
+    def close(self) -> None:
+        """The training is over: what was applied stays as it is, nothing is listened to or changed any more."""
+        self.end_changes()
+        for member in self.members:
+            for hook in member.hooks:
+                hook.remove()
+        self.members, self._events = [], {}
+        stage.leave(self)
 
     # -- techniques --------------------------------------------------------------------------------------------------
 
@@ -350,49 +301,6 @@ class Training(Flow):
         self._generators += 1
         seed = zlib.crc32(f"{torch.initial_seed()} {purpose} {self._generators}".encode())
         return torch.Generator(device or "cpu").manual_seed(seed)
-
-
-def _members() -> list[Member]:
-    return [member for training in tuple(_all) for member in training._members if member.optimizer() is not None]
-
-
-def _on_loss(
-    training: weakref.ref[Training], name: str, output: Any, target: Any, value: torch.Tensor, kwargs: dict[str, Any]
-) -> None:
-    mine = training()
-    if mine is None or mine._evaluations is None or torch.is_grad_enabled():
-        return
-    if _last is None or _last() is mine:
-        mine._evaluations.add(name, output, target, value, kwargs)
-
-
-def _on_before_backward() -> None:
-    for training in tuple(_all):
-        training.close_evaluations()
-        training._emit("backward")
-    members = _members()
-    for member in members:
-        if len(members) > 1:
-            member.look()
-        if member.waiting and all(p.grad is None for p in member.parameters()):
-            member.erase()  # thrown away by hand: p.grad = None
-
-
-def _on_backward(value: torch.Tensor | None) -> None:
-    call = Backward(value)
-    members = _members()
-    for member in members:
-        if len(members) == 1 or member.touched():
-            member.waiting = [*member.waiting[-_MOST:], call]
-
-
-def _on_zero_grad(what: torch.optim.Optimizer | nn.Module) -> None:
-    inside = {id(p) for p in what.parameters()} if isinstance(what, nn.Module) else set()
-    for member in _members():
-        if member.waiting and (
-            member.optimizer() is what or (inside and all(id(p) in inside for p in member.parameters()))
-        ):
-            member.erase()
 
 
 def attach(

@@ -21,11 +21,13 @@ import msgspec
 import torch
 from torch import nn
 
-from trimtab.records import CodePlace, RunRecord
-from trimtab.store import Store
-from trimtab.training import taps
-from trimtab.training.evaluations import Evaluations, choose_metric, printed_numbers
+from trimtab.quantities import Quantity, choose
+from trimtab.records import Asked, CodePlace, RunRecord
+from trimtab.store import Keeping
+from trimtab.training import loggers, taps
 from trimtab.training.handle import Training
+from trimtab.training.printed import Lines
+from trimtab.training.stage import Hearer, stage
 from trimtab.training.watch import Watch
 
 EVERY = 10
@@ -44,13 +46,14 @@ def _warn(text: str) -> None:
         print(text, file=sys.stderr)
 
 
-class Recorder:
+class Recorder(Hearer):
     """Records one run: any number of trainings, their evaluations and what the script prints.
 
     Args:
         subject: what runs, for people.
         store: where rows go while the run is going on; without one they stay in memory.
-        metric: a regular expression with one group that reads the metric from a line of output.
+        metric: what the run is judged by: a regular expression with one group that reads a number from a line of output, the name
+            of a number, or :class:`~trimtab.records.Asked` for more.
         sampled: measure layers and gradients on sampled steps; without, only losses and evaluations.
         every: sample every so many steps (fewer when measuring takes more than 1.5 % of the run).
     """
@@ -58,13 +61,14 @@ class Recorder:
     def __init__(
         self,
         subject: str = "",
-        store: Store | None = None,
-        metric: str | None = None,
+        store: Keeping | None = None,
+        metric: str | Asked | None = None,
         sampled: bool = True,
         every: int = EVERY,
     ) -> None:
         self.id = time.strftime("%Y%m%d-%H%M%S-") + uuid.uuid4().hex[:6]
-        self.subject, self.store, self.metric_pattern = subject, store, metric
+        self.subject, self.store = subject, store
+        self.asked = metric if isinstance(metric, Asked) else Asked(metric=metric)
         self.sampled, self.every = sampled, every
         self.off = ""
         self.watches: list[Watch] = []
@@ -72,17 +76,20 @@ class Recorder:
         self.started = time.time()
         self.error, self.exit_code = "", 0
         self._clock = time.perf_counter()
+        self._ended = 0.0
         self._flushed = 0.0
         self._shape: list = []
-        self._evaluations = Evaluations()
         self._current: Watch | None = None
         self._early: list[tuple[str, float]] = []
+        self._lines: dict[str, Lines] = {}
+        self._latest: dict[str, int] = {}  # the training in which a number was said last
         self.compiled = False  # layers inside compiled code are left alone
         self.forwarded: Watch | None = None  # whose model ran last, as far as was measured
         self._stops = [
-            taps.listen("loss", self.guarded(self._on_loss)),
+            stage.hear(self),
             taps.listen("loader", self.guarded(self._on_loader)),
             taps.listen("compile", self.guarded(self.on_compile)),
+            loggers.listen(self.guarded(self.logged)),
         ]
         self._loader_starts = 0
         self.steps = 0
@@ -122,13 +129,16 @@ class Recorder:
         self.watches.append(watch)
         return watch
 
-    def _on_loss(self, name: str, output: Any, target: Any, value: torch.Tensor, kwargs: dict[str, Any]) -> None:
-        if value.requires_grad:
-            watch = self.watches[0] if len(self.watches) == 1 else self.forwarded
-            if watch is not None:
-                watch.on_training_loss(name, output, target)
-        elif not torch.is_grad_enabled():
-            self._evaluations.add(name, output, target, value, kwargs)
+    def loss(self, name: str, output: Any, target: Any) -> None:
+        """A training loss was evaluated."""
+        watch = self.watches[0] if len(self.watches) == 1 else self.forwarded
+        if watch is not None:
+            self.guarded(watch.on_training_loss)(name, output, target)
+
+    def evaluation(self, training: Training | None, name: str, value: float) -> None:
+        """A number was measured that judges the training as it stands now."""
+        watch = next((one for one in self.watches if training is not None and one.training() is training), None)
+        self.guarded(self._add)(watch or self._current, name, value)
 
     def _on_loader(self, loader: Any) -> None:
         self._loader_starts += 1
@@ -139,40 +149,55 @@ class Recorder:
         for watch in self.watches:
             watch.unhook()
 
-    def line(self, text: str) -> None:
+    def line(self, text: str, output: str = "stdout") -> None:
         """A line that the script printed."""
-        self.printed.append(text)
+        self.printed.append(text[:10_000])
         del self.printed[:-200]
-        if self.metric_pattern is not None:
-            match = re.search(self.metric_pattern, text)
+        if (pattern := self.asked.pattern) is not None:
+            match = re.search(pattern, text)
             value = _number(match[1]) if match else None
             if value is not None:
-                self.evaluated(
-                    "metric " + (self.metric_pattern.split("=")[0].split("(")[0].strip(" :\\^") or "value"), value
-                )
-        for name, value in printed_numbers(text).items():
+                self.evaluated("metric " + (pattern.split("=")[0].split("(")[0].strip(" :\\^") or "value"), value)
+        for name, value in self._lines.setdefault(output, Lines()).read(text).items():
             self.evaluated(f"printed {name}", value)
 
-    def evaluated(self, name: str, value: float, told: bool = True) -> None:
-        """A number that judges the training as it stands now; what the training itself has measured it need not be ``told``."""
-        if self._current is None:
+    def logged(self, name: str, value: float) -> None:
+        """A number that the script gave to a logger."""
+        self._said(f"logged {name}", value)
+
+    def written(self, name: str, value: float) -> None:
+        """A number in a file that the script wrote."""
+        self._said(f"written {name}", value)
+
+    def _said(self, name: str, value: float) -> None:
+        if len(name) < 100 and Quantity.read(name).goal is not None:  # else a time, a rate, a count
+            self.evaluated(name, value)
+
+    def evaluated(self, name: str, value: float) -> None:
+        """The script says a number that judges the training as it stands now."""
+        self._add(self._current, name, value)
+        training = self._current.training() if self._current is not None else None
+        if training is not None:
+            training.evaluated(name, value)
+
+    def _add(self, watch: Watch | None, name: str, value: float) -> None:
+        if watch is None:
             self._early.append((name, value))
         else:
-            self._current.add(name, self._current.step, value)
-            if told and (training := self._current.training()) is not None:
-                training.evaluated(name, value)
-
-    def close_evaluations(self) -> None:
-        """Training goes on: evaluations so far are complete."""
-        for name, value in self._evaluations.close():
-            self.evaluated(name, value, told=False)
+            watch.add(name, watch.step, value)
+            self._latest[name] = watch.index
 
     def stepped(self, watch: Watch) -> None:
-        """A training has made a step: it is the one that evaluations from here on speak of."""
-        self._current = watch
+        """A training has made a step: it is the one that numbers from here on speak of, unless it trains tensors of no model."""
+        training = self._current.training() if self._current is not None else None
+        if self._current is None or watch.has_model or training is None or not self._current.has_model:
+            self._current = watch
         for name, value in self._early:
             watch.add(name, 0, value)
+            self._latest[name] = watch.index
         self._early.clear()
+        if watch.step <= 1:
+            watch.began = self.steps
         self.steps += 1
         watch.seen_at = self.steps
         for other in self.watches:
@@ -212,8 +237,9 @@ class Recorder:
 
     def close(self) -> RunRecord:
         """End the watch and give the whole record."""
+        self._ended = self._ended or time.perf_counter()
         if not self.off:
-            self.guarded(self.close_evaluations)()
+            self.guarded(stage.close_evaluations)(over=True)
             for watch in self.watches:
                 self.guarded(watch.finish)()
         for watch in self.watches:
@@ -230,17 +256,17 @@ class Recorder:
             id=self.id,
             subject=self.subject,
             started=self.started,
-            seconds=time.perf_counter() - self._clock,
+            seconds=(self._ended or time.perf_counter()) - self._clock,
             exit_code=self.exit_code,
             error=self.error,
             output_tail="\n".join(self.printed[-20:]),
             trainings=trainings,
             versions={"python": sys.version.split()[0], "torch": str(torch.__version__)},
             applied=tuple(c.sentence for w in self.watches for c in (w.changes or ())),
+            latest=dict(self._latest),
+            hints=tuple(hint for lines in self._lines.values() for hint in lines.unknown()),
         )
-        main = record.main
-        metric = choose_metric(main.series, self.metric_pattern) if main and not heads else None
-        return msgspec.structs.replace(record, metric=metric)
+        return record if heads else msgspec.structs.replace(record, metric=choose(record, self.asked))
 
     def __enter__(self) -> Recorder:
         return self

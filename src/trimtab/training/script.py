@@ -3,31 +3,41 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.machinery
+import io
+import os
 import runpy
 import sys
 import traceback
+import types
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from trimtab.records import CodePlace
 from trimtab.training import taps
-from trimtab.training.evaluations import Printed
+from trimtab.training.files import written
 from trimtab.training.find import code_place, models_of
 from trimtab.training.handle import Training
+from trimtab.training.printed import read_along
 
 _PACKAGE = str(Path(__file__).resolve().parents[1])
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a script ended: its exit code and, after an exception, the last line of it."""
+    """How a script ended: its exit code and, after an exception, the last line of it.
+
+    ``main`` is what it ran as: its variables live as long, as those of a program do.
+    """
 
     exit_code: int = 0
     error: str = ""
+    main: Any = field(default=None, repr=False, compare=False)
 
 
 @contextlib.contextmanager
@@ -35,18 +45,25 @@ def trainings_found(call: Callable[[Training, CodePlace | None], None]) -> Itera
     """Inside the block, ``call(training, place)`` for every new training, at the moment its first optimizer is made.
 
     That is before the first forward pass, before schedulers, before wrapping and compilation take hold: the moment for
-    surgery. A further optimizer for a model that is known joins its training.
+    surgery. A further optimizer for a model that is known joins its training. An optimizer of tensors that belong to no model (a learned
+    temperature, a perturbation of the inputs) makes a training only where no model is trained.
     """
     known: list[weakref.ref[Training]] = []
 
     def on_optimizer(optimizer: torch.optim.Optimizer) -> None:
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         models = models_of(parameters)
-        for training in filter(None, (reference() for reference in known)):
+        trainings = [training for training in (reference() for reference in known) if training is not None]
+        for training in trainings:
             mine = {id(p) for o in training.optimizers for group in o.param_groups for p in group["params"]}
             if any(model in training.models for model in models) or any(id(p) in mine for p in parameters):
                 training.join(optimizer)
                 return
+        if not models and any(training.models for training in trainings):
+            return
+        for training in trainings if models else ():
+            if not training.models:
+                training.undo().close()
         training = Training(models, [optimizer])
         known.append(weakref.ref(training))
         call(training, code_place(training.model, sys._getframe(1)))
@@ -65,53 +82,121 @@ def run_script(
     module: bool = False,
     on_training: Callable[[Training, CodePlace | None], None],
     on_line: Callable[[str], None] = lambda line: None,
+    on_written: Callable[[str, float], None] = lambda name, value: None,
+    at_end: Callable[[], None] = lambda: None,
+    file: Path | None = None,
 ) -> Outcome:
     """Run a script (or, with ``module``, a module as ``python -m`` does) as ``__main__`` in this process.
 
     The script sees its own ``sys.argv``, its folder first on ``sys.path``, and its own standard output; its exit code and
     its traceback are kept. An exception in it is printed as Python would print it, less the frames that are ours.
+
+    Args:
+        on_training: is called with every new training and the place in the code.
+        on_line: is called with every line of output.
+        on_written: is called with every number in the files that the script wrote, when it has ended.
+        at_end: is called when the script has ended, before its output is complete.
+        file: where the script lies, if that is not what ``target`` says: in a copy of its folder.
     """
-    argv, path, stdout = sys.argv, list(sys.path), sys.stdout
+    argv, path, streams = sys.argv, list(sys.path), (sys.stdout, sys.stderr)
+    main, original = sys.modules["__main__"], (sys.__stdout__, sys.__stderr__)
+    place = Path(file or target)
+    home = str(Path.cwd()) if module else str(place.resolve().parent)
     sys.argv = [target, *arguments]
-    home = str(Path.cwd()) if module else str(Path(target).resolve().parent)
     sys.path[:1] = [home, *sys.path[:1]] if sys.flags.safe_path else [home]
-    printed = sys.stdout = Printed(stdout, on_line)
+    finishes = _read_streams(on_line)
+    ran: Any = None
     try:
-        with trainings_found(on_training):
+        with written(on_written), trainings_found(on_training):
             if module:
-                runpy.run_module(target, run_name="__main__", alter_sys=True)
+                ran = runpy.run_module(target, run_name="__main__", alter_sys=True)
             else:
-                runpy.run_path(target, run_name="__main__")
-        return Outcome()
+                ran = _main(place)
+                sys.modules["__main__"] = ran
+                exec(_code(place), ran.__dict__)
+        return Outcome(main=ran)
     except SystemExit as end:
-        return _exited(end)
+        return _exited(end, ran)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
-        return Outcome(130, "interrupted (Ctrl-C)")
+        return Outcome(130, "interrupted (Ctrl-C)", ran)
     except BaseException as error:
-        return _crashed(error)
+        return _crashed(error, ran)
     finally:
-        printed.finish()
-        sys.stdout.flush()
-        sys.argv, sys.path[:], sys.stdout = argv, path, stdout
+        for finish in (at_end, _flush, *finishes):
+            finish()
+        sys.argv, sys.path[:] = argv, path
+        sys.stdout, sys.stderr = streams
+        sys.__stdout__, sys.__stderr__ = original  # type: ignore[misc]
+        sys.modules["__main__"] = main
 
 
-def _exited(end: SystemExit) -> Outcome:
+def _read_streams(on_line: Callable[[str], None]) -> list[Callable[[], None]]:
+    """Read along what the script writes to its output and to its standard error."""
+    finishes = []
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        ours, finish = read_along(stream, on_line)
+        if getattr(sys, f"__{name}__") is stream:
+            setattr(sys, f"__{name}__", ours)
+        setattr(sys, name, ours)
+        finishes.append(finish)
+    return finishes
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):  # closed by the script, or something of its own
+            stream.flush()
+
+
+def _main(place: Path) -> types.ModuleType:
+    """What ``__main__`` is when Python runs a file."""
+    module = types.ModuleType("__main__")
+    module.__dict__.update(
+        __file__=os.path.abspath(place),
+        __loader__=importlib.machinery.SourceFileLoader("__main__", os.path.abspath(place)),
+        __builtins__=sys.modules["builtins"],
+        __package__=None,
+        __annotations__={},
+        __cached__=None,
+    )
+    return module
+
+
+def _code(place: Path) -> types.CodeType:
+    with io.open_code(os.path.abspath(place)) as source:
+        return compile(source.read(), os.path.abspath(place), "exec", dont_inherit=True)
+
+
+def _exited(end: SystemExit, main: Any) -> Outcome:
     if end.code is None or isinstance(end.code, int):
         code = int(end.code or 0)
-        return Outcome(code, f"the script ended itself with exit code {code}" if code else "")
+        return Outcome(code, f"the script ended itself with exit code {code}" if code else "", main)
     print(end.code, file=sys.stderr)
-    return Outcome(1, str(end.code))
+    return Outcome(1, str(end.code), main)
 
 
-def _crashed(error: BaseException) -> Outcome:
+def _crashed(error: BaseException, main: Any) -> Outcome:
     told = traceback.TracebackException.from_exception(error)
     _keep_theirs(told)
-    print("".join(told.format()), end="", file=sys.stderr)
-    sys.stderr.flush()
+    with contextlib.suppress(Exception):  # of an output that the script has closed, or a hook of its own
+        if sys.excepthook is not sys.__excepthook__:
+            error = error.with_traceback(_theirs(error.__traceback__))
+            sys.excepthook(type(error), error, error.__traceback__)
+        else:
+            print("".join(told.format()), end="", file=sys.stderr)
+            sys.stderr.flush()
     last = traceback.format_exception_only(error)[-1].strip()
     place = f" at {Path(told.stack[-1].filename).name}:{told.stack[-1].lineno}" if told.stack else ""
-    return Outcome(1, last + place)
+    return Outcome(1, last + place, main)
+
+
+def _theirs(trace: types.TracebackType | None) -> types.TracebackType | None:
+    """A traceback from the first frame that is the script's."""
+    while trace is not None and trace.tb_frame.f_code.co_filename.startswith((_PACKAGE, "<frozen runpy")):
+        trace = trace.tb_next
+    return trace
 
 
 def _keep_theirs(told: traceback.TracebackException) -> None:

@@ -10,6 +10,7 @@ terms to them (:func:`add_terms`) changes a value.
 ``torch.optim.Optimizer.zero_grad``   gradients computed so far are not going to be used
 ``torch.nn.Module.zero_grad``         the same
 ``torch.autograd.backward``           gradients were computed, from which value (``Tensor.backward`` comes through here)
+``torch.autograd.grad``               the same, for gradients that the script takes into its own hands
 ``torch.nn.functional`` losses        a loss was evaluated, of what and against what (the loss modules come through here)
 ``torch.amp.GradScaler.scale``        which unscaled loss a scaled one stands for
 ``torch.compile``, ``Module.compile`` a module is going to be compiled
@@ -32,7 +33,7 @@ from torch.utils.data import DataLoader
 
 from trimtab.recipe import LossCall
 
-Kind = Literal["optimizer", "before_backward", "backward", "zero_grad", "loss", "compile", "loader"]
+Kind = Literal["optimizer", "before_backward", "backward", "grad", "zero_grad", "loss", "compile", "loader"]
 
 LOSSES = (
     "cross_entropy nll_loss binary_cross_entropy binary_cross_entropy_with_logits mse_loss l1_loss smooth_l1_loss "
@@ -41,12 +42,13 @@ LOSSES = (
 ).split()
 
 _listeners: dict[Kind, list[Callable[..., None]]] = {
-    "optimizer": [], "before_backward": [], "backward": [], "zero_grad": [], "loss": [], "compile": [],
+    "optimizer": [], "before_backward": [], "backward": [], "grad": [], "zero_grad": [], "loss": [], "compile": [],
     "loader": [],
 }  # fmt: skip
 _changers: list[Callable[[], Sequence[Callable[[LossCall], torch.Tensor | None]]]] = []
 _terms: list[Callable[[], Sequence[Callable[[], torch.Tensor | None]]]] = []
 _inside = False  # a loss inside of a loss is not one of the script's
+_true = False  # losses are given with the value that they are trained on
 _originals: list[tuple[Any, str, Any, Any]] = []
 
 
@@ -56,9 +58,10 @@ def listen(kind: Kind, call: Callable[..., None]) -> Callable[[], None]:
 
 
 def change_losses(calls: Callable[[], Sequence[Callable[[LossCall], torch.Tensor | None]]]) -> Callable[[], None]:
-    """Let those that ``calls()`` lists give the value of every loss that is evaluated with gradients (None: as it is).
+    """Let those that ``calls()`` lists give every loss that is evaluated with gradients (None: as it is).
 
-    The last one is asked first; what it computes with ``loss()`` has passed through the others.
+    The last one is asked first; what it computes with ``loss()`` has passed through the others. The script trains on what they give and
+    sees the value that its loss has without them: what it prints, keeps and compares stays its own.
     """
     return _register(_changers, calls)
 
@@ -108,6 +111,7 @@ def _install() -> None:
     _replace(nn.Module, "compile", _compile_tap)
     _replace(torch, "compile", _compile_tap)
     _replace(torch.autograd, "backward", _backward_tap)
+    _replace(torch.autograd, "grad", _grad_tap)
     for name in LOSSES:
         _replace(F, name, functools.partial(_loss_tap, name))
     _replace(torch.amp.GradScaler, "scale", _scale_tap)
@@ -144,6 +148,39 @@ def _backward_tap(original: Callable) -> Callable:
         _tell("backward", value)
 
     return backward
+
+
+def _grad_tap(original: Callable) -> Callable:
+    def grad(outputs: Any, inputs: Any, grad_outputs: Any = None, *args: Any, **kwargs: Any) -> Any:
+        if torch.compiler.is_compiling() or (args[1] if len(args) > 1 else kwargs.get("create_graph")):
+            return original(outputs, inputs, grad_outputs, *args, **kwargs)  # a part of a loss, not its gradient
+        value = _scalar(outputs[0] if isinstance(outputs, (tuple, list)) and len(outputs) == 1 else outputs)
+        if value is None or grad_outputs is not None:
+            return original(outputs, inputs, grad_outputs, *args, **kwargs)
+        listed = [inputs] if isinstance(inputs, torch.Tensor) else list(inputs)
+        terms = _own_terms(value) if any(isinstance(one, nn.Parameter) for one in listed) else []
+        result = original(
+            [*([outputs] if isinstance(outputs, torch.Tensor) else outputs), *terms],
+            inputs,
+            grad_outputs,
+            *args,
+            **kwargs,
+        )
+        _tell("grad", value, listed)
+        return result
+
+    return grad
+
+
+@contextlib.contextmanager
+def true_values() -> Iterator[None]:
+    """Inside, losses have the value that they are trained on: an optimizer that compares them along a line must see it."""
+    global _true
+    before, _true = _true, True
+    try:
+        yield
+    finally:
+        _true = before
 
 
 def _own_terms(loss: torch.Tensor) -> list[torch.Tensor]:
@@ -184,9 +221,13 @@ def _loss_tap(name: str, original: Callable) -> Callable:
         if _inside or torch.compiler.is_compiling():
             return original(input, *args, **kwargs)
         with _guard():
-            changers = tuple(c for calls in tuple(_changers) for c in calls()) if torch.is_grad_enabled() else ()
+            arguments = {**dict(zip(names, (input, *args), strict=False)), **kwargs} if _changers else {}
+            changers: tuple = ()
+            if torch.is_grad_enabled() and any(
+                isinstance(x, torch.Tensor) and x.requires_grad for x in arguments.values()
+            ):
+                changers = tuple(c for calls in tuple(_changers) for c in calls())
             if changers:
-                arguments = {**dict(zip(names, (input, *args), strict=False)), **kwargs}
                 value = _changed(changers, name, original, arguments)
             else:
                 value = original(input, *args, **kwargs)
@@ -199,7 +240,7 @@ def _loss_tap(name: str, original: Callable) -> Callable:
 
 
 def _changed(changers: tuple, name: str, original: Callable, arguments: dict[str, Any]) -> torch.Tensor:
-    """The value of a loss after all changes, with the value it would have without them for the record."""
+    """The loss after all changes: it has the gradient of what they make of it, and the value it would have without them."""
 
     def through(left: tuple, given: dict[str, Any]) -> torch.Tensor:
         if not left:
@@ -209,10 +250,13 @@ def _changed(changers: tuple, name: str, original: Callable, arguments: dict[str
         return call() if value is None else value
 
     value = through(changers, arguments)
-    if value.numel() == 1:
-        with torch.no_grad():
-            value._trimtab_plain = original(**arguments)  # type: ignore[attr-defined]
-    return value
+    with torch.no_grad():
+        plain = original(**arguments)
+    if value.shape != plain.shape or _true:
+        if value.numel() == 1:
+            value._trimtab_plain = plain  # type: ignore[attr-defined]
+        return value
+    return plain + (value - value.detach()).to(plain.dtype)
 
 
 def _scale_tap(original: Callable) -> Callable:

@@ -73,7 +73,8 @@ class Watch:
         self._hook: Any = None
         self._table: dict[int, str] = {}  # names of the modules to measure, by id
         self._seen: set[str] = set()
-        self.seen_at = recorder.steps
+        self.began = self.seen_at = recorder.steps
+        self.has_model = bool(training.models)
         safe = recorder.guarded
         self._stops = [
             training.on("backward", safe(self._on_backward)),
@@ -125,7 +126,6 @@ class Watch:
             self.add(name, step, value.cpu())
 
     def _on_backward(self) -> None:
-        self.recorder.close_evaluations()
         self._timed(self._turn)()
 
     def _on_step(self, loss: torch.Tensor | None) -> None:
@@ -358,7 +358,9 @@ class Watch:
     def record(self, heads: bool = False) -> TrainingRecord:
         """What is known of this training; with ``heads``, without the measured numbers."""
         training = self.training()
-        if training is not None:
+        if (
+            training is not None and training.optimizers
+        ):  # at the end the script's may be gone, and the handle still there
             self.optimizers = tuple(type(optimizer).__name__ for optimizer in training.optimizers)
         order = list(self.layers)
         profiles = {}
@@ -377,6 +379,8 @@ class Watch:
             facts=dict(self.facts),
             code=self.code,
             notes=tuple(self.notes + ([COMPILED] if self.recorder.compiled else [])),
+            began=self.began,
+            ended=self.seen_at,
         )
 
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from trimtab.recipe import Recipe, RecipeError, Technique
-from trimtab.records import Arm, Comparison, RunRecord, Trial
+from trimtab.records import Arm, Asked, Comparison, RunRecord, Trial
 from trimtab.trial.progress import shown
 from trimtab.trial.session import Engine, Progress, Session
 from trimtab.trial.stats import compare_arms, words
@@ -21,7 +21,7 @@ def compare(
     recipes: str | Technique | Recipe | Sequence[str | Technique | Recipe],
     *,
     seeds: int | Sequence[int] = 5,
-    metric: str | None = None,
+    metric: str | Asked | None = None,
     engine: Engine | None = None,
     progress: Progress | None = None,
     budget: float = float("inf"),
@@ -36,7 +36,8 @@ def compare(
         subject: the path of a script, a :class:`Script` (with arguments) or a :class:`Task`.
         recipes: what to try, as text or as techniques; one or several.
         seeds: how many (0, 1, 2 ...), or which. Seed 0 is the script as it stands.
-        metric: a regular expression that reads the metric from the output; found by itself if ``None``.
+        metric: what judges: a regular expression that reads a number from the output, the name of a number, or
+            :class:`~trimtab.records.Asked` for more; found by itself if ``None``.
         engine: where trials run; worker processes on this machine by default.
         progress: what is told meanwhile; a progress bar by default, where standard error is a terminal.
         budget: seconds after which no new trial is started.
@@ -77,7 +78,7 @@ def compare_watched(
         of = missing + len(comparison.trials)
         cut = f"The budget of {session.budget:g} s was over before {missing} of {of} trials had begun."
         comparison = msgspec.structs.replace(comparison, words=(*comparison.words, cut))
-    return run, comparison
+    return run, msgspec.structs.replace(comparison, words=(*comparison.words, *session.remarks))
 
 
 def of_trials(session: Session, recipes: Sequence[str], seeds: Sequence[int], stage: str) -> Comparison:

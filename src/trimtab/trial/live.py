@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from trimtab.doctor.rules.exploding_gradient import exploding_gradient
 from trimtab.doctor.rules.lr_too_high import lr_too_high
+from trimtab.quantities import judged
 from trimtab.records import Finding, Metric, RunRecord, Series, TrainingRecord
 from trimtab.training import Recorder, Training
 from trimtab.training.watch import Watch
@@ -44,7 +45,7 @@ class Live:
     def like(cls, run: RunRecord) -> Live:
         """For trials of a subject whose untreated run is this."""
         assert run.main is not None and run.metric is not None
-        steps, evaluations = run.main.steps, len(run.main.get(run.metric.name))
+        steps, evaluations = run.main.steps, len(judged(run, run.metric))
         known = {finding.problem for training in run.trainings for finding in _grave(training)}
         every = max(1, steps // LOOKS)
         rests = max(LEAST, round(RESTS * steps))

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
+from trimtab.quantities import judged, value
 from trimtab.recipe import NothingToDo, Recipe
-from trimtab.records import CodePlace, Metric, RunRecord, Series, Trial
-from trimtab.store import Store, StoreError
+from trimtab.records import Asked, CodePlace, Metric, RunRecord, Series, TrainingRecord, Trial
+from trimtab.store import Keeping
 from trimtab.training import Recorder, Training, shifted
+from trimtab.trial.journal import Deeds
 from trimtab.trial.live import Follower, Live, Report
-from trimtab.trial.subjects import Subject
+from trimtab.trial.subjects import Heard, Subject
 
 BASELINE = ""
 CURVE = 200  # points that a trial keeps of a series at most
@@ -23,119 +25,151 @@ CURVE = 200  # points that a trial keeps of a series at most
 @dataclass(frozen=True)
 class Job:
     """A trial to run. With ``watch``, layers and gradients are measured too and the run is kept in the store; with ``live``, it tells
-    of itself while it runs, and may be stopped."""
+    of itself while it runs, and may be stopped. ``found`` stands for the files that the subject reads, as they are."""
 
     subject: Subject
     recipe: str
     seed: int
     metric: Metric | None = None
-    pattern: str | None = None
+    asked: Asked = field(default_factory=Asked)
     watch: bool = False
     live: Live | None = None
+    found: str = ""
 
     @property
     def key(self) -> str:
         """What makes this trial the same as one already finished."""
-        metric = self.metric.name if self.metric else ""
-        return f"{self.subject.fingerprint()}|{self.recipe}|{self.seed}|{metric}|{self.pattern or ''}"
+        asked = "|".join([self.asked.metric or "", self.asked.goal or "", "best" if self.asked.best else ""])
+        metric = f"{self.metric.name} {self.metric.folds}" if self.metric else ""
+        return f"{self.subject.fingerprint()}|{self.found}|{self.recipe}|{self.seed}|{metric}|{asked}"
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a job gives back; ``log`` is the end of what it printed, unless it went well."""
+    """What a job gives back; ``log`` is the end of what it printed, unless it went well, and ``deeds`` is what it did to files."""
 
     trial: Trial
     run: RunRecord
     log: str = ""
+    deeds: Deeds = field(default_factory=Deeds)
 
 
-def run_job(job: Job, tell: Callable[[Report], None] = lambda report: None) -> Result:
+def run_job(
+    job: Job,
+    tell: Callable[[Report], None] = lambda report: None,
+    store: Keeping | None = None,
+    at_end: Callable[[], None] = lambda: None,
+    file: Path | None = None,
+) -> Result:
     """Run a trial in this process. Never raises for what the subject does: that is part of the result.
 
     Args:
         tell: hears what a trial that is ``live`` says of itself.
+        store: where a watched run is kept.
+        at_end: is called when the subject has come to its end, before what it has said is complete.
+        file: where the script of the subject lies, if that is another place in this process.
     """
     recipe = Recipe.parse(job.recipe)
-    recorder = Recorder(job.subject.label, _store(job), job.pattern, sampled=job.watch or job.live is not None)
+    recorder = Recorder(
+        job.subject.label, store if job.watch else None, job.asked, sampled=job.watch or job.live is not None
+    )
     follower = (
         Follower(job.live, job.metric, recorder, tell) if job.live is not None and job.metric is not None else None
     )
-    applied: list[Training] = []
+    applied: dict[int, Training] = {}  # by the place of the training in the run
     refused: list[str] = []
 
     def on_training(training: Training, code: CodePlace | None) -> None:
         try:
             training.apply(recipe)
-            applied.append(training)
+            applied[len(recorder.watches)] = training
         except NothingToDo as error:
             refused.append(str(error))
         recorder.guarded(recorder.watch)(training, code)
         if follower is not None and not recorder.off:
             follower.follow(training, recorder.watches[-1])
 
+    heard = Heard(
+        training=on_training,
+        line=recorder.guarded(recorder.line),
+        evaluated=recorder.guarded(recorder.evaluated),
+        written=recorder.guarded(recorder.written),
+        at_end=at_end,
+        file=file,
+    )
     with shifted(job.seed):
-        outcome = job.subject.run(on_training, recorder.guarded(recorder.line), recorder.guarded(recorder.evaluated))
+        outcome = job.subject.run(heard)
     recorder.exit_code, recorder.error = outcome.exit_code, outcome.error
     run = recorder.close()
-    changes = [change for training in applied for change in training.changes]
-    idle = [change.summary for change in changes if not change.acted()]
-    ineffective = refused if not applied else [f"never took effect: {summary}" for summary in idle]
-    return Result(_judge(job, run, ineffective, recorder.off), run)
+    return Result(_judge(job, run, _idle(job, run, applied, refused), recorder.off), run)
 
 
-def _store(job: Job) -> Store | None:
-    if not job.watch:
-        return None
-    try:
-        return Store(Path(job.subject.folder))
-    except StoreError:  # the session has said so
-        return None
+def _idle(job: Job, run: RunRecord, applied: dict[int, Training], refused: list[str]) -> list[str]:
+    """Why the recipe had no effect on what is judged: it was refused everywhere, or a part of it never acted where it counts."""
+    if job.recipe == BASELINE:
+        return []
+    counts = {index: applied[index] for index in _beside(run, job.metric or run.metric) if index in applied}
+    if not counts:
+        return refused or ["it was applied to no training that made a step"]
+    idle = []
+    for number, change in enumerate(next(iter(counts.values())).changes):
+        if not any(training.changes[number].acted() for training in counts.values()):
+            idle.append(f"never took effect: {change.summary}")
+    return idle
 
 
-def _judge(job: Job, run: RunRecord, ineffective: list[str], off: str) -> Trial:
+def _beside(run: RunRecord, metric: Metric | None) -> list[int]:
+    """The trainings that what judges the run speaks of: those in which it was seen, and those that went on at the same time."""
+    stepped = [(index, one) for index, one in enumerate(run.trainings) if one.steps]
+    judges = [one for _, one in stepped if metric is not None and len(one.get(metric.name))]
+    if not judges:
+        return [index for index, _ in stepped]
+    return [index for index, one in stepped if any(_overlap(one, other) for other in judges)]
+
+
+def _overlap(one: TrainingRecord, other: TrainingRecord) -> bool:
+    return one.began < other.ended and other.began < one.ended
+
+
+def _judge(job: Job, run: RunRecord, idle: list[str], off: str) -> Trial:
     main = run.main
     metric = job.metric or run.metric
-    loss = main.get("loss") if main is not None else Series()
-    value, status, error = math.nan, "ok", ""
-    if run.exit_code and len(loss) and not math.isfinite(loss.last):  # many scripts stop themselves at a NaN
-        status, error = "diverged", f"the loss was {loss.last} when the script ended: {run.error}"
+    losses = [one.get("loss") for one in run.trainings if len(one.get("loss"))]
+    broken = next((loss.last for loss in losses if not math.isfinite(loss.last)), None)
+    series = judged(run, metric) if metric is not None else Series()
+    result, status, error = math.nan, "ok", ""
+    if run.exit_code and broken is not None:  # many scripts stop themselves at a NaN
+        status, error = "diverged", f"the loss was {broken} when the script ended: {run.error}"
     elif run.exit_code:
         status, error = "failed", run.error
     elif off:  # its last number is not the run's last number
         status, error = "failed", f"trimtab's watch met an error of its own: {off}"
     elif main is None or main.steps == 0:
         status, error = "failed", "the script ended without a single optimizer step"
-    elif ineffective and job.recipe != BASELINE:
-        status, error = "no_effect", "; ".join(ineffective)
-    elif metric is None or not len(main.get(metric.name)):
+    elif idle:
+        status, error = "no_effect", "; ".join(idle)
+    elif metric is None or not len(series):
         status, error = "failed", f"the run has no {metric.name if metric else 'metric'}"
     else:
-        value = final_value(main.get(metric.name), metric)
-        if not math.isfinite(value) or (len(loss) and not math.isfinite(loss.last)):
-            status, value, error = "diverged", math.nan, "the loss or the metric is not finite at the end"
+        result = value(run, metric)
+        if not math.isfinite(result) or broken is not None:
+            status, result, error = "diverged", math.nan, "the loss or the metric is not finite at the end"
     curves = {}
-    if main is not None:
-        names = {"loss", *([metric.name] if metric else [])}
-        curves = {name: thinned(main.get(name)) for name in sorted(names) if len(main.get(name))}
+    if main is not None and len(main.get("loss")):
+        curves["loss"] = thinned(main.get("loss"))
+    if metric is not None and len(series):
+        curves[metric.name] = thinned(series)
     return Trial(
         subject=job.subject.label,
         recipe=job.recipe,
         seed=job.seed,
         status=status,  # type: ignore[arg-type]
-        value=value,
+        value=result,
         seconds=run.seconds,
         error=error,
         curves=curves,
         changed=run.applied,
     )
-
-
-def final_value(series: Series, metric: Metric) -> float:
-    """The metric at the end: the last evaluation; for the training loss, the mean of the last tenth of the run."""
-    if metric.name == "loss":
-        values = series.array
-        return float(values[-max(1, len(values) // 10) :].mean())
-    return series.last
 
 
 def thinned(series: Series, most: int = CURVE) -> Series:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import sqlite3
 import time
@@ -12,12 +13,15 @@ from typing import Any, Protocol
 
 import msgspec
 
-from trimtab.records import Metric, RunRecord, Trial
+from trimtab.quantities import may_judge
+from trimtab.records import Asked, Metric, RunRecord, Trial, Watched
 from trimtab.store import FOLDER, Store, StoreError
 from trimtab.trial.engines import LocalEngine
+from trimtab.trial.engines.local import EngineError, Written
 from trimtab.trial.live import Live, Report
 from trimtab.trial.run import Job, Result
 from trimtab.trial.subjects import Subject, subject_of
+from trimtab.trial.views import changed_since
 
 _UNREADABLE = (StoreError, sqlite3.Error, OSError, msgspec.MsgspecError)
 
@@ -33,6 +37,7 @@ class Engine(Protocol):
         done: Callable[[Job, Result], None],
         stop_at: float = ...,
         report: Callable[[Job, Report], str] = ...,
+        keep: Callable[[Written], None] = ...,
     ) -> None: ...
 
 
@@ -67,7 +72,8 @@ class Session:
 
     Args:
         subject: what to run.
-        pattern: ``--metric``: a regular expression that reads the metric from the output.
+        metric: what the subject is judged by: a regular expression that reads a number from the output, the name of a number, or
+            :class:`~trimtab.records.Asked` for more; found by itself if ``None``.
         engine: where to run.
         budget: seconds from now after which no new trial is started.
         fresh: take nothing from the store.
@@ -79,14 +85,14 @@ class Session:
     def __init__(
         self,
         subject: Subject | str | os.PathLike,
-        pattern: str | None = None,
+        metric: str | Asked | None = None,
         engine: Engine | None = None,
         progress: Progress | None = None,
         budget: float = float("inf"),
         fresh: bool = False,
     ) -> None:
         self.subject = subject_of(subject)
-        self.pattern = pattern
+        self.asked = metric if isinstance(metric, Asked) else Asked(metric=metric)
         self.engine = engine or LocalEngine()
         self.progress = progress or Silent()
         self.fresh = fresh
@@ -94,6 +100,7 @@ class Session:
         self.budget = budget
         self.stop_at = self.started + budget
         self.metric: Metric | None = None
+        self.found = ""  # stands for the files that the subject reads
         self.reused = 0
         self.store: Store | None
         self._memory: dict[str, Trial] = {}
@@ -108,6 +115,8 @@ class Session:
         return self
 
     def __exit__(self, *_: object) -> None:
+        if isinstance(self.engine, LocalEngine):
+            self.engine.close()
         if self.store is not None:
             self.store.close()
 
@@ -118,37 +127,60 @@ class Session:
             TrialError: if it crashes, never trains or cannot be measured.
         """
         self.progress.stage("watching one run", 1)
-        job = Job(self.subject, "", 0, pattern=self.pattern, watch=True)
-        run, trial = self._watched_before(f"watch|{job.key}")
+        job = Job(self.subject, "", 0, asked=self.asked, watch=True)
+        run, trial = self._watched_before(job.key)
         before = run is not None
         if run is None or trial is None:
             results: list[Result] = []
-            self.engine.run([job], lambda _, result: results.append(result))
-            run, trial = results[0].run, results[0].trial
+            self._run([job], lambda _, result: results.append(result), keep=self._kept)
+            run, trial, deeds = results[0].run, results[0].trial, results[0].deeds
             self._check_unchanged()
             if trial.status == "failed":
                 raise TrialError(self._explain(results[0]))
             assert run.metric is not None
+            self.metric, self.found = run.metric, _digest(deeds.seen)
             # the watched run is the untreated trial of seed 0: watching changes nothing
-            self._put(Job(self.subject, "", 0, run.metric, self.pattern).key, trial)
-            self._put(f"watch|{job.key}", msgspec.structs.replace(trial, error=run.id))
+            self._put(self._job("", 0).key, trial)
+            watched = Watched(run=run.id, seen=deeds.seen, outside=deeds.paths)
+            self.keep(lambda store: store.put_watched(job.key, watched))
         self.metric = run.metric
         self.reused += before
         self.progress.advance(trial, before)
         return run
 
+    def _job(self, recipe: str, seed: int, **more: Any) -> Job:
+        return Job(self.subject, recipe, seed, self.metric, self.asked, found=self.found, **more)
+
+    def _run(self, jobs: Iterable[Job], done: Callable[[Job, Result], None], **more: Any) -> None:
+        try:
+            self.engine.run(jobs, done, **more)
+        except EngineError as error:
+            raise TrialError(f"{self.subject.label} could not be tried: {error}") from error
+
+    def _kept(self, written: Written) -> None:
+        """A watched run has told what it recorded."""
+        self.keep(lambda store: getattr(store, written.method)(*written.arguments, **written.options))
+
     def _watched_before(self, key: str) -> tuple[RunRecord | None, Trial | None]:
-        marker, _ = self._get(key)
-        if marker is None or self.store is None:
+        """The watched run of an earlier session, if all that it read is still as it was."""
+        if self.store is None or self.fresh:
             return None, None
         try:
-            run = self.store.run(marker.error)
+            watched = self.store.watched(key)
+            if watched is None or changed_since(watched.seen):
+                return None, None
+            run = self.store.run(watched.run)
         except _UNREADABLE:
             return None, None
         if run.metric is None:
             return None, None
-        trial, _ = self._get(Job(self.subject, "", 0, run.metric, self.pattern).key)
-        return (run, trial) if trial is not None else (None, None)
+        self.metric, self.found = run.metric, _digest(watched.seen)
+        trial, _ = self._get(self._job("", 0).key)
+        if trial is None:
+            return None, None
+        if watched.outside and isinstance(self.engine, LocalEngine):
+            self.engine.one_at_a_time(self.subject, watched.outside)
+        return run, trial
 
     def _explain(self, result: Result) -> str:
         """What went wrong in the untreated run, what it printed last, and where its record is."""
@@ -160,9 +192,8 @@ class Session:
             )
         elif "has no metric" in trial.error:
             said = (
-                f"--metric {self.pattern!r} matched no line that {label} printed. "
-                "It must match a whole number in a printed line, with one group around it: 'acc=([0-9.]+)'."
-                if self.pattern
+                self._no_such_metric(result.run)
+                if self.asked.metric
                 else f"{label} trains, but neither a loss nor a metric was seen. "
                 "Let it print one, and read it with --metric 'acc=([0-9.]+)'."
             )
@@ -174,11 +205,26 @@ class Session:
             said += f"\nIts record up to there is kept: {report_command(run.id, self.subject.folder)}"
         return said
 
+    def _no_such_metric(self, run: RunRecord) -> str:
+        said = [name for training in run.trainings for name in training.series if may_judge(name)]
+        seen = f" Seen were: {', '.join(dict.fromkeys(said))}." if said else ""
+        if self.asked.pattern is None:
+            return f"{self.subject.label} has no number called {self.asked.metric!r}.{seen}"
+        return (
+            f"--metric {self.asked.metric!r} matched no line that {self.subject.label} printed. "
+            f"It must match a whole number in a printed line, with one group around it: 'acc=([0-9.]+)'.{seen}"
+        )
+
     def _check_unchanged(self) -> None:
         if self.subject.fingerprint() != self._fingerprint:
             raise TrialError(
                 f"{self.subject.label} was changed while its trials were running, so they are not of one and the same "
                 "subject. Start again: trials of the changed subject are kept apart."
+            )
+        if isinstance(self.engine, LocalEngine) and (changed := self.engine.disturbed()):
+            raise TrialError(
+                f"{', '.join(changed[:3])} changed while trials of {self.subject.label} were running, which read it, so they do not all "
+                "speak of the same. Start again: trials on the changed files are kept apart."
             )
 
     def trials(self, recipes: Iterable[str], seeds: Sequence[int], stage: str = "") -> dict[str, list[Trial]]:
@@ -194,7 +240,7 @@ class Session:
         # seed by seed: when time runs out, all arms have the same seeds
         for seed in seeds:
             for recipe in found:
-                job = Job(self.subject, recipe, seed, self.metric, self.pattern)
+                job = self._job(recipe, seed)
                 trial, before = self._get(job.key)
                 if trial is None:
                     missing.append(job)
@@ -214,7 +260,7 @@ class Session:
             found[job.recipe].append(result.trial)
             self.progress.advance(result.trial, False)
 
-        self.engine.run(missing, done, self.stop_at)
+        self._run(missing, done, stop_at=self.stop_at)
         return {recipe: sorted(trials, key=lambda trial: trial.seed) for recipe, trials in found.items()}
 
     def explore(
@@ -241,7 +287,7 @@ class Session:
 
         def jobs() -> Iterator[Job]:
             for recipe in recipes:
-                job = Job(self.subject, recipe, seed, self.metric, self.pattern, live=live)
+                job = self._job(recipe, seed, live=live)
                 trial, before = self._get(job.key)
                 if trial is None:
                     yield job
@@ -257,7 +303,12 @@ class Session:
             ended(result.trial, False)
             self.progress.advance(result.trial, False)
 
-        self.engine.run(jobs(), done, self.stop_at, lambda job, said: report(job.recipe, said))
+        self._run(jobs(), done, stop_at=self.stop_at, report=lambda job, said: report(job.recipe, said))
+
+    @property
+    def remarks(self) -> list[str]:
+        """What is to be said of how trials were kept apart."""
+        return self.engine.remarks if isinstance(self.engine, LocalEngine) else []
 
     @property
     def seconds(self) -> float:
@@ -297,6 +348,12 @@ class Session:
                 stacklevel=3,
             )
             self.store = None
+
+
+def _digest(seen: dict[str, dict]) -> str:
+    """Stands for files as they were seen."""
+    states = sorted((path, sorted(met["state"].items())) for path, met in seen.items())
+    return hashlib.sha256(repr(states).encode()).hexdigest()[:16]
 
 
 def report_command(run: str, folder: Path) -> str:

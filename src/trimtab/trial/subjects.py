@@ -30,6 +30,21 @@ from trimtab.training.script import trainings_found
 OnTraining = Callable[[Training, CodePlace | None], None]
 
 
+@dataclass(frozen=True)
+class Heard:
+    """Who hears what a subject does while it runs: new trainings, lines of output, numbers that it says and numbers in files that it wrote.
+
+    ``at_end`` is called when it has come to its end; ``file`` is where a script lies, if that is another place in this process.
+    """
+
+    training: OnTraining
+    line: Callable[[str], None] = lambda line: None
+    evaluated: Callable[[str, float], None] = lambda name, value: None
+    written: Callable[[str, float], None] = lambda name, value: None
+    at_end: Callable[[], None] = lambda: None
+    file: Path | None = None
+
+
 class SubjectError(ValueError):
     """A subject that cannot be run at all."""
 
@@ -37,17 +52,18 @@ class SubjectError(ValueError):
 class Subject(Protocol):
     """Anything that trains when it is run. Must pickle, since every trial runs in a process of its own.
 
-    ``fingerprint`` stands for everything that makes two subjects the same; ``folder`` is where their records are kept.
+    ``fingerprint`` stands for everything that makes two subjects the same; ``folder`` is where their records are kept; ``roots`` are the
+    folders that each of its trials shall have to itself.
     """
 
     @property
     def label(self) -> str: ...
     @property
     def folder(self) -> Path: ...
+    @property
+    def roots(self) -> tuple[Path, ...]: ...
     def fingerprint(self) -> str: ...
-    def run(
-        self, on_training: OnTraining, on_line: Callable[[str], None], on_value: Callable[[str, float], None]
-    ) -> Outcome: ...
+    def run(self, heard: Heard) -> Outcome: ...
 
 
 def subject_of(what: Subject | str | os.PathLike) -> Subject:
@@ -117,6 +133,10 @@ class Script:
     def folder(self) -> Path:
         return self.path.parent / FOLDER
 
+    @property
+    def roots(self) -> tuple[Path, ...]:
+        return Path.cwd(), self.path.parent
+
     def fingerprint(self) -> str:
         """Of the script's text, that of the modules of its own folder which it imports, and its arguments."""
         digest = hashlib.sha256(_versions().encode())
@@ -126,10 +146,17 @@ class Script:
             digest.update(f"{file.name} {len(text)} ".encode() + text)
         return digest.hexdigest()[:16]
 
-    def run(
-        self, on_training: OnTraining, on_line: Callable[[str], None], on_value: Callable[[str, float], None]
-    ) -> Outcome:
-        return run_script(self.target, self.arguments, module=self.module, on_training=on_training, on_line=on_line)
+    def run(self, heard: Heard) -> Outcome:
+        return run_script(
+            self.target,
+            self.arguments,
+            module=self.module,
+            on_training=heard.training,
+            on_line=heard.line,
+            on_written=heard.written,
+            at_end=heard.at_end,
+            file=heard.file,
+        )
 
 
 def _near_files(path: Path) -> str:
@@ -263,6 +290,10 @@ class Task:
     def folder(self) -> Path:
         return Path.cwd() / FOLDER
 
+    @property
+    def roots(self) -> tuple[Path, ...]:
+        return (Path.cwd(),)
+
     def fingerprint(self) -> str:
         digest = hashlib.sha256(_versions().encode())
         digest.update(repr((self.name, self.epochs, self.batch_size)).encode())
@@ -273,12 +304,10 @@ class Task:
                 digest.update(pickle.dumps(part))
         return digest.hexdigest()[:16]
 
-    def run(
-        self, on_training: OnTraining, on_line: Callable[[str], None], on_value: Callable[[str, float], None]
-    ) -> Outcome:
+    def run(self, heard: Heard) -> Outcome:
         try:
-            with trainings_found(on_training):
-                self._fit(on_value)
+            with trainings_found(heard.training):
+                self._fit(heard.evaluated)
         except Exception as error:
             traceback.print_exc()
             return Outcome(1, traceback.format_exception_only(error)[-1].strip())

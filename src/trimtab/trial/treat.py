@@ -11,7 +11,7 @@ import msgspec
 
 from trimtab.doctor import CONTROLS, diagnose
 from trimtab.recipe import Recipe, RecipeError
-from trimtab.records import Arm, CodePlace, Comparison, Finding, Metric, RunRecord, Treatment
+from trimtab.records import Arm, Asked, CodePlace, Comparison, Finding, Metric, RunRecord, Treatment
 from trimtab.trial.compare import of_trials
 from trimtab.trial.pace import pace_words
 from trimtab.trial.progress import shown
@@ -29,7 +29,7 @@ def treat(
     *,
     seeds: int = 5,
     budget: float = float("inf"),
-    metric: str | None = None,
+    metric: str | Asked | None = None,
     engine: Engine | None = None,
     progress: Progress | None = None,
     fresh: bool = False,
@@ -49,7 +49,8 @@ def treat(
         subject: the path of a script, a :class:`Script` (with arguments) or a :class:`Task`.
         seeds: confirming seeds.
         budget: seconds for all of it. When it runs short fewer remedies are tried; the confirmation is never cut short.
-        metric: a regular expression that reads the metric from the output.
+        metric: what judges: a regular expression that reads a number from the output, the name of a number, or
+            :class:`~trimtab.records.Asked` for more; found by itself if ``None``.
         engine: where trials run; worker processes on this machine by default.
         progress: what is told meanwhile; a progress bar by default, where standard error is a terminal.
         fresh: run everything again, also what is kept from before.
@@ -79,6 +80,7 @@ def treat_watched(session: Session, *, seeds: int = 5) -> tuple[RunRecord, Treat
         treatment = msgspec.structs.replace(start, words=(helpless if grave else healthy,), seconds=session.seconds)
     else:
         treatment = _searched(session, run, start, _candidates(grave), seeds)
+        treatment = msgspec.structs.replace(treatment, words=(*treatment.words, *session.remarks))
     session.keep(lambda store: store.put_treatment(run.id, treatment))
     return run, treatment
 

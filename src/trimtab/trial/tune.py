@@ -7,8 +7,9 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 
+from trimtab.quantities import judged
 from trimtab.recipe import Recipe
-from trimtab.records import Arm, Comparison, Metric, Probe, RunRecord, Status, Tuning
+from trimtab.records import Arm, Asked, Comparison, Metric, Probe, RunRecord, Status, Tuning
 from trimtab.trial.compare import of_trials
 from trimtab.trial.live import Live
 from trimtab.trial.pace import pace_words
@@ -39,7 +40,7 @@ def tune(
     seeds: int = 5,
     candidates: int = 3,
     budget: float = float("inf"),
-    metric: str | None = None,
+    metric: str | Asked | None = None,
     engine: Engine | None = None,
     progress: Progress | None = None,
     fresh: bool = False,
@@ -66,7 +67,8 @@ def tune(
         candidates: recipes to confirm.
         budget: seconds for all of it. The search ends in time for the confirmation, but gets half of it in any case; the
             confirmation is never cut short.
-        metric: a regular expression that reads the metric from the output.
+        metric: what judges: a regular expression that reads a number from the output, the name of a number, or
+            :class:`~trimtab.records.Asked` for more; found by itself if ``None``.
         engine: where trials run; worker processes on this machine by default.
         progress: what is told meanwhile; a progress bar by default, where standard error is a terminal.
         fresh: run everything again, also what is kept from before.
@@ -96,9 +98,11 @@ def tune_watched(
     assert session.metric is not None and run.main is not None
     metric, live = session.metric, Live.like(run)
     untreated = session.trials([""], [SEED])[""][0].value
-    reports = len(live.reports(run.main.get(metric.name), metric))
+    reports = len(live.reports(judged(run, metric), metric))
     folder = session.subject.folder if session.store is not None else None
-    search = Search(folder, session.subject.fingerprint(), space, metric, live, reports, session.pattern, session.fresh)
+    search = Search(
+        folder, session.subject.fingerprint(), space, metric, live, reports, session.asked.metric, session.fresh
+    )
     with search:
         session.reused += search.kept
         session.stop_at = _search_until(session, run, seeds, candidates)
@@ -131,7 +135,7 @@ def tune_watched(
         recipe=recipe,
         confirmation=confirmation,
         lines=permanent_lines(recipe, run.main.code) if recipe else (),
-        words=tuple(words),
+        words=(*words, *session.remarks),
         seconds=session.seconds,
     )
     session.keep(lambda store: store.put_tuning(run.id, tuning))

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from trimtab.quantities import Quantity
 from trimtab.records import TrainingRecord
 from trimtab.report.plots.canvas import COLOURS, SERIES, axis_attributes, label, place, sheet, to_svg
 from trimtab.report.plots.decimate import decimate
 
 WIDTH, HEIGHT = 560, 250
-_SPLIT = re.compile(r"^((printed|train|training|val|valid|validation|test|eval)[ _/.:-]+)+", re.IGNORECASE)
 _LOG_FROM = 300.0  # a positive quantity that spans more than this factor is drawn on a log scale
 
 
@@ -57,10 +56,10 @@ class CurvesData:
 def quantity(name: str) -> str:
     """What a series measures, whatever part of the data it was measured on.
 
-    >>> quantity("val accuracy"), quantity("train_loss"), quantity("lr 1")
+    >>> quantity("val accuracy"), quantity("printed train loss"), quantity("lr 1")
     ('accuracy', 'loss', 'lr')
     """
-    return re.sub(r"^lr \d+$", "lr", _SPLIT.sub("", name) or name)
+    return Quantity.read(name).what
 
 
 def group(names: Iterable[str]) -> dict[str, list[str]]:

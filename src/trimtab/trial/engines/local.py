@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import ctypes
 import dataclasses
 import hashlib
 import importlib.util
@@ -23,7 +24,8 @@ import threading
 import time
 import traceback
 import types
-from collections.abc import Callable, Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -34,7 +36,9 @@ import torch
 from trimtab.records import RunRecord, Series, Trial
 from trimtab.trial.live import Report
 from trimtab.trial.run import Job, Result
-from trimtab.trial.subjects import Script
+from trimtab.trial.subjects import Script, Subject
+from trimtab.trial.surroundings import as_python_would, end_as_python_would, environment
+from trimtab.trial.views import View, Views, changed_since, named
 
 PRELOAD = "TRIMTAB_PRELOAD"
 TAIL = 20  # lines of a trial's output that are kept when it fails
@@ -44,20 +48,25 @@ Verdict = Callable[[Job, Report], str]
 
 
 class LocalEngine:
-    """Runs jobs in worker processes.
+    """Runs jobs in worker processes, each in a view of files of its own (see :mod:`trimtab.trial.views`).
 
     Args:
         workers: trials at a time; by default half the cores, at most 8, at least 1 (2 on a machine of two cores).
+        keep_files: leave what each trial wrote in ``.trimtab/trials/``.
 
     Every trial computes with as many ``threads`` as this process would: sums over several threads round differently, and with
     another number the trial of seed 0 would not be the script's own run. Together they are more than the cores, which costs
     little as long as waiting threads sleep instead of spinning (``OMP_WAIT_POLICY=PASSIVE``; set unless you set it).
+
+    Trials run one at a time where they cannot be kept apart: ``remarks`` says so and why.
     """
 
-    def __init__(self, workers: int | None = None) -> None:
+    def __init__(self, workers: int | None = None, keep_files: bool = False) -> None:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         self.workers = workers or max(1, min(8, cores // 2 if cores > 3 else cores))
+        self.keep_files = keep_files
         self.threads = torch.get_num_threads()
+        self._views: dict[Path, Views] = {}
 
     def run(
         self,
@@ -65,22 +74,31 @@ class LocalEngine:
         done: Callable[[Job, Result], None],
         stop_at: float = float("inf"),
         report: Verdict = lambda job, report: "",
+        keep: Callable[[Written], None] = lambda written: None,
     ) -> None:
         """Run the jobs, calling ``done(job, result)`` for each as it ends; none is started after ``stop_at`` (monotonic).
 
         A job is taken from ``jobs`` when a worker is free for it, not before. What a live job says of itself goes to
-        ``report(job, report)``; when that answers with a reason, the job is stopped and done, with the reason as its error.
+        ``report(job, report)``; when that answers with a reason, the job is stopped and done, with the reason as its error. What a
+        watched job records while it runs goes to ``keep(written)``.
         """
         waiting, more = iter(jobs), True
+        again: deque[_Task] = deque()  # trials that were disturbed
         running: dict[int, _Worker] = {}
         try:
             while True:
-                while more and len(running) < self.workers:
-                    job = next(waiting, None) if time.monotonic() < stop_at else None
-                    if job is None:
-                        more = False
+                while (more or again) and len(running) < self.workers:
+                    task = again.popleft() if again else None
+                    if task is None:
+                        job = next(waiting, None) if time.monotonic() < stop_at else None
+                        if job is None:
+                            more = False
+                            break
+                        task = _Task(job, self._views_of(job.subject))
+                    if task.views.alone and running:
+                        again.appendleft(task)
                         break
-                    worker = self._start(job)
+                    worker = self._start(task)
                     running[worker.process.sentinel] = worker
                 if not running:
                     return
@@ -88,59 +106,176 @@ class LocalEngine:
                 receivers = {worker.receiver: sentinel for sentinel, worker in running.items()}
                 ready = wait([*receivers, *running], timeout=0.5)
                 for sentinel in dict.fromkeys(receivers.get(one, one) for one in ready):  # type: ignore[call-overload]
-                    result = running[sentinel].heard(report)
-                    if result is not None:
-                        done(running.pop(sentinel).job, result)
+                    worker = running[sentinel]
+                    result = worker.heard(report, keep)
+                    if result is None:
+                        continue
+                    del running[sentinel]
+                    worker.clear()
+                    result = dataclasses.replace(result, deeds=worker.task.views.close(worker.view))
+                    if worker.task.once_more(result, worker.process.exitcode):
+                        again.append(worker.task)
+                    else:
+                        done(worker.task.job, result)
         finally:
             for worker in running.values():
-                worker.process.terminate()
+                worker.stop()
+                worker.task.views.close(worker.view)
 
-    def _start(self, job: Job) -> _Worker:
-        os.environ[PRELOAD] = ",".join(_imports(job))
-        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    @property
+    def remarks(self) -> list[str]:
+        """What is to be said of how trials were kept apart."""
+        return [remark for views in self._views.values() for remark in views.remarks()]
+
+    def disturbed(self) -> list[str]:
+        """Files that trials have read and that somebody has changed since."""
+        return [path for views in self._views.values() for path in changed_since(views.seen, anew=False)]
+
+    def one_at_a_time(self, subject: Subject, outside: Sequence[str]) -> None:
+        """It is known from before that trials of this subject write there, which cannot be kept apart."""
+        views = self._views_of(subject)
+        views.alone, views.outside = True, [*outside]
+
+    def close(self) -> None:
+        """Clear up."""
+        self._views.clear()
+
+    def _views_of(self, subject: Subject) -> Views:
+        folder = subject.folder
+        if folder not in self._views:
+            self._views[folder] = Views(subject.roots, folder, self.keep_files)
+        return self._views[folder]
+
+    def _start(self, task: _Task) -> _Worker:
+        job = task.job
+        # The first trial of a subject runs alone, and shows what it writes where.
+        view = task.views.open(named(job.recipe, job.seed, job.key), alone=task.views.alone or job.watch)
+        log = _log_path(job)
+        place = _Place(os.getcwd(), environment(os.environ), _streams(), view, log, self.threads)
         context = mp.get_context("forkserver")
         context.set_forkserver_preload(["trimtab.trial.engines.preload"])
-        receiver, sender = context.Pipe(duplex=False)
-        log = _log_path(job)
-        process = context.Process(target=_work, args=(job, sender, log, self.threads), daemon=False)
-        with _without_main(job), _uninterrupted():
-            process.start()
-        sender.close()
-        return _Worker(job, receiver, process, log)
+        for attempt in range(2):
+            receiver, sender = context.Pipe(duplex=False)
+            process = context.Process(target=_work, args=(job, sender, place), daemon=False)
+            try:
+                with _without_main(job), _uninterrupted(), _settings(job):
+                    process.start()
+                break
+            except (EOFError, OSError) as error:  # the server was killed: it is started anew
+                receiver.close()
+                if attempt:
+                    raise EngineError(
+                        f"a process for a trial could not be started ({error or type(error).__name__})."
+                    ) from error
+            finally:
+                sender.close()
+        return _Worker(task, view, receiver, process, log)
+
+
+class EngineError(RuntimeError):
+    """Trials cannot be run at all."""
+
+
+@dataclasses.dataclass
+class _Task:
+    """A job on its way, and how often it was begun in vain."""
+
+    job: Job
+    views: Views
+    killed: int = 0
+    told: set[int] = dataclasses.field(default_factory=set)  # the numbers of its reports: a second run tells them again
+
+    def once_more(self, result: Result, exit_code: int | None) -> bool:
+        """Whether the trial says nothing of its job: it met another one's files, or something has killed it, the first time."""
+        if result.deeds.conflict:
+            self.views.alone = True
+            if result.deeds.conflict not in self.views.outside:
+                self.views.outside.append(result.deeds.conflict)
+            return True
+        if result.trial.status == "failed" and exit_code is not None and exit_code < 0 and not self.killed:
+            self.killed += 1
+            return True
+        if result.deeds.outside:
+            self.views.alone = True
+        return False
+
+
+@dataclasses.dataclass(frozen=True)
+class Written:
+    """What a watched job has recorded, on its way to the store: the name of a method of :class:`~trimtab.store.Store` and its arguments."""
+
+    method: str
+    arguments: tuple
+    options: dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Place:
+    """Where and how a worker runs: the current folder, the environment, the encoding of the output, its view, its log, its threads."""
+
+    directory: str
+    variables: dict[str, str]
+    streams: tuple[str, str]
+    view: View
+    log: Path
+    threads: int
 
 
 @dataclasses.dataclass
 class _Worker:
     """A trial that is running, and what it has said of itself."""
 
-    job: Job
+    task: _Task
+    view: View
     receiver: Connection
     process: Any
     log: Path
     reports: list[Report] = dataclasses.field(default_factory=list)
     began: float = dataclasses.field(default_factory=time.monotonic)
 
-    def heard(self, verdict: Verdict) -> Result | None:
+    @property
+    def job(self) -> Job:
+        return self.task.job
+
+    def heard(self, verdict: Verdict, keep: Callable[[Written], None]) -> Result | None:
         """The result, if what the worker has sent is one, or if it has ended, or is stopped now; else it goes on."""
         over = not self.process.is_alive()  # asked first: what it has sent before its end is there by then
         try:
             while self.receiver.poll():
                 answer = self.receiver.recv()
+                if isinstance(answer, Written):
+                    keep(answer)
+                    continue
                 if not isinstance(answer, Report):
                     return _result(self.job, self.receiver, self.process, self.log, answer)
                 self.reports.append(answer)
+                if answer.number in self.task.told and not (answer.diverged or answer.finding):
+                    continue
+                self.task.told.add(answer.number)
                 if reason := verdict(self.job, answer):
                     return self._stopped(reason)
         except (EOFError, OSError):  # killed before or while it answered
             over = True
         return _result(self.job, self.receiver, self.process, self.log, None) if over else None
 
+    def stop(self) -> None:
+        """End it, with the processes that it has started; a script may catch the first signal."""
+        for number, grace in ((signal.SIGTERM, GRACE), (signal.SIGKILL, None)):
+            with contextlib.suppress(OSError):
+                os.killpg(self.process.pid, number)
+            with contextlib.suppress(OSError):  # before it has a group of its own
+                os.kill(self.process.pid, number)
+            self.process.join(grace)
+            if not self.process.is_alive():
+                return
+
+    def clear(self) -> None:
+        """It has ended: so do the processes that the script has left behind."""
+        with contextlib.suppress(OSError):
+            os.killpg(self.process.pid, signal.SIGTERM)
+
     def _stopped(self, reason: str) -> Result:
-        self.process.terminate()
-        self.process.join(GRACE)
-        if self.process.is_alive():  # the script catches the signal
-            self.process.kill()
-            self.process.join()
+        self.stop()
         self.receiver.close()
         self.log.unlink(missing_ok=True)
         job, told = self.job, [one for one in self.reports if math.isfinite(one.value)]
@@ -155,6 +290,27 @@ class _Worker:
             curves={job.metric.name: Series(steps=tuple(r.step for r in told), values=tuple(r.value for r in told))},
         )
         return Result(trial=trial, run=RunRecord(id="", subject=job.subject.label, exit_code=1, error=reason))
+
+
+@contextlib.contextmanager
+def _settings(job: Job) -> Iterator[None]:
+    """What the server of the trials has to find in its environment when it starts."""
+    before = dict(os.environ)
+    os.environ[PRELOAD] = ",".join(_imports(job))
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    try:
+        yield
+    finally:
+        for name in (PRELOAD, "OMP_WAIT_POLICY"):
+            os.environ.pop(name, None)
+            if name in before:
+                os.environ[name] = before[name]
+
+
+def _streams() -> tuple[str, str]:
+    """The encoding that Python chooses for an output here, and what it does with what cannot be encoded."""
+    real = sys.__stdout__
+    return (real.encoding, real.errors or "strict") if real is not None else ("utf-8", "strict")
 
 
 @contextlib.contextmanager
@@ -267,53 +423,93 @@ class _Log(io.FileIO):
             return len(data)
 
 
-def _to_log(log: Path) -> None:
+class _Lines(io.BufferedWriter):
+    """Asks who reads along to hand on whole lines at once; the script sees an ordinary output."""
+
+    prompt = True
+
+
+def _to_log(log: Path, streams: tuple[str, str]) -> None:
     """Send everything that this process prints to a file."""
     try:
-        target = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND)
+        target = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o666)
     except OSError:
         target = os.open(os.devnull, os.O_WRONLY)
     os.dup2(target, 1)
     os.dup2(target, 2)
     os.close(target)
-    sys.stdout, sys.stderr = (
-        io.TextIOWrapper(io.BufferedWriter(_Log(number, "w", closefd=False)), "utf-8", errors, line_buffering=True)
-        for number, errors in ((1, "surrogateescape"), (2, "backslashreplace"))
-    )
+    encoding, errors = streams
+    for number, name, how in ((1, "stdout", errors), (2, "stderr", "backslashreplace")):
+        raw = _Log(number, "w", closefd=False)
+        raw.name = f"<{name}>"
+        stream = io.TextIOWrapper(_Lines(raw), encoding, how, line_buffering=number == 2, write_through=True)
+        stream.mode = "w"  # type: ignore[misc]
+        setattr(sys, name, stream)
+        setattr(sys, f"__{name}__", stream)
 
 
-def _work(job: Job, sender: Connection, log: Path, threads: int) -> None:
-    # Ctrl-C reaches every process of the terminal; what happens to the trials is the driver's to decide.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # see _uninterrupted
-    _die_with_parent()
-    _to_log(log)
-    import torch
+class _Sent:
+    """A store at the other end of a pipe."""
 
-    from trimtab.trial.run import run_job
+    def __init__(self, send: Callable[[Any], None], path: Path) -> None:
+        self._send, self.path = send, path
 
-    torch.set_num_threads(threads)
+    def add_rows(self, *arguments: Any) -> None:
+        self._send(Written("add_rows", arguments, {}))
+
+    def put_run(self, *arguments: Any, **options: Any) -> None:
+        self._send(Written("put_run", arguments, options))
+
+
+def _work(job: Job, sender: Connection, place: _Place) -> None:
+    # Ctrl-C reaches every process of the terminal's group; what happens to the trials is the driver's to decide.
+    with contextlib.suppress(OSError):
+        os.setsid()
+    _to_log(place.log, place.streams)
     own = os.getpid()
 
-    def tell(report: Report) -> None:
+    def send(what: Any) -> None:
         if os.getpid() == own:  # a process that the script forks has the pipe, too
-            sender.send(report)
+            sender.send(what)
 
     try:
-        answer: Any = run_job(job, tell)
+        target = job.subject.path if isinstance(job.subject, Script) else None
+        command = [job.subject.target, *job.subject.arguments] if isinstance(job.subject, Script) else []
+        as_python_would(place.directory, place.variables, command, place.streams)
+        place.view.enter()
+        _die_with_server()
+        import torch
+
+        from trimtab.trial.run import run_job
+
+        torch.set_num_threads(place.threads)
+        file = None if target is None else place.view.place(target)
+        store: Any = _Sent(send, job.subject.folder)
+        answer: Any = run_job(job, send, store, end_as_python_would, file)
     except BaseException as error:
         traceback.print_exc()
         answer = f"trimtab failed in this trial: {type(error).__name__}: {error}"
-    sys.stdout.flush()
-    sender.send(answer)
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):
+            stream.flush()
+    send(answer)
     sender.close()
-    # Threads and exit handlers of the script are no business of the trial.
     os._exit(0)
 
 
-def _die_with_parent() -> None:
-    """A worker must not outlive a driver that was killed."""
-    parent = mp.parent_process()
-    if parent is not None:
-        sentinel = parent.sentinel
-        threading.Thread(target=lambda: (wait([sentinel]), os._exit(1)), daemon=True).start()
+def _die_with_server() -> None:
+    """A worker must not outlive a driver that was killed: the server ends with the driver, and the worker with the server."""
+    try:
+        libc = ctypes.CDLL(None, use_errno=True)
+        if libc.prctl(1, signal.SIGKILL, 0, 0, 0) == 0:  # PR_SET_PDEATHSIG
+            return
+    except (OSError, AttributeError):
+        pass
+    server = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == server:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

@@ -1,0 +1,429 @@
+"""Quantities: what a series of a run measures, on which part of the data, who said it, and which of them judges the run.
+
+A series is stored under the name of its quantity: ``"val accuracy"`` was measured, ``"printed val loss"`` stood in a line that the script
+printed, ``"logged test f1"`` went to a logger, ``"written val accuracy"`` into a file, and ``"metric reward"`` was asked for with
+``--metric``. This file is the only one that reads such names, and the only one that chooses among them.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from trimtab.records import Asked, Goal, Metric, RunRecord, Series, TrainingRecord
+
+Source = Literal["asked", "printed", "logged", "written", "measured"]
+Split = Literal["", "train", "val", "test", "eval"]
+
+# -- words -----------------------------------------------------------------------------------------------------------
+
+# Canonical names of scores, and the words that stand for them. The first that fits a text decides.
+_SCORES: tuple[tuple[str, Goal, str], ...] = (
+    (
+        "top-{} accuracy",
+        "max",
+        r"(?:acc(?:uracy)?|prec(?:ision)?)(?: ?@ ?)?(?<!\s)(\d+)|top ?(\d+)(?: ?acc(?:uracy)?)?",
+    ),
+    ("accuracy", "max", r"balanced accuracy|bal acc|acc|accuracy|accuracies"),
+    ("error rate", "min", r"error rate|misclassification(?: rate)?"),
+    ("log loss", "min", r"log ?loss"),
+    ("log likelihood", "max", r"log ?likelihood|loglik|llh"),
+    ("loss", "min", r"loss"),
+    ("f1", "max", r"f ?1|f1 ?score|f ?score|f ?beta"),
+    ("auc", "max", r"roc auc|au ?roc|auc roc|auc|au ?prc|auc pr|pr auc"),
+    ("average precision", "max", r"average precision|m ?ap(?:\s?@?\s?[\d:]+)?|ap ?50"),
+    ("precision", "max", r"precision"),
+    ("recall", "max", r"recall|sensitivity|specificity"),
+    ("iou", "max", r"m ?io ?u|io ?u|jaccard"),
+    ("dice", "max", r"dice"),
+    ("psnr", "max", r"psnr"),
+    ("ssim", "max", r"ssim"),
+    ("bleu", "max", r"bleu|sacrebleu"),
+    ("rouge", "max", r"rouge ?[12l]?"),
+    ("kappa", "max", r"kappa"),
+    ("mcc", "max", r"mcc|matthews"),
+    ("correlation", "max", r"correlation|corr|pearson|spearman"),
+    ("ndcg", "max", r"n ?dcg"),
+    ("mrr", "max", r"mrr"),
+    ("hit rate", "max", r"hit ?rate|hits ?@ ?\d+"),
+    ("exact match", "max", r"exact match"),
+    ("elbo", "max", r"elbo"),
+    ("reward", "max", r"rewards?|episode return|average return|mean return|win ?rate"),
+    ("rmse", "min", r"rmse|root mean squared error"),
+    ("mse", "min", r"mse|mean squared error"),
+    ("mape", "min", r"s?mape"),
+    ("mae", "min", r"mae|mean absolute error"),
+    ("perplexity", "min", r"perplexity|ppl"),
+    ("nll", "min", r"nll|negative log ?likelihood"),
+    ("bits", "min", r"bp[cdb]|bits per \w+"),
+    ("fid", "min", r"fid"),
+    ("wer", "min", r"[wct]er"),
+    ("brier", "min", r"brier"),
+    ("calibration error", "min", r"ece|calibration error"),
+    ("cross entropy", "min", r"cross ?entropy|b?ce"),
+    ("error", "min", r"error|err"),
+    ("cost", "min", r"cost"),
+    ("r2", "max", r"r ?\^? ?2(?: ?score)?|r²"),
+    ("score", "max", r"score"),
+)
+_GOALS: dict[str, Goal] = {name: goal for name, goal, _ in _SCORES}
+_SCORE = re.compile("|".join(rf"(?P<s{place}>(?<!\w)(?:{words})(?!\w))" for place, (_, _, words) in enumerate(_SCORES)))
+
+_SPLITS: tuple[tuple[Split, str], ...] = (
+    ("train", r"train|training|trn|tr"),
+    ("val", r"val|valid|validation|dev|held ?out|holdout|oof|out of fold|cv|cross ?val(?:idation)?|cross ?validated"),
+    ("test", r"test|testing|tst"),
+    ("eval", r"eval|evaluation"),
+)
+SPLIT = re.compile("|".join(rf"(?P<{name}>(?<!\w)(?:{words})(?!\w))" for name, words in _SPLITS))
+_MEAN = re.compile(r"(?<!\w)(mean|avg|average|averaged|overall|cv|cross ?val(?:idation)?|oof|out of fold)(?!\w)")
+_FINAL = re.compile(r"(?<!\w)final(?!\w)")
+BEST = re.compile(r"(?<!\w)(best|max|min|highest|lowest)(?!\w)")
+_SUMMARIES = {"best": BEST, "mean": _MEAN, "final": _FINAL}
+_PREFIXES: dict[str, Source] = {"metric": "asked", "printed": "printed", "logged": "logged", "written": "written"}
+
+
+def plain_words(text: str) -> str:
+    """A name or a piece of text as lower-case words: ``valAcc``, ``val/acc`` and ``val_acc`` are the same.
+
+    >>> plain_words("valAcc"), plain_words("Test-Set_Loss"), plain_words("F1-Score")
+    ('val acc', 'test set loss', 'f1 score')
+    """
+    apart = re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", " ", text)
+    return re.sub(r"[\s_/.\-]+", " ", apart).strip().lower()
+
+
+def score_in(words: str) -> tuple[str, Goal, tuple[int, int]] | None:
+    """The last score that some :func:`plain_words` name: its canonical name, which way is better, and where it stands.
+
+    >>> score_in("test set accuracy of the network")[:2], score_in("lossy")
+    (('accuracy', 'max'), None)
+    """
+    found = next(reversed(list(_SCORE.finditer(words))), None)
+    if found is None:
+        return None
+    name, goal, _ = _SCORES[int(str(found.lastgroup)[1:]) if str(found.lastgroup)[1:].isdigit() else 0]
+    rank = next((text for text in found.groups()[1:3] if text), "") if "{}" in name else ""
+    return name.format(rank), goal, found.span()
+
+
+def split_in(words: str) -> Split | None:
+    """Which part of the data some :func:`plain_words` speak of: ``""`` for none, ``None`` for several."""
+    found: dict[Any, None] = {match.lastgroup: None for match in SPLIT.finditer(words)}
+    if len(found) > 1:  # "eval/test": an evaluation, of the test data
+        found.pop("eval", None)
+    return None if len(found) > 1 else next(iter(found), "")
+
+
+def summary_in(words: str) -> str:
+    """``"best"``, ``"mean"`` or ``"final"`` where some :func:`plain_words`, but for their score, say that a number sums others up.
+
+    >>> summary_in("best val accuracy"), summary_in("mean squared error"), summary_in("cv accuracy")
+    ('best', '', 'mean')
+    """
+    score = score_in(words)
+    if score:
+        words = f"{words[: score[2][0]]} {words[score[2][1] :]}"
+    return next((name for name, there in _SUMMARIES.items() if there.search(words)), "")
+
+
+# -- a quantity ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """What a series measures.
+
+    ``what`` is a score by its canonical name, or any text; ``split`` the part of the data; ``number`` tells several of one kind
+    apart; ``summary`` is ``"best"``, ``"mean"`` or ``"final"`` for a number that sums others up.
+    """
+
+    name: str
+    what: str
+    split: Split = ""
+    source: Source = "measured"
+    number: int = 1
+    summary: str = ""
+
+    @classmethod
+    @functools.lru_cache(maxsize=4096)
+    def read(cls, name: str) -> Quantity:
+        """The quantity of a stored name.
+
+        >>> Quantity.read("val 2 loss")
+        Quantity(name='val 2 loss', what='loss', split='val', source='measured', number=2, summary='')
+        >>> q = Quantity.read("printed test average loss"); (q.source, q.split, q.what, q.summary)
+        ('printed', 'test', 'loss', 'mean')
+        """
+        first, _, rest = name.partition(" ")
+        source = _PREFIXES.get(first, "measured") if rest else "measured"
+        words = plain_words(rest if source != "measured" else name)
+        split, score = split_in(words), score_in(words)
+        if source == "measured":
+            number = re.search(r"(?<!\S)\d+(?!\S)", name)
+            bare = " ".join(name.replace(number[0] if number else "", "", 1).split())
+            return cls(
+                name, score[0] if score and split else bare, split or "", source, int(number[0]) if number else 1
+            )
+        what = score[0] if score else " ".join((SPLIT.sub(" ", words) if split else words).split())
+        return cls(name, what, split or "", source, 1, summary_in(words) if source != "asked" else "")
+
+    @property
+    def goal(self) -> Goal | None:
+        """Which way is better; ``None`` where the name does not tell."""
+        found = score_in(plain_words(self.what))
+        return found[1] if found else None
+
+    @property
+    def said(self) -> bool:
+        """Whether the script itself says this number."""
+        return self.source in ("printed", "logged", "written")
+
+    @property
+    def held_out(self) -> bool:
+        """Whether it speaks of data that were not trained on."""
+        return self.split in ("val", "test", "eval")
+
+    @property
+    def title(self) -> str:
+        """The name as a reader wants it.
+
+        >>> Quantity.read("printed val accuracy").title, Quantity.read("metric reward").title, Quantity.read("lr 1").title
+        ('validation accuracy', 'reward', 'lr 1')
+        """
+        bare = self.name.partition(" ")[2] if self.source != "measured" else self.name
+        if self.source == "asked":
+            return bare
+        return re.sub(r"(?<!\w)val(?!\w)", "validation", bare)
+
+
+def goal_of(name: str) -> Goal:
+    """Which way is better, by the name of a number; more, where it does not tell.
+
+    >>> goal_of("val accuracy"), goal_of("printed test rmse"), goal_of("metric reward")
+    ('max', 'min', 'max')
+    """
+    quantity = Quantity.read(name)
+    return quantity.goal or ("min" if re.search(r"loss|err|cost|divergence", quantity.what) else "max")
+
+
+# -- which number judges ---------------------------------------------------------------------------------------------
+
+_FIRST_FINAL = {"test": 0, "val": 1, "eval": 2}
+_FIRST_SERIES = {"val": 0, "eval": 1, "test": 2}
+_SAYS = {"printed": 0, "logged": 1, "written": 2}
+
+
+@dataclass(frozen=True)
+class Seen:
+    """How a number was seen in a run: ``final`` where it was said only once training was over, ``folds`` where the run has several
+    trainings of one kind, as a cross-validation."""
+
+    final: bool = False
+    folds: bool = False
+
+
+def judging(names: Iterable[str], seen: Mapping[str, Seen] | None = None) -> str:
+    """The one of these numbers that judges a run or a training; ``""`` if none can.
+
+    What was asked for comes first. Then what the script itself says of held-out data: the mean over folds, a number that it gives when
+    training is over, a number that it gives again and again (scores before losses). Then a score that it says without saying
+    of which data, if it says so at the end; what was measured on held-out data; and anything else that it says. The training loss is last.
+
+    >>> judging(["loss", "val loss", "val accuracy"]), judging(["loss", "val accuracy", "printed val loss"]), judging(["train loss"])
+    ('val accuracy', 'printed val loss', '')
+    """
+    ranked = [(rank, place, name) for place, name in enumerate(names) if (rank := _rank(name, seen or {})) is not None]
+    return min(ranked)[2] if ranked else ""
+
+
+def _rank(name: str, seen: Mapping[str, Seen]) -> tuple | None:
+    quantity, how = Quantity.read(name), seen.get(name, Seen())
+    if quantity.source == "asked":
+        return (0,)
+    if quantity.split == "train" or (quantity.source == "measured" and name != "loss" and not quantity.held_out):
+        return None
+    says = _SAYS.get(quantity.source, 9)
+    loss, other = quantity.goal == "min", quantity.what != "accuracy"
+    if quantity.said:
+        if quantity.goal is None:
+            return None
+        if how.final and how.folds and quantity.summary in ("mean", "final"):
+            return 1, loss, other, says
+        if how.final and quantity.held_out:
+            return 2, _FIRST_FINAL[quantity.split], loss, other, quantity.summary == "mean", says
+        if quantity.held_out:
+            return 3, loss, quantity.summary == "best", _FIRST_SERIES[quantity.split], other, says
+        if how.final and not loss:
+            return 4, other, says
+        if not loss:
+            return 6, other, quantity.summary == "best", says
+        return (8, says) if quantity.what != "loss" else None
+    if name == "loss":
+        return (9,)
+    if quantity.what == "accuracy":
+        return 5, ("val", "test", "eval").index(quantity.split), quantity.number
+    return 7, ("val", "test", "eval").index(quantity.split), quantity.number
+
+
+def may_judge(name: str) -> bool:
+    """Whether a number could judge a run at all.
+
+    >>> may_judge("val accuracy"), may_judge("train accuracy"), may_judge("lr")
+    (True, False, False)
+    """
+    return _rank(name, {}) is not None and name != "loss"
+
+
+def told(name: str) -> bool:
+    """Whether somebody's own code may have told this number, under a name of its own, as one that judges a training.
+
+    >>> told("score"), told("train accuracy"), told("printed seconds")
+    (True, False, False)
+    """
+    quantity = Quantity.read(name)
+    return quantity.source == "measured" and quantity.split != "train"
+
+
+def choose(run: RunRecord, asked: Asked | None = None) -> Metric | None:
+    """The number that judges a run, with where it comes from and what else was on offer; ``None`` if there is none."""
+    asked = asked or Asked()
+    places = _places(run)
+    seen = {name: Seen(_final(run, name), len(_alike(run)) > 1) for name in places}
+    name = _asked_for(asked, places) if asked.metric is not None else judging(places, seen)
+    if not name:
+        return None
+    quantity = Quantity.read(name)
+    told = [index for index in places[name] if index in _alike(run)]
+    folds = len(told) if len(told) > 1 and not seen[name].final else 0
+    others = [other for other in places if other != name and may_judge(other)]
+    return Metric(
+        name=name,
+        goal=asked.goal or goal_of(name),
+        why=_why(quantity, asked, run),
+        source=quantity.source,
+        best=asked.best,
+        folds=folds,
+        offered=tuple(others),
+    )
+
+
+def _places(run: RunRecord) -> dict[str, list[int]]:
+    """The trainings in which each number was seen."""
+    found: dict[str, list[int]] = {}
+    for index, training in enumerate(run.trainings):
+        for name, series in training.series.items():
+            if len(series):
+                found.setdefault(name, []).append(index)
+    return found
+
+
+def _alike(run: RunRecord) -> list[int]:
+    """The trainings of one kind that came one after the other: folds, or runs of one experiment. Empty if there is only one."""
+    stepped = [(index, one) for index, one in enumerate(run.trainings) if one.steps]
+    if len(stepped) < 2:
+        return []
+    kinds = {(one.model, one.facts.get("parameters")) for _, one in stepped}
+    apart = all(after.began >= before.ended for (_, before), (_, after) in zip(stepped[:-1], stepped[1:], strict=True))
+    return [index for index, _ in stepped] if len(kinds) == 1 and apart else []
+
+
+def _final(run: RunRecord, name: str) -> bool:
+    """Whether a number was said only when all training was over."""
+    found = [(index, one.get(name)) for index, one in enumerate(run.trainings) if len(one.get(name))]
+    if not Quantity.read(name).said or len(found) != 1:
+        return False
+    index, series = found[0]
+    training = run.trainings[index]
+    over = training.steps > 0 and all(one.ended <= training.ended for one in run.trainings)
+    whole = (
+        Quantity.read(name).source == "written" and len(series) > 1
+    )  # a table: read at the end, written along the way
+    return over and not whole and series.steps[0] == training.steps
+
+
+def _asked_for(asked: Asked, places: Mapping[str, Sequence[int]]) -> str:
+    """What ``--metric`` reads: a pattern's numbers, or a number by its name."""
+    if asked.pattern is not None:
+        return next((name for name in places if Quantity.read(name).source == "asked"), "")
+    return named(str(asked.metric), places)
+
+
+def named(wanted: str, names: Iterable[str]) -> str:
+    """The series that somebody means by a name: by itself, or without who said it; ``""`` if there is none.
+
+    >>> named("val loss", ["val accuracy", "printed val loss"]), named("Val-Loss", ["val loss"])
+    ('printed val loss', 'val loss')
+    """
+    listed = list(names)
+    bare = {name: name.partition(" ")[2] if Quantity.read(name).source != "measured" else name for name in listed}
+    for same in (lambda name: name == wanted, lambda name: plain_words(bare[name]) == plain_words(wanted)):
+        if found := [name for name in listed if same(name)]:
+            return found[0]
+    return ""
+
+
+def _why(quantity: Quantity, asked: Asked, run: RunRecord) -> str:
+    if quantity.source == "asked":
+        return f"read from the output with --metric {asked.metric!r}"
+    chosen = f", chosen with --metric {asked.metric!r}" if asked.metric is not None else ""
+    if quantity.source == "printed":
+        return f"printed by the script{chosen}"
+    if quantity.source == "logged":
+        return f"logged by the script{chosen}"
+    if quantity.source == "written":
+        return f"written by the script into a file{chosen}"
+    if quantity.name == "loss":
+        return "the training loss: the script shows no number for held-out data" + chosen
+    return f"measured where the script evaluates its loss{chosen}"
+
+
+# -- what it came to -------------------------------------------------------------------------------------------------
+
+
+def judged(run: RunRecord, metric: Metric) -> Series:
+    """The series that judges a run: of the training that said it last, with folds one value of each."""
+    found = [(index, training) for index, training in enumerate(run.trainings) if len(training.get(metric.name))]
+    if not found:
+        return Series()
+    if metric.folds:
+        ends = [training.ended for _, training in found]
+        return Series(
+            steps=tuple(ends),
+            values=tuple(_reduced(training.get(metric.name), metric) for _, training in found),
+        )
+    last = run.latest.get(metric.name)
+    if last is not None and any(index == last for index, _ in found):
+        return run.trainings[last].get(metric.name)
+    return max((training for _, training in found), key=lambda training: training.steps).get(metric.name)
+
+
+def value(run: RunRecord, metric: Metric) -> float:
+    """What a run came to: the last value or, with ``best``, the best; with folds the mean over them; of a training loss the mean of
+    its last tenth. NaN if there is none."""
+    series = judged(run, metric)
+    if metric.folds and len(series):
+        return float(series.array.mean())
+    return _reduced(series, metric)
+
+
+def _reduced(series: Series, metric: Metric) -> float:
+    if not len(series):
+        return float("nan")
+    if metric.best:
+        finite = series.finite.values
+        return (max if metric.goal == "max" else min)(finite) if finite else float("nan")
+    if metric.name == "loss":
+        values = series.array
+        return float(values[-max(1, len(values) // 10) :].mean())
+    return series.last
+
+
+def held_out(training: TrainingRecord, what: str) -> str:
+    """The name of the held-out series of a training that measures ``what`` (``"loss"``, ``"accuracy"``): the one that would judge
+    it; ``""`` if there is none."""
+    names = [name for name in training.series if len(training.get(name))]
+    return judging(name for name in names if (q := Quantity.read(name)).held_out and q.what == what)

@@ -1,0 +1,335 @@
+"""What a script prints: its lines, as they pass on their way to the output, and the numbers that they name."""
+
+from __future__ import annotations
+
+import codecs
+import contextlib
+import io
+import math
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from trimtab.quantities import BEST, SPLIT, plain_words, score_in, split_in, summary_in
+
+LONGEST = 2000  # characters of a line that are read
+HINTS = 50  # labels of unknown numbers that are kept count of
+
+_COLOUR = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+_PLAIN_NUMBER = r"[-+]?(?:\d+\.?\d*(?:[eE][-+]?\d+)?|\.\d+|nan|inf)"
+_NUMBER = re.compile(rf"(?<![\w.@^]){_PLAIN_NUMBER}(?![\w@]|\.\w|-[A-Za-z])", re.IGNORECASE)
+_FRACTION = re.compile(r"\s?/\s?(\d+)(?![\w.])")
+_PERCENT = re.compile(r"\s*\(?\s*%")
+_SPREAD = re.compile(r"(?:±|\+/?[-−])\s*\(?\s*$")
+_COLON = re.compile(  # said at more length: "accuracy of the network on the 10000 images: "
+    r"['\"\])]*\s*(?:(?:\(|on|of|for|over|in|after|at|across|by|using|with|per|so far)(?!\w)[^:=]{0,60})?[:=]\s*['\"(\[{]*\s*(?:\w*\()?\s*$",
+    re.IGNORECASE,
+)
+# Words that may stand between a score and its number, or beside a part of the data, without changing what the number is.
+_FILLING = re.compile(
+    r"(?<!\w)(?:set|data|split|score|result|results|metrics|value|so far|at|on|of|the|a|is|was|reached|and|tensor)(?!\w)"
+)
+_UNKNOWN = re.compile(
+    rf"(?<![\w.])([A-Za-z][A-Za-z0-9 _/@-]{{1,40}}?)\s*[:=]\s*(?={_PLAIN_NUMBER}(?![\w/:]))", re.IGNORECASE
+)
+_BOOKKEEPING = re.compile(
+    r"(?<!\w)(?:epochs?|steps?|iter\w*|batch\w*|seeds?|lr|learning rate|time|eta|elapsed|took|sec\w*|ms|it|fold|rank|devices?|gpu\w*|"
+    r"mem\w*|param\w*|num\w*|size|samples?|runtime|version|port|pid|count|total|grad norm)(?!\w)"
+)
+
+
+def printed_numbers(line: str, header: str = "") -> dict[str, float]:
+    """The scores named in a line of output.
+
+    A number belongs to the score in front of it. Of which data it speaks is said there, or was said earlier in the line, or in
+    the ``header``.
+
+    >>> printed_numbers("epoch 3: loss=0.25, Test accuracy: 91.5%")
+    {'loss': 0.25, 'test accuracy': 0.915}
+    >>> printed_numbers("Test set: Average loss: 0.04, Accuracy: 9856/10000 (99%)")
+    {'mean test loss': 0.04, 'test accuracy': 0.9856}
+    >>> printed_numbers("Accuracy: train 0.99, val 0.91 (best 0.93)")
+    {'train accuracy': 0.99, 'val accuracy': 0.91, 'best val accuracy': 0.93}
+    """
+    line = _COLOUR.sub("", line[:LONGEST])
+    found: dict[str, float] = {}
+    split_so_far, score_so_far, begin = header, "", 0
+    for match in _NUMBER.finditer(line):
+        if match.start() < begin:  # the second half of a fraction
+            continue
+        label = line[begin : match.start()]
+        words, places = _words(label)
+        split, named = split_in(words), score_in(words)
+        score = ""
+        if named is not None:
+            if not _follows(label[places[named[2][1] - 1] + 1 :]):
+                continue  # "accuracy on the 10000 images: 54": the label goes on behind this number
+            score = named[0]
+        elif score_so_far and (split or summary_in(words) == "best") and not _rest(words):
+            score = score_so_far  # "accuracy: train 0.99, val 0.91"
+        number, begin = _value(line, match)
+        if split:
+            split_so_far = split
+        if not score or split is None or _SPREAD.search(label):
+            continue
+        score_so_far = score
+        summary = summary_in(words)
+        name = " ".join(filter(None, (summary, split or split_so_far, score)))
+        if name in found and not split:
+            name = " ".join(filter(None, (summary, score)))
+        found[name] = number
+    return found
+
+
+def _words(label: str) -> tuple[str, list[int]]:
+    """:func:`plain_words` of a label, with the place in the label of each of their letters."""
+    words: list[str] = []
+    places: list[int] = []
+    before = " "
+    for place, letter in enumerate(label):
+        if letter in " \t_/.-":
+            letter = " "
+        elif letter.isupper() and (before.islower() or (before.isupper() and label[place + 1 : place + 2].islower())):
+            words.append(" ")
+            places.append(place)
+        if letter != " " or (words and words[-1] != " "):
+            words.append(letter.lower())
+            places.append(place)
+        before = label[place]
+    return "".join(words), places
+
+
+def _follows(between: str) -> bool:
+    """Whether a number behind this text still belongs to the score in front of it."""
+    if between.startswith("_"):  # another name: loss_scale
+        return False
+    return bool(_COLON.fullmatch(between)) or (not _rest(plain_words(between)) and not re.search(r"\d|[,;]", between))
+
+
+def _rest(words: str) -> str:
+    """What some words say beside a part of the data."""
+    return re.sub(r"[\W_]+", "", _FILLING.sub(" ", BEST.sub(" ", SPLIT.sub(" ", words))))
+
+
+def _value(line: str, match: re.Match) -> tuple[float, int]:
+    """The number, as a share where it is a fraction or has a percent sign, and where its text ends."""
+    value, end = float(match[0]), match.end()
+    if fraction := _FRACTION.match(line, end):
+        return value / (float(fraction[1]) or math.nan), fraction.end()
+    if percent := _PERCENT.match(line, end):
+        return float(f"{match[0]}e-2" if match[0].lower().strip("+-.0123456789") == "" else value / 100), percent.end()
+    return value, end
+
+
+@dataclass
+class Lines:
+    """Reads the lines of one output in their order: tables have their names in a line of their own, and so may groups of lines."""
+
+    columns: list[str] = field(default_factory=list)
+    header: str = ""
+    hints: dict[str, tuple[int, str]] = field(default_factory=dict)
+
+    def read(self, line: str) -> dict[str, float]:
+        """The scores of the next line.
+
+        >>> lines = Lines()
+        >>> lines.read("epoch  train_loss  valid_loss  accuracy"), lines.read("0      0.71        0.52        0.83")
+        ({}, {'train loss': 0.71, 'val loss': 0.52, 'accuracy': 0.83})
+        >>> lines.read("Validation:"), lines.read("  f1 = 0.5")
+        ({}, {'val f1': 0.5})
+        """
+        line = _COLOUR.sub("", line[:LONGEST])
+        if not line[:1].isspace():
+            self.header = ""
+        if not any(letter.isdigit() for letter in line) and not re.search(r"\b(?:nan|inf)\b", line, re.IGNORECASE):
+            self._titles(line)
+            return {}
+        found = printed_numbers(line, self.header) or self._row(line)
+        self._hint(line)
+        return found
+
+    def _titles(self, line: str) -> None:
+        """A line without a number: the names of columns, the header of a group, or neither."""
+        cells = _cells(line)
+        names = [_column(cell) for cell in cells]
+        if sum(map(bool, names)) and len(cells) > 1:
+            self.columns = names
+        words = plain_words(re.sub(r"[\"'{}\[\]:=#*|]", " ", line))
+        split, score = split_in(words), score_in(words)
+        if split and not _rest(words[: score[2][0]] + words[score[2][1] :] if score else words):
+            self.header = split
+
+    def _row(self, line: str) -> dict[str, float]:
+        """A row of the table whose names were printed last."""
+        cells = _cells(line)
+        if not any(self.columns) or len(cells) != len(self.columns):
+            return {}
+        found = {}
+        for name, cell in zip(self.columns, cells, strict=True):
+            match = _NUMBER.match(cell)
+            if name and match:
+                found[name] = _value(cell, match)[0]
+        return found
+
+    def _hint(self, line: str) -> None:
+        for match in _UNKNOWN.finditer(line):
+            label = match[1].strip()
+            words = plain_words(label)
+            if score_in(words) or _BOOKKEEPING.search(words) or split_in(words) == "train":
+                continue
+            if label in self.hints or len(self.hints) < HINTS:
+                end = _NUMBER.match(line, match.end())
+                shown = line[match.start() : end.end() if end else match.end()].strip()
+                self.hints[label] = (self.hints.get(label, (0, ""))[0] + 1, shown)
+
+    def unknown(self) -> tuple[str, ...]:
+        """Numbers that were printed under names that nobody here knows, the most frequent first: ``"good: 0.74 (15 times)"``."""
+        ranked = sorted(self.hints.items(), key=lambda item: -item[1][0])
+        return tuple(f"{shown} ({count} times)" if count > 1 else shown for _, (count, shown) in ranked[:3])
+
+
+def _cells(line: str) -> list[str]:
+    for separator in (r"\s*[|│┃]\s*", r"\t+", r"\s*,\s*", r"\s{2,}", r"\s+"):
+        cells = [cell for cell in re.split(separator, line.strip(" \t|│┃")) if cell]
+        if len(cells) > 1:
+            return cells
+    return [line.strip()]
+
+
+def _column(title: str) -> str:
+    """The name of what stands under a title, if that is a score."""
+    words = plain_words(title)
+    score, split = score_in(words), split_in(words)
+    if score is None or split is None or len(words) > 40:
+        return ""
+    return " ".join(filter(None, (summary_in(words), split, score[0])))
+
+
+# -- standing in the way ---------------------------------------------------------------------------------------------
+
+
+class _Reader:
+    """Cuts what is written into lines and gives them to a call; an error of the call's own never reaches the writer."""
+
+    def __init__(self, call: Callable[[str], None]) -> None:
+        self._call = call
+        self._line = ""
+
+    def write(self, text: str) -> None:
+        *whole, rest = text.split("\n")
+        if whole:
+            whole[0] = self._line + whole[0]
+            self._line = ""
+        for line in whole:
+            self._call(line.rsplit("\r", 1)[-1])
+        self._line = (self._line + rest)[-10_000:]
+
+    def finish(self) -> None:
+        """What was left without an end of line is a line too."""
+        if self._line:
+            self._call(self._line.rsplit("\r", 1)[-1])
+        self._line = ""
+
+
+class _Reading:
+    """Bytes on their way to an output, read as they pass."""
+
+    reader: _Reader
+    decoder: codecs.IncrementalDecoder
+    prompt = False  # hand on whole lines at once, so that they are there if the process is killed
+
+    def write(self, data: Any) -> int:
+        written: int = super().write(data)  # type: ignore[misc]
+        if self.prompt and b"\n" in bytes(data):
+            self.flush()  # type: ignore[attr-defined]
+        with contextlib.suppress(Exception):  # reading along must not end the writing
+            self.reader.write(self.decoder.decode(bytes(data)))
+        return written
+
+
+class _Buffered(_Reading, io.BufferedWriter):
+    pass
+
+
+class _Unbuffered(_Reading, io.FileIO):  # python -u
+    pass
+
+
+class Printed(io.TextIOBase):
+    """An output that passes everything on and reads whole lines on the way: for outputs that are no ordinary text files."""
+
+    def __init__(self, inner: Any, call: Callable[[str], None]) -> None:
+        self._inner = inner
+        self._reader = _Reader(call)
+
+    def write(self, text: str) -> int:
+        written = self._inner.write(text)
+        self._reader.write(text)
+        return written if isinstance(written, int) else len(text)
+
+    def finish(self) -> None:
+        """The script has ended: what it left without an end of line is a line too."""
+        self._reader.finish()
+
+    def writable(self) -> bool:
+        return True
+
+    def flush(self) -> None:
+        if not self.closed:
+            self._inner.flush()
+
+    def isatty(self) -> bool:
+        return bool(self._inner.isatty())
+
+    def fileno(self) -> int:
+        return int(self._inner.fileno())
+
+    def close(self) -> None:  # a script that closes its output closes the real one; we only stand before it
+        self._inner.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        return str(self._inner.encoding)
+
+    @property
+    def errors(self) -> str | None:  # type: ignore[override]
+        return getattr(self._inner, "errors", None)
+
+
+def read_along(stream: Any, call: Callable[[str], None]) -> tuple[Any, Callable[[], None]]:
+    """A stand-in for an output that gives every line to ``call`` on its way, and what to call when the script has ended.
+
+    For the outputs of a process it is of the same class, with the same buffering, on the same file: a script cannot tell, and may detach,
+    reconfigure or close it. ``None`` (no output at all) stays what it is.
+    """
+    if stream is None:
+        return None, lambda: None
+    if type(stream) is not io.TextIOWrapper or not isinstance(stream.buffer, (io.BufferedWriter, io.FileIO)):
+        other = Printed(stream, call)
+        return other, other.finish
+    with contextlib.suppress(OSError, ValueError):
+        stream.flush()
+    reader, buffered = _Reader(call), isinstance(stream.buffer, io.BufferedWriter)
+    raw: Any = (io.FileIO if buffered else _Unbuffered)(stream.fileno(), "w", closefd=False)
+    raw.name = getattr(stream, "name", "")
+    bytes_: Any = _Buffered(raw) if buffered else raw
+    bytes_.reader = reader
+    bytes_.prompt = getattr(stream.buffer, "prompt", False)
+    bytes_.decoder = codecs.getincrementaldecoder(stream.encoding)("replace")
+    ours: Any = io.TextIOWrapper(
+        bytes_, stream.encoding, stream.errors, newline="\n" if os.linesep == "\n" else None,
+        line_buffering=stream.line_buffering, write_through=True,
+    )  # fmt: skip
+    ours.mode = getattr(stream, "mode", "w")
+
+    def finish() -> None:
+        with contextlib.suppress(OSError, ValueError):  # the script has closed it, or nobody reads any more
+            ours.flush()
+        reader.finish()
+
+    return ours, finish

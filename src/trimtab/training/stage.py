@@ -1,0 +1,220 @@
+"""The stage: what is one per process. The trainings that live, which of them stepped and which was called last, and the taps
+that all of them share.
+
+Everything of it is there while somebody needs it: with the last training gone PyTorch's functions are its own again.
+"""
+
+from __future__ import annotations
+
+import sys
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from trimtab.training import taps
+from trimtab.training.evaluations import Evaluations, Labels
+from trimtab.training.steps import Backward, Member
+
+if TYPE_CHECKING:
+    from trimtab.training.handle import Training
+
+
+class Hearer:
+    """Hears of every evaluation with the training that it judges, and of every loss that is trained on."""
+
+    def evaluation(self, training: Training | None, name: str, value: float) -> None:
+        """A number was measured; ``None`` where no training has stepped yet."""
+
+    def loss(self, name: str, output: Any, target: Any) -> None:
+        """A training loss was evaluated."""
+
+
+class Stage:
+    """Trainings enter when they are made and leave when they are closed or collected."""
+
+    def __init__(self) -> None:
+        self.trainings: weakref.WeakSet[Training] = weakref.WeakSet()
+        self.evaluations = Evaluations()  # what was evaluated since the last step
+        self._stepped: weakref.ref[Training] | None = None
+        self._called: weakref.ref[Training] | None = None
+        self._labels = Labels()  # of what was evaluated before any training
+        self._hearers: list[Hearer] = []
+        self._settling = self._unsettled = False
+        self._steps: list[Callable[[], None]] = []  # each ends a tap
+        self._changes: list[Callable[[], None]] = []
+        self._losses: list[Callable[[], None]] = []
+
+    # -- who is there ------------------------------------------------------------------------------------------------
+
+    def enter(self, training: Training) -> None:
+        """A training begins."""
+        self.trainings.add(training)
+        weakref.finalize(training, self.settle).atexit = False
+        self.settle()
+
+    def leave(self, training: Training) -> None:
+        """A training is over."""
+        self.trainings.discard(training)
+        self.settle()
+
+    def alive(self) -> list[Training]:
+        """The trainings of this process."""
+        return list(self.trainings)
+
+    @property
+    def stepped(self) -> Training | None:
+        """The training that made the last step: evaluations speak of it. Tensors that belong to no model are trained beside one."""
+        return self._stepped() if self._stepped is not None else None
+
+    @stepped.setter
+    def stepped(self, training: Training) -> None:
+        if training.models or not any(one.models for one in self.alive()):
+            self._stepped = weakref.ref(training)
+
+    @property
+    def called(self) -> Training | None:
+        """The training whose model was called last in training: losses from here on are its own."""
+        return self._called() if self._called is not None else None
+
+    @called.setter
+    def called(self, training: Training) -> None:
+        self._called = weakref.ref(training)
+
+    def hear(self, hearer: Hearer) -> Callable[[], None]:
+        """Tell of evaluations and losses from here on, until the returned function is called."""
+        self.close_evaluations(over=True)
+        self._stepped, self._labels = None, Labels()  # what stepped before is not of its run
+        self._hearers.append(hearer)
+        self.settle()
+
+        def stop() -> None:
+            if hearer in self._hearers:
+                self._hearers.remove(hearer)
+                self.settle()
+
+        return stop
+
+    # -- taps and gates ----------------------------------------------------------------------------------------------
+
+    def settle(self) -> None:
+        """Let gates stand, and taps know of us, exactly while somebody asks."""
+        self._unsettled = True
+        while self._unsettled and not self._settling:  # a training may be collected in the middle of this
+            self._settling, self._unsettled = True, False
+            try:
+                self._settle()
+            finally:
+                self._settling = False
+
+    def _settle(self) -> None:
+        live = self.alive()
+        asked = any(training.asking for training in live)
+        for training in live:
+            training.stand(asked)
+        _keep(self._steps, bool(live), self._tap_steps)
+        _keep(self._changes, asked, self._tap_changes)
+        heard = bool(self._hearers) or any(training.listens_to("evaluation") for training in live)
+        _keep(self._losses, heard, self._tap_losses)
+        if not heard:
+            self.evaluations = Evaluations()
+
+    def _tap_steps(self) -> Iterator[Callable[[], None]]:
+        yield taps.listen("before_backward", self._before_backward)
+        yield taps.listen("backward", self._backward)
+        yield taps.listen("grad", self._grad)
+        yield taps.listen("zero_grad", self._zero_grad)
+
+    def _tap_changes(self) -> Iterator[Callable[[], None]]:
+        yield taps.change_losses(lambda: [call for one in self._current() for call in one.loss_changes])
+        yield taps.add_terms(lambda: [call for one in self._current() for call in one.terms])
+
+    def _tap_losses(self) -> Iterator[Callable[[], None]]:
+        yield taps.listen("loss", self._loss)
+
+    def _current(self) -> list[Training]:
+        """Whose changes apply now: the training whose model was called last, if that was in training.
+
+        Where no model was called, those whose parameters are in none.
+        """
+        called = self.called
+        if called is not None:
+            return [] if called.evaluating else [called]
+        return [one for one in self.alive() if not one.models]
+
+    # -- evaluations -------------------------------------------------------------------------------------------------
+
+    def _loss(self, name: str, output: Any, target: Any, value: torch.Tensor, kwargs: dict[str, Any]) -> None:
+        training = self.stepped or next((one for one in self.alive() if one.models), None)
+        mode = training is None or not training.models or any(model.training for model in training.models)
+        taken = self.evaluations.add(name, output, target, value, kwargs, sys._getframe(1), mode)
+        if not taken and value.requires_grad:
+            for hearer in tuple(self._hearers):
+                hearer.loss(name, output, target)
+
+    def close_evaluations(self, *, over: bool = False) -> None:
+        """Training goes on: evaluations so far are complete. ``over`` when nothing follows."""
+        for key, what, value in self.evaluations.close(over):
+            training = self.stepped
+            if training is None:
+                models = [one for one in self.alive() if one.models]
+                training = models[0] if len(models) == 1 else None
+            name = f"{(self._labels if training is None else training.labels).of(key)} {what}"
+            for hearer in tuple(self._hearers):
+                hearer.evaluation(training, name, value)
+            if training is not None:
+                training.evaluated(name, value)
+
+    def begin_step(self) -> None:
+        """An optimizer is about to step."""
+        self.evaluations.step()
+        self.close_evaluations()
+
+    # -- steps -------------------------------------------------------------------------------------------------------
+
+    def _members(self) -> list[Member]:
+        return [member for one in self.alive() for member in one.members if member.optimizer() is not None]
+
+    def _before_backward(self) -> None:
+        self.close_evaluations()
+        for training in self.alive():
+            training._emit("backward")
+        for member in self._members():
+            member.look()
+            if member.waiting and all(p.grad is None for p in member.parameters()):
+                member.erase()  # thrown away by hand: p.grad = None
+
+    def _backward(self, value: torch.Tensor | None) -> None:
+        call = Backward(value)
+        for member in self._members():
+            if member.touched():
+                member.wait(call)
+
+    def _grad(self, value: torch.Tensor | None, inputs: Sequence[Any]) -> None:
+        """``torch.autograd.grad``: who asks for the gradients of parameters is going to put them in place, and step."""
+        asked = {id(one) for one in inputs}
+        members = [member for member in self._members() if any(id(p) in asked for p in member.parameters())]
+        call = Backward(value)
+        for member in members:
+            member.ask(call)
+
+    def _zero_grad(self, what: torch.optim.Optimizer | nn.Module) -> None:
+        inside = {id(p) for p in what.parameters()} if isinstance(what, nn.Module) else set()
+        for member in self._members():
+            if member.waiting and (
+                member.optimizer() is what or (inside and all(id(p) in inside for p in member.parameters()))
+            ):
+                member.erase()
+
+
+def _keep(stops: list[Callable[[], None]], wanted: bool, begin: Callable[[], Iterator[Callable[[], None]]]) -> None:
+    if wanted and not stops:
+        stops.extend(begin())
+    while not wanted and stops:
+        stops.pop()()
+
+
+stage = Stage()
+"""The one of this process."""

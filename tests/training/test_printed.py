@@ -1,0 +1,67 @@
+"""What a script prints: lines on their way to the output, and the numbers in them."""
+
+from __future__ import annotations
+
+import io
+import math
+
+import pytest
+
+from trimtab.training.printed import Printed, printed_numbers
+
+
+@pytest.mark.parametrize(
+    ("line", "numbers"),
+    [
+        ("acc 0.93", {"accuracy": 0.93}),
+        ("val_loss=0.3", {"val loss": 0.3}),
+        ("Test accuracy: 91.5%", {"test accuracy": 0.915}),
+        ("Test Acc : 91.5 %", {"test accuracy": 0.915}),
+        ("{'eval_loss': 2.1, 'eval_runtime': 0.4, 'epoch': 1.0}", {"eval loss": 2.1}),
+        ("{'eval_loss': '2.1', 'epoch': '1'}", {"eval loss": 2.1}),
+        ('{"val_acc": 0.5}', {"val accuracy": 0.5}),
+        ("epoch 3 | train loss 0.1 | val loss 0.2", {"train loss": 0.1, "val loss": 0.2}),
+        ("[12/50] loss: 1.5e-3 acc: .5", {"loss": 1.5e-3, "accuracy": 0.5}),
+        ("Epoch 1, Loss: 0.75, Validation Loss: 0.80", {"loss": 0.75, "val loss": 0.8}),
+        ("train/loss 0.1  valid/f1 0.7", {"train loss": 0.1, "val f1": 0.7}),
+        ("val: loss 0.2 acc 0.8", {"val loss": 0.2, "val accuracy": 0.8}),
+        ("Train: loss 0.1 acc 0.9 | Val: loss 0.2 acc 0.8", {
+            "train loss": 0.1, "train accuracy": 0.9, "val loss": 0.2, "val accuracy": 0.8}),
+        ("Test set: Average loss: 0.0435, Accuracy: 9856/10000 (99%)", {"mean test loss": 0.0435, "test accuracy": 0.9856}),
+        ("Accuracy of the network on the 10000 test images: 54 %", {"test accuracy": 0.54}),
+        ("loss: tensor(0.25, grad_fn=<NllLossBackward0>)", {"loss": 0.25}),
+        ("perplexity = 12.5", {"perplexity": 12.5}),
+        ("step 5: train loss 1.9, val loss -0.5", {"train loss": 1.9, "val loss": -0.5}),
+        ("R2 score: 0.5", {"r2": 0.5}),
+        ("", {}),
+        ("glossary 5, accelerate 3, losses 2", {}),
+        ("lossy=3 loss_scale=65536 loss3 4", {}),
+        ("processing image 5 of 10", {}),
+        ("accuracy 0/0", {"accuracy": math.nan}),
+        ("loss nan", {"loss": math.nan}),
+    ],
+)  # fmt: skip
+def test_printed_numbers(line, numbers):
+    assert printed_numbers(line) == pytest.approx(numbers, nan_ok=True)
+
+
+def test_output_passes_through_and_lines_are_read():
+    out, lines = io.StringIO(), []
+    stream = Printed(out, lines.append)
+    print("a", "b", file=stream, end="")
+    stream.write("c\nsecond\n\nprogress 1\rprogress 2\n")
+    stream.writelines(["x", "y\n", "end"])
+    assert out.getvalue() == "a bc\nsecond\n\nprogress 1\rprogress 2\nxy\nend"
+    assert lines == ["a bc", "second", "", "progress 2", "xy"]
+    stream.finish()
+    stream.finish()
+    assert lines[-1] == "end"
+    assert len(lines) == 6
+
+
+@pytest.mark.parametrize("chunk", ["x" * 100_000, "x\r" * 50_000])
+def test_a_line_without_end_is_not_kept_forever(chunk):
+    stream = Printed(io.StringIO(), lambda line: None)
+    for _ in range(3):
+        stream.write(chunk)
+    assert len(stream._reader._line) <= 10_000
