@@ -134,17 +134,20 @@ class Technique:
     Class attributes:
         name: what it is called in recipes; the class name in snake case unless given.
         acts_on: ``"data"``, ``"model"``, ``"loss"``, ``"update"`` or ``"loop"``; recipes apply in this order.
+        group: what it is for in the catalogue: ``"normalization"``, ``"regularization"``, ``"augmentation"``, ``"optimization"``, or
+            several of these.
         clashes: names of techniques that cannot be in the same recipe, each with the reason.
     """
 
     name: ClassVar[str] = ""
     acts_on: ClassVar[Place] = "model"
+    group: ClassVar[str | tuple[str, ...]] = ""
     clashes: ClassVar[dict[str, str]] = {}
     registry: ClassVar[dict[str, type[Technique]]] = {}
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        cls.name = cls.__dict__.get("name") or re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", cls.__name__).lower()
+        cls.name = cls.__dict__.get("name") or technique_name(cls.__name__)
         known = Technique.registry.setdefault(cls.name, cls)
         if known.__qualname__ != cls.__qualname__ or known.__module__ != cls.__module__:
             raise TypeError(f"two techniques are called {cls.name!r}: {known.__module__} and {cls.__module__}")
@@ -273,6 +276,15 @@ def nearest(name: str, choices: Iterable[str]) -> str:
     close = difflib.get_close_matches(name, listed, n=3, cutoff=0.5)
     offer = f"Did you mean {' or '.join(close)}? " if close else ""
     return f"{offer}There are: {', '.join(listed)}."
+
+
+def technique_name(class_name: str) -> str:
+    """What a technique is called in recipes unless its class says otherwise.
+
+    >>> technique_name("ZeroInitResidual")
+    'zero_init_residual'
+    """
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", class_name).lower()
 
 
 def technique_class(name: str) -> type[Technique]:

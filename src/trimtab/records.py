@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
-import numpy as np
+
+if TYPE_CHECKING:
+    import numpy as np
 
 Severity = Literal["info", "warning", "error"]
 Goal = Literal["max", "min"]
@@ -34,6 +36,8 @@ class Series(Record):
     @property
     def array(self) -> np.ndarray:
         """The values as float64, shape ``(n,)``."""
+        import numpy as np
+
         return np.asarray(self.values, dtype=np.float64)
 
     @property
@@ -58,6 +62,8 @@ class Profile(Record):
     @property
     def array(self) -> np.ndarray:
         """All rows as float64, shape ``(steps, names)``; NaN where a layer was not called."""
+        import numpy as np
+
         return np.asarray(self.rows, dtype=np.float64).reshape(len(self.steps), len(self.names))
 
     def of(self, name: str) -> Series:
