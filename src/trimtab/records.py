@@ -131,7 +131,10 @@ class TrainingRecord(Record):
 
 
 class RunRecord(Record):
-    """One watched run of a script (or of attached code): its trainings, how it ended, and what it printed last."""
+    """One watched run of a script (or of attached code): its trainings, how it ended, and what it printed last.
+
+    ``finished`` is false of a run that is going on, or was killed: what it had until then is there.
+    """
 
     id: str
     subject: str
@@ -144,6 +147,7 @@ class RunRecord(Record):
     metric: Metric | None = None
     versions: dict[str, str] = {}
     applied: tuple[str, ...] = ()
+    finished: bool = True
 
     @property
     def main(self) -> TrainingRecord | None:
@@ -308,6 +312,9 @@ class Tuning(Record):
     lines: tuple[str, ...] = ()
     words: tuple[str, ...] = ()
     seconds: float = 0.0
+
+
+Outcome = Treatment | Comparison | Tuning
 
 
 def to_json(record: Record | Sequence[Record] | dict) -> bytes:

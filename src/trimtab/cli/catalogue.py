@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from trimtab.cli.common import FILE, say, write_result
+from trimtab.cli.common import FILE
+from trimtab.cli.telling import say, write_result
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -6,16 +6,8 @@ from pathlib import Path
 
 import click
 
-from trimtab.cli.common import (
-    OF_SCRIPT,
-    make_script,
-    result_options,
-    say,
-    script_arguments,
-    tell,
-    trial_options,
-    trials_told,
-)
+from trimtab.cli.common import OF_SCRIPT, make_script, result_options, script_arguments, trial_options, trials_told
+from trimtab.cli.telling import say, tell
 
 
 @click.command("compare", short_help="Compare RECIPEs with the untreated SCRIPT.", context_settings=OF_SCRIPT)
@@ -64,7 +56,15 @@ def command(
         with TrialBar(errors) as bar, Session(subject, metric, LocalEngine(workers), bar, budget, fresh) as session:
             run, comparison = compare_watched(session, texts, seeds=seeds)
         out = Console()
-        html = html_file or subject.folder / "report.html"
-        tell(out, html, json_file, run, diagnose(run), comparison=comparison, kept=session.store is not None)
+        tell(
+            out,
+            subject.folder,
+            html_file,
+            json_file,
+            run,
+            diagnose(run),
+            comparison=comparison,
+            kept=session.store is not None,
+        )
         if session.reused:
             say(out, f"Kept from before and not repeated: {session.reused} runs.")

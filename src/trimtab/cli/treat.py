@@ -7,16 +7,8 @@ from pathlib import Path
 
 import click
 
-from trimtab.cli.common import (
-    OF_SCRIPT,
-    make_script,
-    result_options,
-    say,
-    script_arguments,
-    tell,
-    trial_options,
-    trials_told,
-)
+from trimtab.cli.common import OF_SCRIPT, make_script, result_options, script_arguments, trial_options, trials_told
+from trimtab.cli.telling import say, tell
 
 
 @click.command("treat", short_help="Diagnose SCRIPT, try the remedies, confirm the best.", context_settings=OF_SCRIPT)
@@ -60,8 +52,16 @@ def command(
         with TrialBar(errors) as bar, Session(subject, metric, LocalEngine(workers), bar, budget, fresh) as session:
             run, treatment = treat_watched(session, seeds=seeds)
         out = Console()
-        html = html_file or subject.folder / "report.html"
-        tell(out, html, json_file, run, treatment.findings, treatment, kept=session.store is not None)
+        tell(
+            out,
+            subject.folder,
+            html_file,
+            json_file,
+            run,
+            treatment.findings,
+            treatment,
+            kept=session.store is not None,
+        )
         if session.reused:
             say(out, f"Kept from before and not repeated: {session.reused} runs.")
     arm = treatment.confirmation.arms[0] if treatment.confirmation else None

@@ -7,16 +7,8 @@ from pathlib import Path
 
 import click
 
-from trimtab.cli.common import (
-    OF_SCRIPT,
-    make_script,
-    result_options,
-    say,
-    script_arguments,
-    tell,
-    trial_options,
-    trials_told,
-)
+from trimtab.cli.common import OF_SCRIPT, make_script, result_options, script_arguments, trial_options, trials_told
+from trimtab.cli.telling import say, tell
 
 
 @click.command("tune", short_help="Search for the best RECIPE and settings.", context_settings=OF_SCRIPT)
@@ -93,8 +85,9 @@ def command(
         with TrialBar(errors) as bar, Session(subject, metric, LocalEngine(workers), bar, budget, fresh) as session:
             run, tuning = tune_watched(session, space, trials=trials, seeds=seeds, candidates=candidates)
         out = Console()
-        html = html_file or subject.folder / "report.html"
-        tell(out, html, json_file, run, diagnose(run), tuning=tuning, kept=session.store is not None)
+        tell(
+            out, subject.folder, html_file, json_file, run, diagnose(run), tuning=tuning, kept=session.store is not None
+        )
         if session.reused:
             say(out, f"Kept from before and not repeated: {session.reused} runs.")
     sys.exit(0 if tuning.recipe else 3)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Literal
 
-from trimtab.records import Arm, Comparison, Finding, RunRecord, Treatment, Tuning
+from trimtab.records import Arm, Comparison, Finding, Outcome, RunRecord, Treatment, Tuning
 from trimtab.report.words import baseline_mean, by_severity, count, decimals, effect, spelled
 
 Tone = Literal["good", "bad", "plain"]
@@ -33,6 +33,8 @@ def verdict(
         return ended
     if run.exit_code:
         return f"The run ended with exit code {run.exit_code}"
+    if not run.finished:
+        return "Nothing needs treating so far; the run has not ended, or was killed"
     return "Nothing needs treating" if run.trainings else "No training was seen in this run"
 
 
@@ -55,6 +57,11 @@ def tone(
     if run.error or run.exit_code or any(finding.severity == "error" for finding in findings):
         return "bad"
     return "plain" if not run.trainings or any(finding.severity == "warning" for finding in findings) else "good"
+
+
+def of_outcome(run: RunRecord, outcome: Outcome) -> str:
+    """The verdict on a treatment, a comparison or a search alone."""
+    return verdict(run, (), **{type(outcome).__name__.lower(): outcome})  # type: ignore[arg-type]
 
 
 def headline(

@@ -6,8 +6,9 @@ import math
 import re
 from collections.abc import Sequence
 
-from trimtab.records import Arm, Comparison, Finding, Metric, Probe, Severity, Tuning
+from trimtab.records import Arm, Comparison, Finding, Metric, Outcome, Probe, Severity, Treatment, Tuning
 
+UNFINISHED = "not ended, or killed"  # in the place of the time that a run took
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "info")
 
 
@@ -23,6 +24,21 @@ def number(value: float) -> str:
     if value.is_integer() and abs(value) < 1e15:
         return f"{value:,.0f}"
     return f"{value:.4g}" if 1e-3 <= abs(value) < 1e5 else f"{value:.3g}"
+
+
+# Sequences that move a cursor, colour a text, set a title or a clipboard; the parts of one that is cut short; marks that turn the
+# direction of a text around. Line breaks and tabs stay.
+_SEQUENCE = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b[\]PX^_][^\x07\x1b\n]*(?:\x07|\x1b\\)?|\x1b[ -/]*[0-~]")
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def printable(text: str) -> str:
+    """A recorded text without what a terminal would obey: it may come from anywhere.
+
+    >>> printable("\\x1b]0;title\\x07\\x1b[31mred\\x1b[0m, a bell \\x07 and half \\udcff a letter")
+    'red, a bell \ufffd and half \ufffd a letter'
+    """
+    return _CONTROL.sub("\ufffd", _SEQUENCE.sub("", text.replace("\r\n", "\n")))
 
 
 def count(items: int, noun: str) -> str:
@@ -93,6 +109,13 @@ def lost(arm: Arm) -> str:
 def by_severity(findings: Sequence[Finding]) -> list[Finding]:
     """Findings with the gravest first; the judge's own order is kept within a severity."""
     return sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity))
+
+
+def last_table(outcome: Outcome) -> Comparison | None:
+    """The comparison that decided: the confirmation, else the search of a treatment."""
+    if isinstance(outcome, Comparison):
+        return outcome
+    return outcome.confirmation or (outcome.search if isinstance(outcome, Treatment) else None)
 
 
 def leading(probes: Sequence[Probe], metric: Metric, most: int) -> list[Probe]:

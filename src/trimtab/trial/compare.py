@@ -77,6 +77,7 @@ def compare_watched(
         of = missing + len(comparison.trials)
         cut = f"The budget of {session.budget:g} s was over before {missing} of {of} trials had begun."
         comparison = msgspec.structs.replace(comparison, words=(*comparison.words, cut))
+    session.keep(lambda store: store.put_comparison(run.id, comparison))
     return run, comparison
 
 

@@ -80,17 +80,35 @@ class Script:
         if self.module:
             if self._module_file() is None:
                 raise SubjectError(
-                    f"There is no module {self.target!r} that python -m could run from {Path.cwd()}.{_near_modules(self.target)}"
+                    f"There is no module {_shown(self.target)} that python -m could run from {Path.cwd()}.{_near_modules(self.target)}"
                 )
-        elif not Path(self.target).is_file():
-            what = "is a folder, not a script." if Path(self.target).is_dir() else "does not exist."
+            return
+        path, name = Path(self.target), _shown(self.target)
+        try:
+            there = path.is_file()
+        except OSError:  # a name that no file can have
             raise SubjectError(
-                f"{self.target!r} {what}{_near_files(Path(self.target))} Give the path of a Python file that trains a network."
+                f"{name} does not exist. Give the path of a Python file that trains a network."
+            ) from None
+        if not there:
+            what = "is a folder, not a script." if path.is_dir() else "does not exist."
+            raise SubjectError(
+                f"{name} {what}{_near_files(path)} Give the path of a Python file that trains a network."
+            )
+        if path.suffix == ".ipynb":
+            raise SubjectError(
+                f"{name} is a notebook, not a Python file. Make it one, and run that: jupyter nbconvert --to script {path}. "
+                "Or stay in the notebook: a cell with tt.attach(model, optimizer).watch() watches what is trained below it."
+            )
+        if path.suffix in (".sh", ".bash", ".zsh"):
+            raise SubjectError(
+                f"{name} is a shell script, not a Python file. Give the Python file that it starts, with the arguments it gives."
             )
 
     @property
     def label(self) -> str:
-        return " ".join(["-m" if self.module else "", self.target, *self.arguments]).strip()
+        said = " ".join(["-m" if self.module else "", self.target, *self.arguments]).strip()
+        return said.encode(errors="replace").decode()  # an argument may be no text at all; records are
 
     @property
     def path(self) -> Path:
@@ -130,6 +148,11 @@ class Script:
         self, on_training: OnTraining, on_line: Callable[[str], None], on_value: Callable[[str, float], None]
     ) -> Outcome:
         return run_script(self.target, self.arguments, module=self.module, on_training=on_training, on_line=on_line)
+
+
+def _shown(name: str, most: int = 100) -> str:
+    """A name as it was given, for a message; a very long one cut short."""
+    return repr(name) if len(name) <= most else f"{name[:most]!r}..."
 
 
 def _near_files(path: Path) -> str:
