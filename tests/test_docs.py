@@ -46,9 +46,8 @@ def test_the_tour_works_as_it_is_written(tmp_path):
     """From the folder that holds ``examples``, one line after the other; the script makes fewer epochs here."""
     shutil.copytree(ROOT / "examples", tmp_path / "examples", ignore=shutil.ignore_patterns(".trimtab", "__pycache__"))
     for script in (tmp_path / "examples").glob("*.py"):
-        script.write_text(
-            re.sub(r"^(EPOCHS = |for epoch in range\()\d+", r"\g<1>2", script.read_text(), flags=re.MULTILINE)
-        )
+        shorter = re.sub(r"(?m)^(EPOCHS = |for epoch in range\((?:1, )?)\d+", r"\g<1>4", script.read_text())
+        script.write_text(shorter)
     environment = os.environ | {"XDG_STATE_HOME": str(tmp_path / "state"), "COLUMNS": "80"}
     for line in TOUR:
         name, *arguments = shlex.split(line)
