@@ -53,7 +53,8 @@ def command(
     errors = Console(stderr=True)
     with trials_told(errors):
         texts = recipe_texts(recipes)  # before anything runs
-        with TrialBar(errors) as bar, Session(subject, metric, LocalEngine(workers), bar, budget, fresh) as session:
+        engine = LocalEngine(workers)
+        with TrialBar(errors, engine.workers) as bar, Session(subject, metric, engine, bar, budget, fresh) as session:
             run, comparison = compare_watched(session, texts, seeds=seeds)
         out = Console()
         tell(

@@ -49,7 +49,8 @@ def command(
 
     errors = Console(stderr=True)
     with trials_told(errors):
-        with TrialBar(errors) as bar, Session(subject, metric, LocalEngine(workers), bar, budget, fresh) as session:
+        engine = LocalEngine(workers)
+        with TrialBar(errors, engine.workers) as bar, Session(subject, metric, engine, bar, budget, fresh) as session:
             run, treatment = treat_watched(session, seeds=seeds)
         out = Console()
         tell(

@@ -82,7 +82,8 @@ def command(
     errors = Console(stderr=True)
     with trials_told(errors):
         space = Space.parse(searches)  # before anything runs
-        with TrialBar(errors) as bar, Session(subject, metric, LocalEngine(workers), bar, budget, fresh) as session:
+        engine = LocalEngine(workers)
+        with TrialBar(errors, engine.workers) as bar, Session(subject, metric, engine, bar, budget, fresh) as session:
             run, tuning = tune_watched(session, space, trials=trials, seeds=seeds, candidates=candidates)
         out = Console()
         tell(

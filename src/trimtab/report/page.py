@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -16,7 +17,8 @@ from trimtab.report.plots.trials import draw_axis, draw_trials, trials_data
 from trimtab.report.verdict import headline, of_outcome, tone, verdict
 
 BEST = 10  # trials of a search that are listed
-BUDGET = 1_500_000  # bytes of pictures; what would exceed it is named on the page, not drawn
+BUDGET = 1_400_000  # bytes of pictures, so that a page has 1.5 MB at most; what would exceed it is named, not drawn
+UNDRAWN = "Not drawn, to keep this page small; the record of the run has it."
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,7 @@ def page(
     room = files(__package__)
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.finalize = lambda value: words.printable(value) if type(value) is str else value
+    environment.tests["finite"] = math.isfinite
     environment.filters |= {
         "number": words.number,
         "duration": words.duration,
@@ -137,16 +140,15 @@ def _sections(run: RunRecord, budget: int) -> Iterator[Section]:
     """The trainings with the most steps first; once the budget is spent, a line stands for the pictures."""
     for number, training in enumerate(sorted(run.trainings, key=lambda training: -training.steps)):
         if budget <= 0:
-            note = Picture(
-                f"t{number}-none", "Curves", "Not drawn, to keep this page small; the record of the run has them."
-            )
-            yield Section(training, (note,))
+            yield Section(training, (Picture(f"t{number}-none", "Curves", UNDRAWN),))
             continue
         curves = tuple(figures.of_training(training, f"t{number}", run.metric))
         profiles = tuple(figures.profiles_of_training(training, f"t{number}"))
-        pictures = (*curves[: figures.LEADING], *profiles, *curves[figures.LEADING :])
-        budget -= sum(len(picture.svg) for picture in pictures)
-        yield Section(training, pictures)
+        pictures = []
+        for picture in (*curves[: figures.LEADING], *profiles, *curves[figures.LEADING :]):
+            budget -= len(picture.svg)
+            pictures.append(picture if budget > 0 else replace(picture, svg="", caption=UNDRAWN))
+        yield Section(training, tuple(pictures))
 
 
 def _anchors(sections: Sequence[Section]) -> dict[tuple[str, str], str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from rich.console import Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
@@ -82,36 +82,64 @@ def findings_view(findings: Sequence[Finding]) -> RenderableType:
 
 def comparison_view(comparison: Comparison, words: bool = True) -> RenderableType:
     """The arms in a table: mean, effect with interval, probabilities, wins, lost seeds; then notes and words."""
-    goal = "more" if comparison.metric.goal == "max" else "less"
-    table = Table(
-        title=_text(f"{spelled(comparison.metric.name)} ({goal} is better), {count(len(comparison.seeds), 'paired seed')}"),
-        title_justify="left", title_style="", box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim",
-    )  # fmt: skip
-    interval = f"effect [{comparison.level * 100:g} %]"
-    table.add_column("recipe", overflow="fold", ratio=1)
-    for heading in ("mean", interval, "p sign", "p Holm", "wins"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    rows: list[tuple[tuple[RenderableType, ...], str, str]] = []  # cells, lost seeds, style
-    if comparison.arms:
-        first = comparison.arms[0]
-        missing = f"{first.baseline_diverged} diverged" if first.baseline_diverged else ""
-        untreated = mean(comparison, baseline_mean(comparison, first))
-        rows.append((("untreated", untreated, "", "", "", ""), missing, "dim"))
-    for arm in comparison.arms:
-        wins = f"{arm.wins}/{len(arm.seeds)}"
-        numbers = (effect(arm), number(arm.p_sign), number(arm.p_holm), wins)
-        rows.append(((_text(arm.recipe), mean(comparison, arm.mean), *numbers), lost(arm), _arm_style(arm)))
-    if any(missing for _, missing, _ in rows):
-        table.add_column("lost seeds", no_wrap=True)
-    for cells, missing, style in rows:
-        table.add_row(*cells, *([missing] if len(table.columns) > len(cells) else []), style=style)
     noted: dict[str, list[str]] = {}
     for arm in comparison.arms:
         if arm.note:
             noted.setdefault(arm.note, []).append(arm.recipe)
     notes = [_hanging("-", _text(f"{'; '.join(recipes)}: {note}")) for note, recipes in noted.items()]
     sentences = comparison.words if words else ()
-    return Group(table, *notes, *(_hanging("-", _text(sentence)) for sentence in sentences))
+    return Group(_Arms(comparison), *notes, *(_hanging("-", _text(sentence)) for sentence in sentences))
+
+
+class _Arms:
+    """The table of a comparison. Where a narrow terminal leaves no room for the recipes beside the numbers, they stand above them."""
+
+    LEAST = 20  # letters of a recipe side by side with its numbers
+
+    def __init__(self, comparison: Comparison) -> None:
+        self.comparison = comparison
+        self.headings = ["mean", f"effect [{comparison.level * 100:g} %]", "p sign", "p Holm", "wins"]
+        self.rows: list[tuple[str, list[str], str]] = []  # recipe, numbers, style
+        arms, lost_seeds = comparison.arms, []
+        if arms:
+            untreated = mean(comparison, baseline_mean(comparison, arms[0]))
+            self.rows.append(("untreated", [untreated, "", "", "", ""], "dim"))
+            lost_seeds.append(f"{arms[0].baseline_diverged} diverged" if arms[0].baseline_diverged else "")
+        for arm in arms:
+            wins = f"{arm.wins}/{len(arm.seeds)}"
+            numbers = [mean(comparison, arm.mean), effect(arm), number(arm.p_sign), number(arm.p_holm), wins]
+            self.rows.append((printable(arm.recipe), numbers, _arm_style(arm)))
+            lost_seeds.append(lost(arm))
+        if any(lost_seeds):
+            self.headings.append("lost seeds")
+            for (_, numbers, _), said in zip(self.rows, lost_seeds, strict=True):
+                numbers.append(said)
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        metric, seeds = self.comparison.metric, len(self.comparison.seeds)
+        goal = "more" if metric.goal == "max" else "less"
+        yield _text(f"{spelled(metric.name)} ({goal} is better), {count(seeds, 'paired seed')}")
+        cells = [self.headings, *(numbers for _, numbers, _ in self.rows)]
+        widths = [max(len(row[column]) for row in cells) for column in range(len(self.headings))]
+        longest = max((len(recipe) for recipe, *_ in self.rows), default=0)
+        if options.max_width - sum(widths) - 2 * len(widths) < min(longest, self.LEAST):
+            yield self._line(self.headings, widths, "dim")
+            for recipe, numbers, style in self.rows:
+                yield _text(recipe, style=style)
+                yield self._line(numbers, widths, style)
+            return
+        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+        table.add_column("recipe", overflow="fold", ratio=1)
+        for heading in self.headings:
+            table.add_column(heading, justify="left" if heading == "lost seeds" else "right", no_wrap=True)
+        for recipe, numbers, style in self.rows:
+            table.add_row(_text(recipe), *numbers, style=style)
+        yield table
+
+    def _line(self, cells: list[str], widths: list[int], style: str) -> Text:
+        last = len(self.headings) > 5  # lost seeds stand to the left
+        numbers = [cell.rjust(width) for cell, width in zip(cells[:5], widths, strict=False)]
+        return _text("  " + "  ".join([*numbers, *cells[5:]] if last else numbers).rstrip(), style=style)
 
 
 def treatment_view(treatment: Treatment) -> RenderableType:
