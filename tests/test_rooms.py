@@ -19,6 +19,7 @@ FRONT_DOOR = "trimtab"  # src/trimtab/__init__.py, and what is imported from it 
 
 MAY_IMPORT: dict[str, set[str]] = {
     "_cpu": set(),
+    "places": set(),
     "_kernels": {"_cpu"},
     "records": set(),
     "optim": {"_kernels"},
@@ -31,7 +32,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "techniques": {"recipe", "nn", "optim", "data", "records"},
     "training": {"recipe", "signals", "store", "records"},
     "doctor": {"techniques", "recipe", "signals", "records"},
-    "trial": {"training", "recipe", "store", "records", "doctor"},
+    "trial": {"training", "recipe", "store", "records", "doctor", "places"},
+    "reporting": {"report", "doctor", "store", "records", "places"},
     "claims": {"trial", "techniques", "nn", "optim", "data", "records"},
 }
 MAY_IMPORT["cli"] = {*MAY_IMPORT, FRONT_DOOR}

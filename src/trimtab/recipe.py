@@ -128,6 +128,9 @@ class Change:
         """The summary, and what has come of it so far."""
         return ": ".join(filter(None, (self.summary, self.outcome())))
 
+    def __repr__(self) -> str:
+        return f"<Change: {self.sentence}>"
+
     def __str__(self) -> str:
         return "\n  ".join([self.sentence, *self.details])
 

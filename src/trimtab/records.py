@@ -1,14 +1,16 @@
 """Frozen data: what a run was, what was found in it, and what trials showed.
 
 Everything that is drawn, judged or saved passes through these records; none of them holds a tensor.
-They are ``msgspec`` structs: compare by value, print readably, and read and write as JSON or MessagePack.
+They are ``msgspec`` structs: compare by value, and read and write as JSON or MessagePack. ``repr`` of one fits on a line; ``print`` shows
+it as the command line does, and a notebook too. ``record.__struct_fields__`` names everything that is in it.
 """
 
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import msgspec
 
@@ -20,8 +22,36 @@ Goal = Literal["max", "min"]
 Status = Literal["ok", "diverged", "failed", "no_effect", "pruned"]
 
 
+def drawing() -> Any:
+    """The room that draws records. It stands above this one: the front door says which it is."""
+    return sys.modules[__name__.partition(".")[0]].drawing()
+
+
 class Record(msgspec.Struct, frozen=True, kw_only=True):
     """Base of all records: immutable, keyword-only."""
+
+    def _in_short(self) -> str:
+        """What ``repr`` says; nothing for all fields."""
+        return ""
+
+    def __repr__(self) -> str:
+        said = self._in_short()
+        return f"<{type(self).__name__} {said}>" if said else super().__repr__()
+
+    def __str__(self) -> str:
+        return drawing().text(self) if self._in_short() else repr(self)
+
+    def _repr_html_(self) -> str | None:
+        return drawing().html(self) if self._in_short() else None
+
+
+def _short(value: float) -> str:
+    return f"{value:.4g}"
+
+
+def _number(items: Sequence[Any] | int, noun: str) -> str:
+    count = items if isinstance(items, int) else len(items)
+    return f"{count} {noun}{'s' * (count != 1)}"
 
 
 class Series(Record):
@@ -29,6 +59,11 @@ class Series(Record):
 
     steps: tuple[int, ...] = ()
     values: tuple[float, ...] = ()
+
+    def _in_short(self) -> str:
+        if not self.values:
+            return "without values"
+        return f"of {_number(self.values, 'value')}: {_short(self.values[0])} ... {_short(self.last)}"
 
     def __len__(self) -> int:
         return len(self.values)
@@ -58,6 +93,9 @@ class Profile(Record):
     names: tuple[str, ...] = ()
     steps: tuple[int, ...] = ()
     rows: tuple[tuple[float, ...], ...] = ()
+
+    def _in_short(self) -> str:
+        return f"of {_number(self.names, 'name')} on {_number(self.steps, 'step')}"
 
     @property
     def array(self) -> np.ndarray:
@@ -125,6 +163,11 @@ class TrainingRecord(Record):
     code: CodePlace | None = None
     notes: tuple[str, ...] = ()
 
+    def _in_short(self) -> str:
+        loss = self.get("loss")
+        last = f", last loss {_short(loss.last)}" if len(loss) else ""
+        return f"{self.name}: {', '.join([self.model, *self.optimizers])}, {_number(self.steps, 'step')}{last}"
+
     def get(self, name: str) -> Series:
         """The series of that name, empty if the run had none."""
         return self.series.get(name, Series())
@@ -148,6 +191,13 @@ class RunRecord(Record):
     versions: dict[str, str] = {}
     applied: tuple[str, ...] = ()
     finished: bool = True
+
+    def _in_short(self) -> str:
+        parts = [self.subject, _number(self.main.steps if self.main is not None else 0, "step")]
+        if self.metric is not None and self.main is not None and len(self.main.get(self.metric.name)):
+            parts.append(f"{self.metric.name} {_short(self.main.get(self.metric.name).last)}")
+        parts += [self.error] * bool(self.error) + ["not ended"] * (not self.finished)
+        return f"{self.id}: {', '.join(parts)}"
 
     @property
     def main(self) -> TrainingRecord | None:
@@ -177,6 +227,9 @@ class Finding(Record):
     confidence: float = 1.0
     training: str = ""
 
+    def _in_short(self) -> str:
+        return f"{self.severity}: {self.title}, at {self.where}"
+
 
 class Trial(Record):
     """One run of a subject under a recipe and a seed. ``value`` is the metric at the end, NaN unless status is ok.
@@ -193,6 +246,10 @@ class Trial(Record):
     error: str = ""
     curves: dict[str, Series] = {}
     changed: tuple[str, ...] = ()
+
+    def _in_short(self) -> str:
+        ended = _short(self.value) if self.status == "ok" else self.status
+        return f"{self.recipe or 'untreated'}, seed {self.seed}: {ended}"
 
 
 class Arm(Record):
@@ -220,6 +277,12 @@ class Arm(Record):
     baseline_diverged: int = 0
     note: str = ""
 
+    def _in_short(self) -> str:
+        interval = f" [{_short(self.low)}, {_short(self.high)}]"
+        return (
+            f"{self.recipe}: {self.effect:+.4g}{interval} over {_number(self.seeds, 'seed')}{', proven' * self.proven}"
+        )
+
     @property
     def proven(self) -> bool:
         """Whether the interval of the improvement excludes zero and no seed was lost on the way."""
@@ -237,6 +300,10 @@ class Comparison(Record):
     trials: tuple[Trial, ...] = ()
     level: float = 0.95
     words: tuple[str, ...] = ()
+
+    def _in_short(self) -> str:
+        arms = f"{'; '.join(arm.recipe for arm in self.arms)} against the untreated {self.subject}"
+        return f"of {arms} by {self.metric.name} over {_number(self.seeds, 'seed')}"
 
     def arm(self, recipe: str) -> Arm:
         """The arm of that recipe."""
@@ -260,6 +327,9 @@ class Treatment(Record):
     lines: tuple[str, ...] = ()
     words: tuple[str, ...] = ()
     seconds: float = 0.0
+
+    def _in_short(self) -> str:
+        return f"of {self.subject}: {self.recipe or 'nothing that helps'}, {_number(self.findings, 'finding')}"
 
 
 class Axis(Record):
@@ -288,6 +358,10 @@ class Probe(Record):
     at: dict[str, float | str] = {}
     reports: Series = Series()
 
+    def _in_short(self) -> str:
+        ended = _short(self.value) if self.status == "ok" else self.status
+        return f"{self.number}, {self.recipe or 'untreated'}: {ended}"
+
 
 class Tuning(Record):
     """The end of a search over recipes: what was tried, what mattered, what was confirmed, and how to keep it.
@@ -313,8 +387,54 @@ class Tuning(Record):
     words: tuple[str, ...] = ()
     seconds: float = 0.0
 
+    def _in_short(self) -> str:
+        return f"of {self.subject}: {self.recipe or 'nothing that helps'}, {_number(self.probes, 'trial')}"
+
 
 Outcome = Treatment | Comparison | Tuning
+
+
+class Findings(tuple[Finding, ...]):
+    """Findings that show themselves: what ``diagnose`` gives.
+
+    >>> Findings()
+    ()
+    """
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "\n".join(map(repr, self)) if self else "()"
+
+    def __str__(self) -> str:
+        return drawing().text(self)
+
+    def _repr_html_(self) -> str:
+        return drawing().html(self)
+
+
+class Recording(Protocol):
+    """What has the record of a run, or is still making it: a :class:`trimtab.Recorder`."""
+
+    def record(self) -> RunRecord: ...
+
+
+def as_run(what: RunRecord | TrainingRecord | Recording) -> RunRecord:
+    """The record of a run from what has one; of a recorder that is still open, what it has until now.
+
+    Raises:
+        TypeError: that says what has one.
+    """
+    if isinstance(what, RunRecord):
+        return what
+    if isinstance(what, TrainingRecord):
+        return RunRecord(id="", subject=what.name, trainings=(what,))
+    if callable(record := getattr(what, "record", None)) and isinstance(run := record(), RunRecord):
+        return run
+    raise TypeError(
+        f"The record of a run is wanted; got {type(what).__name__}. A recorder has one, open or closed: "
+        "recorder = tt.attach(model, optimizer).watch(). trimtab.watch('train.py') gives one."
+    )
 
 
 def to_json(record: Record | Sequence[Record] | dict) -> bytes:

@@ -21,7 +21,7 @@ from sklearn.datasets import load_digits
 
 import trimtab as tt
 from tests.trial.conftest import clusters
-from trimtab.records import Arm, Comparison, Metric, Probe, Series, Trial
+from trimtab.records import Arm, Comparison, Metric, Probe, Series, Trial, to_json
 from trimtab.store import Store
 from trimtab.trial.live import Live, Report
 from trimtab.trial.run import Job
@@ -100,7 +100,7 @@ def test_a_learning_rate_that_is_too_low_is_found_and_proven(digits_script, engi
         assert probe.status == "ok" or (probe.error and math.isnan(probe.value))
     assert sum(found.importances.values()) == pytest.approx(1) and next(iter(found.importances)) == "lr_scale.factor"
     with Store(digits_script.parent / ".trimtab") as store:
-        assert repr(store.tuning(found.run)) == repr(found)  # NaN is not equal to itself
+        assert to_json(store.tuning(found.run)) == to_json(found)  # NaN is not equal to itself
         # a trial that was followed is the trial that was not: others take it from the store
         job = Job(Script(str(digits_script)), best.recipe, 0, found.metric)
         kept, results = store.trial(job.key), []
@@ -111,7 +111,7 @@ def test_a_learning_rate_that_is_too_low_is_found_and_proven(digits_script, engi
     again = tt.tune(digits_script, space, trials=12, seeds=3, candidates=2, engine=engine)
     assert lines(digits_script.with_name("ends.txt")) == ran  # nothing is repeated
     assert (
-        repr(again.probes) == repr(found.probes)
+        to_json(again.probes) == to_json(found.probes)
         and again.confirmation == found.confirmation
         and again.recipe == found.recipe
     )

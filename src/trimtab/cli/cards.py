@@ -23,8 +23,8 @@ from typing import Any
 
 from trimtab import __version__
 from trimtab.cli.formula import readable
-from trimtab.cli.places import cache_folder, keep
 from trimtab.cli.source import Member, Source
+from trimtab.places import cache_folder, keep
 from trimtab.recipe import technique_name
 
 GROUPS = ("normalization", "regularization", "augmentation", "optimization")

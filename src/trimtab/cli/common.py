@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from trimtab.cli.launchers import refuse_launcher
-from trimtab.cli.places import remember_store
 from trimtab.cli.telling import say
+from trimtab.places import remember_store
 from trimtab.report.words import printable
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import click
 
 from trimtab.cli.common import FILE, told_plainly
-from trimtab.cli.places import last_store
 from trimtab.cli.telling import say, show, shown
+from trimtab.places import last_store
 
 if TYPE_CHECKING:
     from rich.console import Console

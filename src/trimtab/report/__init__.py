@@ -8,8 +8,11 @@
 
 from __future__ import annotations
 
+import sys
+import types
 from typing import TYPE_CHECKING, Any
 
+from trimtab.records import drawing
 from trimtab.report.verdict import verdict
 
 if TYPE_CHECKING:
@@ -29,3 +32,13 @@ def __getattr__(name: str) -> Any:
 
         return getattr(terminal, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+class _Room(types.ModuleType):
+    """``trimtab.report`` is this room, and called, the report of something: ``trimtab.report("train.py")``."""
+
+    def __call__(self, *args: Any, **options: Any) -> Any:
+        return drawing().report(*args, **options)
+
+
+sys.modules[__name__].__class__ = _Room

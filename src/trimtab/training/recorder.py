@@ -7,6 +7,7 @@ never the training.
 from __future__ import annotations
 
 import functools
+import os
 import re
 import sqlite3
 import sys
@@ -21,7 +22,7 @@ import msgspec
 import torch
 from torch import nn
 
-from trimtab.records import CodePlace, RunRecord
+from trimtab.records import CodePlace, RunRecord, drawing
 from trimtab.store import Store
 from trimtab.training import taps
 from trimtab.training.evaluations import Evaluations, choose_metric, printed_numbers
@@ -241,6 +242,13 @@ class Recorder:
         main = record.main
         metric = choose_metric(main.series, self.metric_pattern) if main and not heads else None
         return msgspec.structs.replace(record, metric=metric)
+
+    def __repr__(self) -> str:
+        return f"<Recorder of {', '.join(watch.model for watch in self.watches) or 'nothing yet'}, {self.steps} steps>"
+
+    def report(self, path: str | os.PathLike | None = None) -> Any:
+        """What was recorded until now with its diagnosis, as :func:`trimtab.report` gives it; written to ``path`` if that is given."""
+        return drawing().report(self, path)
 
     def __enter__(self) -> Recorder:
         return self

@@ -54,9 +54,23 @@ def subject_of(what: Subject | str | os.PathLike) -> Subject:
     """A subject from any of its forms: itself, or the path of a script.
 
     Raises:
-        SubjectError: if there is no such script.
+        SubjectError: if there is no such script, or it is no subject.
     """
-    return Script(os.fspath(what)) if isinstance(what, (str, os.PathLike)) else what
+    if isinstance(what, (str, os.PathLike)):
+        return Script(os.fspath(what))
+    if not isinstance(what, type) and all(hasattr(what, part) for part in ("label", "folder", "fingerprint", "run")):
+        return what
+    told = (
+        f"the {'class' if isinstance(what, type) else 'function'} {what.__name__}"
+        if hasattr(what, "__name__")
+        else repr(what)
+    )
+    raise SubjectError(
+        f"A subject is the path of a script, a Script with its arguments, or a Task; got {told[:200]}. Every trial runs in a process "
+        "of its own, so what trains must be found there: put it into a file and give that, 'train.py' or "
+        "tt.Script('train.py', ('--lr', '0.1')); or describe it by functions that can be imported from a file: "
+        "tt.Task('digits', model=make_model, data=load_data)."
+    )
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Where the command line keeps small things of its user: what can be made again, and which store was used last.
+"""Where trimtab keeps small things of its user: what can be made again, and which store was used last.
 
 Both folders are those of the XDG base directory specification. Nothing here is needed: whatever cannot be read or written is
 done without, in silence.
