@@ -313,7 +313,7 @@ def technique_class(name: str) -> type[Technique]:
     try:
         return Technique.registry[name]
     except KeyError:
-        raise RecipeError(f"There is no technique called {name!r}. {nearest(name, Technique.registry)}") from None
+        raise RecipeError(f"There is no technique called {quoted(name)}. {nearest(name, Technique.registry)}") from None
 
 
 # -- reading ---------------------------------------------------------------------------------------------------------

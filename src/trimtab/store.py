@@ -224,7 +224,7 @@ class Store:
         if not ids:
             raise StoreError(f"{self.path} holds no run yet. Make one: trimtab watch SCRIPT.")
         if run is not None and run not in ids:
-            raise StoreError(f"{self.path} has no run {run!r}. It has: {', '.join(ids)}.")
+            raise StoreError(f"{self.path} has no run {run[:100]!r}. It has: {', '.join(ids)}.")
         if run is not None:
             return self._filled(self._head(run))
         for one in reversed(ids):

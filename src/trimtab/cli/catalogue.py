@@ -33,7 +33,7 @@ def command(name: str | None, json_file: Path | None, plot: str | None) -> None:
     from rich.console import Console
 
     from trimtab.cli.cards import GROUPS, all_cards
-    from trimtab.recipe import nearest
+    from trimtab.recipe import nearest, quoted
 
     cards, out = all_cards(), Console()
     if name is None and plot in cards:  # catalogue --plot one_cycle
@@ -52,7 +52,7 @@ def command(name: str | None, json_file: Path | None, plot: str | None) -> None:
         _one(out, cards[name])
     else:
         raise click.UsageError(
-            f"There is no technique, part or group called {name!r}. {nearest(name, [*cards, *GROUPS])}"
+            f"There is no technique, part or group called {quoted(name)}. {nearest(name, [*cards, *GROUPS])}"
         )
     if json_file:
         write_result(out, json_file, {"cards": [_as_json(card) for card in shown]})
@@ -100,8 +100,9 @@ def _plot(out: Console, card: Card, file: str) -> None:
         )
     try:
         write_schedule(data, path.resolve())
-    except OSError as error:
-        raise click.ClickException(f"{file} could not be written ({error}).") from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise click.ClickException(f"{file[:100]} could not be written ({reason}).") from None
     say(out, f"Plot: {file}")
 
 

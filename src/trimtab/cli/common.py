@@ -26,11 +26,8 @@ if TYPE_CHECKING:
 OF_SCRIPT = {"allow_interspersed_args": False, "ignore_unknown_options": False}
 
 
-class _File(click.Path):
-    """A file to write, absolute from the start: a script under watch may change the current folder. Links stay links."""
-
-    def __init__(self) -> None:
-        super().__init__(path_type=Path, dir_okay=False)
+class _Place(click.Path):
+    """A path, absolute from the start: a script under watch may change the current folder. Links stay links."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         try:
@@ -42,7 +39,8 @@ class _File(click.Path):
         return path
 
 
-FILE = _File()
+FILE = _Place(path_type=Path, dir_okay=False)
+FOLDER = _Place(path_type=Path)
 
 
 def script_arguments(command: Callable) -> Callable:

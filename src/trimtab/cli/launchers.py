@@ -68,7 +68,7 @@ def recognised(script: str, arguments: Sequence[str], module: bool) -> Launch | 
     said = [script, *arguments]
     if not module:  # /usr/bin/torchrun, site-packages/torch/distributed/run.py
         path = PurePath(script)
-        dotted = ".".join(path.with_suffix("").parts)
+        dotted = ".".join(path.parts).removesuffix(".py")
         for launcher in LAUNCHERS:
             for name in launcher.modules if path.suffix == ".py" else ():
                 if dotted.endswith(f".{name}"):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from trimtab.cli.common import FILE, told_plainly
+from trimtab.cli.common import FILE, FOLDER, told_plainly
 from trimtab.cli.telling import say, show, shown
 from trimtab.places import last_store
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 @click.option(
     "--store",
     "folder",
-    type=click.Path(path_type=Path),
+    type=FOLDER,
     metavar="FOLDER",
     help="The folder that holds the records. [default: .trimtab here, else the one used last]",
 )
@@ -74,23 +74,23 @@ def command(
 
 def _place(errors: Console, folder: Path | None, path: Path | None, run: str | None) -> Path:
     """The folder of the store that is meant."""
-    from trimtab.store import FOLDER
+    from trimtab.store import FOLDER as NAME
 
     if folder is not None:
-        if os.path.isdir(folder):
+        if folder.is_dir():
             return folder
         raise click.UsageError(
-            f"There is no folder {str(folder)[:100]!r}. Records are kept in .trimtab beside a watched script: --store FOLDER/.trimtab"
+            f"There is no folder {shown(folder)!r}. Records are kept in .trimtab beside a watched script: --store FOLDER/.trimtab"
         )
     if path is not None:
         if not os.path.exists(path):
             raise click.UsageError(f"{str(path)[:100]!r} does not exist.")
-        found = [path, path / FOLDER] if path.is_dir() else [path.resolve().parent / FOLDER]
+        found = [path, path / NAME] if path.is_dir() else [path.resolve().parent / NAME]
         for one in found:
             if _is_store(one):
                 return one
         raise click.UsageError(f"Nothing is recorded of {str(path)!r} yet. Record it: trimtab watch {path}")
-    here, last = Path(FOLDER), last_store()
+    here, last = Path(NAME), last_store()
     if _is_store(here) and (run is None or last is None or _holds(here, run) or not _holds(last, run)):
         return here
     if last is None or not _is_store(last):

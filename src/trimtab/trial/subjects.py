@@ -139,7 +139,11 @@ class Script:
             spec = importlib.util.find_spec(self.target)
             if spec is not None and spec.submodule_search_locations is not None:  # a package runs its __main__
                 spec = importlib.util.find_spec(f"{self.target}.__main__")
-        except (ImportError, ValueError):  # a package on the way is missing, or is no package
+        except (
+            ImportError,
+            ValueError,
+            RecursionError,
+        ):  # a package on the way is missing, or is no package; no end of dots
             return None
         finally:
             sys.path[0] = found
