@@ -102,18 +102,18 @@ def read_cards(package: Path) -> dict[str, Card]:
         for name, (room, part) in sorted(public.items())
         if (part.is_class and not part.is_abstract) or (not part.is_class and sections(part.doc)["source"])
     }
+    techniques = {
+        one.attribute("name", inherited=False) or technique_name(one.name): one
+        for one in source.public("trimtab.techniques").values()
+    }
     of = {name: _refers_to(name, part.doc, parts) for name, (_, part) in parts.items()}
     cards = {}
     for name, (room, part) in parts.items():
         variants = tuple(other for other in parts if of[other] == name)
         group = part.module.constant("GROUP")
-        cards[name] = _card(name, "part", part, f"trimtab.{room}.{name}", group, variants, of[name])
-    techniques = source.public("trimtab.techniques").values()
-    named = {
-        technique.attribute("name", inherited=False) or technique_name(technique.name): technique
-        for technique in techniques
-    }
-    for name, technique in sorted(named.items()):
+        called = f"{room}.{name}" if name in techniques else name  # the name alone is the technique's
+        cards[called] = _card(called, "part", part, f"trimtab.{room}.{name}", group, variants, of[name])
+    for name, technique in sorted(techniques.items()):
         place = f"acts on the {technique.attribute('acts_on')}"
         cards[name] = _card(name, "technique", technique, place, technique.attribute("group"), (), "")
     return cards

@@ -139,16 +139,16 @@ def _told(listed: Listed) -> str:
     from trimtab.report.words import SEVERITIES, UNFINISHED, count, number, spelled
 
     run, metric = listed.run, listed.run.metric
-    parts = [run.subject, count(listed.steps, "step")]
+    parts = [run.subject, count(listed.steps, "step") if run.trainings else "no training seen"]
     if metric is not None and not math.isnan(listed.value):
         parts.append(f"{spelled(metric.name)} {number(listed.value)}")
     if not run.finished:
         parts.append(UNFINISHED)
     parts += filter(None, [run.error])
     lines = [f"{run.id}  {', '.join(parts)}"]
-    if listed.findings is None:
+    if listed.findings is None and run.trainings:
         lines.append("not diagnosed yet")
-    elif listed.findings:
+    if listed.findings:
         gravest = min(listed.findings, key=lambda finding: SEVERITIES.index(finding.severity))
         more = len(listed.findings) - 1
         lines.append(f"{gravest.severity}: {gravest.title}{f' (and {more} more)' if more else ''}")
