@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     "html_file",
     type=FILE,
     metavar="FILE",
-    help="Where the report goes. [default: report.html in the store]",
+    help="Where the report goes. [default: report.html and reports/RUN.html in the store]",
 )
 @click.option("--json", "json_file", type=FILE, metavar="FILE", help="Write the result there, machine-readable.")
 @click.option("--list", "listing", is_flag=True, help="List the recorded runs and stop.")

@@ -99,7 +99,6 @@ class Module:
     def __init__(self, source: Source, name: str, text: str) -> None:
         self.source, self.name = source, name
         tree = ast.parse(text)
-        self.doc = ast.get_docstring(tree) or ""
         self.defined: dict[str, _Node] = {}
         self.constants: dict[str, ast.expr] = {}
         self.taken: dict[str, tuple[str, str]] = {}  # name here -> module, name there
