@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import atexit
 import copy
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
 
 # Before torch is imported, and for the scripts that tests start too: threads that wait burn both cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# What trimtab keeps for its user: tests have a user of their own.
+os.environ["XDG_CACHE_HOME"] = os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp()
 
 import pytest
 import torch
@@ -23,6 +28,7 @@ from trimtab.training.stage import stage
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
+atexit.register(shutil.rmtree, os.environ["XDG_CACHE_HOME"], ignore_errors=True)
 assert tt.attach  # loading the front door registers the techniques
 
 

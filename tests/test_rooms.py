@@ -19,6 +19,7 @@ FRONT_DOOR = "trimtab"  # src/trimtab/__init__.py, and what is imported from it 
 
 MAY_IMPORT: dict[str, set[str]] = {
     "_cpu": set(),
+    "user_folders": set(),
     "_kernels": {"_cpu"},
     "records": set(),
     "optim": {"_kernels"},
@@ -32,7 +33,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "techniques": {"recipe", "nn", "optim", "data", "records", "quantities"},
     "training": {"recipe", "signals", "store", "records", "quantities"},
     "doctor": {"techniques", "recipe", "signals", "records", "quantities"},
-    "trial": {"training", "recipe", "store", "records", "doctor", "quantities"},
+    "trial": {"training", "recipe", "store", "records", "doctor", "quantities", "user_folders"},
+    "reporting": {"report", "doctor", "store", "records", "user_folders", "quantities"},
     "claims": {"trial", "techniques", "nn", "optim", "data", "records"},
 }
 MAY_IMPORT["cli"] = {*MAY_IMPORT, FRONT_DOOR}
@@ -150,9 +152,28 @@ def test_an_allowed_import_is_left_alone(tmp_path: Path, path: str, source: str)
     assert forbidden_imports(tmp_path / "trimtab") == []
 
 
-def test_the_command_line_starts_without_torch():
-    """``trimtab --help`` answers at once: torch takes a second to import, and is loaded by the command that needs it."""
-    code = "import sys, trimtab.cli; print('torch' in sys.modules)"
+def loaded(code: str) -> set[str]:
+    """The packages and modules that are there after some code, in a fresh process."""
+    code = f"import sys\n{code}\nprint(*sys.modules)"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert shown.returncode == 0, shown.stderr
-    assert shown.stdout.split() == ["False"]
+    return set(shown.stdout.split())
+
+
+HEAVY = {"torch", "numpy", "scipy", "matplotlib", "optuna", "jinja2"}
+
+
+@pytest.mark.parametrize(
+    "module", ["cli", "store", "records", "recipe", "report", "cli.cards", "cli.report", "__main__"]
+)
+def test_what_answers_at_once_starts_without_torch(module):
+    """torch takes a second to import, and is loaded by the command that needs it."""
+    assert not loaded(f"import trimtab.{module}") & HEAVY
+
+
+def test_the_compiler_of_torch_is_loaded_by_who_compiles():
+    """``torch.compiler.disable`` imports it where it decorates: a second for everybody who imports us."""
+    rooms = ", ".join(
+        f"trimtab.{room}" for room in ("techniques", "training", "doctor", "trial", "nn", "optim", "data")
+    )
+    assert not loaded(f"import {rooms}") & {"torch._dynamo", "torch._inductor", "matplotlib", "scipy.stats", "optuna"}

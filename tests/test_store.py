@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import math
+import os
 import sqlite3
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import msgspec
 import pytest
 
 from trimtab.records import (
+    Arm,
     CodePlace,
+    Comparison,
+    Evidence,
+    Finding,
     Layer,
     Metric,
     Probe,
@@ -180,6 +186,145 @@ def test_searches_are_kept_beside_their_run(store):
     assert store.tuning("r1") == tuning
     store.put_tuning("r1", msgspec.structs.replace(tuning, words=("again",)))
     assert store.tuning("r1").words == ("again",)
+
+
+def test_comparisons_of_other_recipes_are_kept_side_by_side(store):
+    def comparison(recipe, words=()):
+        arm = Arm(recipe=recipe, seeds=(0,), values=(1.0,), differences=(1.0,), mean=1.0, effect=1.0, low=0.0, high=2.0, p=0.1,
+                  p_sign=1.0, p_holm=0.1, wins=1)  # fmt: skip
+        metric = Metric(name="loss", goal="min")
+        return Comparison(subject="train.py", metric=metric, seeds=(0,), baseline=(2.0,), arms=(arm,), words=words)
+
+    assert store.comparison("r1") is None
+    store.put_comparison("r1", comparison("ema"))
+    store.put_treatment("r1", Treatment(subject="train.py", findings=()))
+    store.put_comparison("r1", comparison("swa"))
+    assert store.comparison("r1") == comparison("swa")
+    store.put_comparison("r1", comparison("ema", words=("again",)))
+    kinds = [(type(one).__name__, getattr(one, "words", ())) for one in store.outcomes("r1")]
+    assert kinds == [("Comparison", ("again",)), ("Comparison", ()), ("Treatment", ())]
+    assert store.outcomes("r2") == []
+
+
+def test_findings_are_kept_for_lists(store):
+    finding = Finding(
+        problem="p", severity="error", where="0", title="t", evidence=(Evidence(text="e"),), cause="", source=""
+    )
+    put(store, record())
+    assert store.findings("r1") is None
+    store.put_findings("r1", [finding])
+    assert store.findings("r1") == (finding,)
+    (listed,) = store.listed()
+    assert (listed.run.id, listed.steps, listed.value, listed.findings, listed.outcomes) == (
+        "r1",
+        3,
+        0.1 + 0.2,
+        (finding,),
+        (),
+    )
+
+
+def test_a_run_that_has_not_ended_says_so(store):
+    put(store, record())
+    assert store.run().finished
+    store.put_run(record(), finished=False)
+    store.add_rows("r1", [(0, "loss", 9, 0.5), (0, "val loss", 9, 0.5)], [])
+    assert not store.run().finished
+    (listed,) = store.listed()
+    assert listed.steps == 10 and not listed.run.finished
+
+
+def test_what_cannot_be_read_is_left_out(tmp_path):
+    with Store(tmp_path) as store:
+        put(store, record("r1", 1.0))
+        put(store, record("r2", 2.0))
+        store._db.execute("update run set head=x'c1' where id='r2'")
+        assert store.run().id == "r1" and store.run("r1").main.steps == 3
+        assert [one.run.id for one in store.listed()] == ["r1"]
+        assert all(
+            said.startswith(f"Left out: The run r2 in {store.path} cannot be read (it is") for said in store.skipped
+        )
+        with pytest.raises(StoreError, match=r"The run r2 .* cannot be read \(it is damaged, or of another version"):
+            store.run("r2")
+        store._db.execute("update run set head=x'c1'")
+        with pytest.raises(StoreError, match=r"None of the runs .* can be read. Left out: The run r2 .* The run r1"):
+            store.run()
+        store.put_trial("k", Trial(subject="s", recipe="", seed=0, status="ok"))
+        store._db.execute("update trial set record='x'")
+        with pytest.raises(StoreError, match="The trial k in "):
+            store.trial("k")
+
+
+def test_damaged_rows_are_left_out_and_said(store):
+    put(store, record())
+    store._db.execute("insert into point values ('r1', 0, 'loss', 3, x'00')")
+    store._db.execute("insert into profile values ('r1', 0, 'grad_norms', 4, 'text')")
+    training = store.run().main
+    assert training.get("loss").values == record().main.get("loss").values
+    assert training.profiles == record().main.profiles
+    assert training.notes == (
+        "a note",
+        "Damaged rows of loss left out: 1.",
+        "Damaged rows of grad_norms left out: 1.",
+    )
+
+
+def test_a_new_folder_ignores_itself(tmp_path):
+    with Store(tmp_path / "new" / FOLDER) as store:
+        assert (store.folder / ".gitignore").read_text() == "*\n"
+    (tmp_path / "there").mkdir()
+    with Store(tmp_path / "there") as store:  # somebody else's
+        assert not (store.folder / ".gitignore").exists()
+
+
+@pytest.fixture
+def nobody():
+    """Somebody who may read only: permissions mean nothing to root."""
+    root = os.geteuid() == 0
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+        yield Path(folder), lambda: os.seteuid(65534 if root else os.geteuid())
+        if root:
+            os.seteuid(0)
+        for file in Path(folder).rglob("*"):
+            os.chmod(file, 0o700)
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_store_on_a_disk_that_may_only_be_read_is_shown(nobody, killed):
+    folder, become = nobody
+    store = Store(folder / "kept")
+    put(store, record())
+    if killed:  # what it had written waits beside the file
+        left = {file.name: file.read_bytes() for file in (folder / "kept").iterdir() if not file.name.endswith("-shm")}
+        assert len(left["runs.db-wal"]) > 0
+    store.close()
+    if killed:
+        for name, content in left.items():
+            (folder / "kept" / name).write_bytes(content)
+    for file in (folder / "kept").iterdir():
+        os.chmod(file, 0o444)
+    os.chmod(folder / "kept", 0o555)
+    become()
+    with pytest.raises(StoreError, match="cannot open it"):
+        Store(folder / "kept")
+    with Store.reading(folder / "kept") as store:
+        assert store.run() == record()
+
+
+def test_a_locked_store_is_not_waited_for_long(tmp_path, monkeypatch):
+    monkeypatch.setattr("trimtab.store.PATIENCE", 0.01)
+    with Store(tmp_path) as store:
+        put(store, record())
+    other = sqlite3.connect(tmp_path / "runs.db", isolation_level=None)
+    other.execute("pragma locking_mode=exclusive")
+    other.execute("begin exclusive")
+    for opened in (Store, Store.reading):
+        with pytest.raises(StoreError, match=r"database is locked\)\. Another process holds it: wait"):
+            opened(tmp_path)
+    other.close()
+    with Store.reading(tmp_path) as store:
+        assert store.run().id == "r1"
 
 
 def test_beside_a_script(tmp_path):

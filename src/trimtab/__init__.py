@@ -16,11 +16,13 @@ if TYPE_CHECKING:
     from trimtab.doctor import diagnose
     from trimtab.optim import lr_range_test
     from trimtab.recipe import NothingToDo, Recipe, RecipeError, Technique
+    from trimtab.reporting import report
     from trimtab.training import Recorder, Training, attach
     from trimtab.trial.compare import compare
     from trimtab.trial.subjects import Script, Task
     from trimtab.trial.treat import treat
     from trimtab.trial.tune import tune
+    from trimtab.trial.watching import watch
 
 __version__ = "0.1.0"
 
@@ -31,6 +33,7 @@ _HOMES = {
     "compare": "trimtab.trial",
     "treat": "trimtab.trial",
     "tune": "trimtab.trial",
+    "watch": "trimtab.trial.watching",
     "diagnose": "trimtab.doctor",
     "lr_range_test": "trimtab.optim",
     "Recorder": "trimtab.training",
@@ -55,17 +58,26 @@ __all__ = [
     "compare",
     "diagnose",
     "lr_range_test",
+    "report",
     "treat",
     "tune",
+    "watch",
 ]
 
 
+def drawing() -> Any:
+    """The room that draws records."""
+    return importlib.import_module("trimtab.reporting")
+
+
 def __getattr__(name: str) -> Any:
+    if name == "report":  # the room of that name, which can be called
+        return importlib.import_module("trimtab.report")
     if name not in _HOMES:
-        raise AttributeError(f"module 'trimtab' has no attribute {name!r}. It has: {', '.join(sorted(_HOMES))}.")
+        raise AttributeError(f"module 'trimtab' has no attribute {name!r}. It has: {', '.join(sorted(__all__))}.")
     importlib.import_module("trimtab.techniques")  # recipes are read by name, so all techniques must be known
     return getattr(importlib.import_module(_HOMES[name]), name)
 
 
 def __dir__() -> list[str]:
-    return sorted([*_HOMES, "__version__"])
+    return sorted([*__all__, "__version__"])

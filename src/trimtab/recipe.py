@@ -23,9 +23,13 @@ import dataclasses
 import difflib
 import inspect
 import json
+import math
+import numbers
 import re
 import tomllib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import types
+import typing
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
@@ -124,6 +128,9 @@ class Change:
         """The summary, and what has come of it so far."""
         return ": ".join(filter(None, (self.summary, self.outcome())))
 
+    def __repr__(self) -> str:
+        return f"<Change: {self.sentence}>"
+
     def __str__(self) -> str:
         return "\n  ".join([self.sentence, *self.details])
 
@@ -134,17 +141,20 @@ class Technique:
     Class attributes:
         name: what it is called in recipes; the class name in snake case unless given.
         acts_on: ``"data"``, ``"model"``, ``"loss"``, ``"update"`` or ``"loop"``; recipes apply in this order.
+        group: what it is for in the catalogue: ``"normalization"``, ``"regularization"``, ``"augmentation"``, ``"optimization"``, or
+            several of these.
         clashes: names of techniques that cannot be in the same recipe, each with the reason.
     """
 
     name: ClassVar[str] = ""
     acts_on: ClassVar[Place] = "model"
+    group: ClassVar[str | tuple[str, ...]] = ""
     clashes: ClassVar[dict[str, str]] = {}
     registry: ClassVar[dict[str, type[Technique]]] = {}
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        cls.name = cls.__dict__.get("name") or re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", cls.__name__).lower()
+        cls.name = cls.__dict__.get("name") or technique_name(cls.__name__)
         known = Technique.registry.setdefault(cls.name, cls)
         if known.__qualname__ != cls.__qualname__ or known.__module__ != cls.__module__:
             raise TypeError(f"two techniques are called {cls.name!r}: {known.__module__} and {cls.__module__}")
@@ -157,7 +167,7 @@ class Technique:
     def __str__(self) -> str:
         """The text form: ``name(field=value, ...)`` with the fields that differ from their defaults."""
         given = [
-            f"{field.name}={getattr(self, field.name)!r}"
+            f"{field.name}={_written(getattr(self, field.name))}"
             for field in dataclasses.fields(self)  # type: ignore[arg-type]
             if getattr(self, field.name) != field.default
         ]
@@ -181,6 +191,7 @@ class Recipe:
         for technique in listed:
             if not isinstance(technique, Technique):
                 raise RecipeError(f"A recipe holds techniques; got {technique!r} of type {type(technique).__name__}.")
+            check_values(type(technique), _values(technique))
         self.techniques: tuple[Technique, ...] = tuple(sorted(listed, key=lambda one: _ORDER.index(one.acts_on)))
         self._check()
 
@@ -210,26 +221,39 @@ class Recipe:
     def parse(cls, text: str) -> Recipe:
         """Read the text form, ``"batch_norm(after='linear'), clip_norm(1.0)"``; arguments are Python literals."""
         try:
-            elements = ast.parse(f"[{text}\n]", mode="eval").body.elts  # type: ignore[attr-defined]
-        except SyntaxError as error:
+            listed = read_expression(f"[{text}\n]")
+            if not isinstance(listed, ast.List):
+                raise _Misread("brackets do not match, or something stands between the techniques that is no comma")
+            return cls(_read_call(element) for element in listed.elts)
+        except _Misread as error:
             raise RecipeError(
-                f"The recipe {text!r} does not read as a list of calls ({error.msg}). "
+                f"The recipe {quoted(text)} does not read as a list of calls ({error}). "
                 "Write it like \"batch_norm(after='linear'), clip_norm(1.0)\"."
             ) from None
-        return cls(_read_call(element, text) for element in elements)
 
     @classmethod
     def from_toml(cls, text: str) -> Recipe:
         """Read ``[[technique]]`` tables with a ``name`` and the technique's fields."""
-        tables = tomllib.loads(text).get("technique", [])
-        return cls(_make(table.pop("name", ""), (), table) for table in tables)
+        try:
+            tables = tomllib.loads(text).get("technique", [])
+        except (ValueError, RecursionError) as error:
+            raise RecipeError(f"The recipe is no TOML: {error}.") from None
+        if not isinstance(tables, list) or not all(
+            isinstance(one, dict) and isinstance(one.get("name"), str) for one in tables
+        ):
+            raise RecipeError(
+                'A recipe in TOML is a list of [[technique]] tables, each with a name: name = "batch_norm".'
+            )
+        return cls(_make(table.pop("name"), (), _from_toml(table)) for table in tables)
 
     def to_toml(self) -> str:
-        """The recipe as ``[[technique]]`` tables, every field written out."""
+        """The recipe as ``[[technique]]`` tables, every field written out but those that are None by default."""
         tables = []
         for technique in self.techniques:
-            fields = {f.name: getattr(technique, f.name) for f in dataclasses.fields(technique)}  # type: ignore[arg-type]
-            lines = [f"{key} = {json.dumps(value)}" for key, value in fields.items() if value is not None]
+            given = [(field, getattr(technique, field.name)) for field in dataclasses.fields(technique)]  # type: ignore[arg-type]
+            lines = [
+                f"{field.name} = {_to_toml(value)}" for field, value in given if (value, field.default) != (None, None)
+            ]
             tables.append("\n".join(["[[technique]]", f'name = "{technique.name}"', *lines]))
         return "\n\n".join(tables) + "\n"
 
@@ -275,42 +299,235 @@ def nearest(name: str, choices: Iterable[str]) -> str:
     return f"{offer}There are: {', '.join(listed)}."
 
 
+def technique_name(class_name: str) -> str:
+    """What a technique is called in recipes unless its class says otherwise.
+
+    >>> technique_name("ZeroInitResidual")
+    'zero_init_residual'
+    """
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", class_name).lower()
+
+
 def technique_class(name: str) -> type[Technique]:
     """The technique of that name."""
     try:
         return Technique.registry[name]
     except KeyError:
-        raise RecipeError(f"There is no technique called {name!r}. {nearest(name, Technique.registry)}") from None
+        raise RecipeError(f"There is no technique called {quoted(name)}. {nearest(name, Technique.registry)}") from None
 
 
-def _read_call(node: ast.expr, text: str) -> Technique:
+# -- reading ---------------------------------------------------------------------------------------------------------
+
+_UNREADABLE = (SyntaxError, ValueError, TypeError, RecursionError, MemoryError)  # of ast, for a text that is no Python
+
+
+class _Misread(RecipeError):
+    """Why a text is no recipe, without the text."""
+
+
+def quoted(text: str, most: int = 200) -> str:
+    """A text for a message, a very long one cut short."""
+    return repr(text) if len(text) <= most else f"{text[:most]!r}..."
+
+
+def read_expression(text: str) -> ast.expr:
+    """The Python expression that a text is.
+
+    Raises:
+        RecipeError: with the reason alone, if it is none.
+    """
+    try:
+        return ast.parse(text, mode="eval").body
+    except _UNREADABLE as error:
+        raise _Misread(_reason(error)) from None
+
+
+def read_literal(node: ast.expr) -> Any:
+    """The plain Python value that an expression says.
+
+    Raises:
+        RecipeError: with the reason alone, if it says none.
+    """
+    try:
+        return ast.literal_eval(node)
+    except (RecursionError, MemoryError) as error:
+        raise _Misread(_reason(error)) from None
+    except _UNREADABLE:
+        raise _Misread(f"{written(node)!r} is no plain Python value (number, text, list)") from None
+
+
+def written(node: ast.AST) -> str:
+    """An expression as text, for a message."""
+    try:
+        return ast.unparse(node)
+    except (RecursionError, ValueError):
+        return "what stands there"
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, (RecursionError, MemoryError)):
+        return "it is nested too deeply"
+    return getattr(error, "msg", "") or str(error)
+
+
+def _read_call(node: ast.expr) -> Technique:
     if isinstance(node, ast.Name):
         return _make(node.id, (), {})
     if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name)):
-        raise RecipeError(
-            f"{ast.unparse(node)!r} in the recipe {text!r} is no technique: write name or name(key=value)."
-        )
+        raise _Misread(f"{written(node)!r} is no technique: write name or name(key=value)")
+    if any(isinstance(argument, ast.Starred) for argument in node.args) or not all(word.arg for word in node.keywords):
+        raise _Misread("arguments cannot be unpacked with * or **")
     try:
-        arguments = [ast.literal_eval(argument) for argument in node.args]
-        keywords = {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in node.keywords}
-    except ValueError:
-        raise RecipeError(
-            f"The arguments in {ast.unparse(node)!r} must be plain Python values (numbers, text, lists)."
-        ) from None
+        arguments = [read_literal(argument) for argument in node.args]
+        keywords = {str(keyword.arg): read_literal(keyword.value) for keyword in node.keywords}
+    except _Misread:
+        plain = "must be plain Python values (numbers, text, lists)"
+        raise RecipeError(f"The arguments in {quoted(written(node))} {plain}.") from None
     return _make(node.func.id, arguments, keywords)
 
 
 def _make(name: str, arguments: Sequence[Any], keywords: dict[str, Any]) -> Technique:
     cls = technique_class(name)
     try:
-        inspect.signature(cls).bind(*arguments, **keywords)
+        given = inspect.signature(cls).bind(*arguments, **keywords).arguments
     except TypeError as error:
-        raise RecipeError(
-            f"{name} cannot take these arguments ({error}). It is {name}{inspect.signature(cls)}."
-        ) from None
+        raise RecipeError(f"{name} cannot take these arguments ({error}). It is {name}{_signature(cls)}.") from None
+    kinds = _kinds(cls)
+    given = {key: _tupled(value, kinds.get(key)) for key, value in given.items()}
+    check_values(cls, given)
     try:
-        return cls(*arguments, **keywords)
+        return cls(**given)
     except RecipeError:
         raise
-    except (TypeError, ValueError, ImportError) as error:  # of a package that a technique needs
+    except (TypeError, ValueError, ArithmeticError, ImportError) as error:  # of a package that a technique needs
         raise RecipeError(f"{name}: {str(error).removeprefix(f'{name}: ')}") from error
+
+
+def _signature(cls: type) -> str:
+    """The arguments of a technique as they are written, types without quotes.
+
+    >>> @dataclasses.dataclass
+    ... class Toy:
+    ...     p: float
+    ...     by: str | None = None
+    >>> _signature(Toy)
+    '(p: float, by: str | None = None)'
+    """
+    kinds = [(one, one.annotation) for one in inspect.signature(cls).parameters.values()]
+    texts = [kind if isinstance(kind, str) else inspect.formatannotation(kind) for _, kind in kinds]
+    given = ["" if one.default is one.empty else f" = {one.default!r}" for one, _ in kinds]
+    return f"({', '.join(f'{one.name}: {text}{value}' for (one, _), text, value in zip(kinds, texts, given, strict=True))})"
+
+
+# -- values ----------------------------------------------------------------------------------------------------------
+
+_KINDS: dict[Any, str] = {
+    float: "a number",
+    int: "a whole number",
+    bool: "True or False",
+    str: "text",
+    types.NoneType: "None",
+}
+
+
+def _kinds(cls: type) -> dict[str, Any]:
+    """The types of a technique's fields; nothing where they cannot be known here."""
+    try:
+        return typing.get_type_hints(cls)
+    except (NameError, TypeError):
+        return {}
+
+
+def check_values(cls: type[Technique], values: Mapping[str, Any]) -> None:
+    """Refuse values that are not of the type that a technique's field declares, and an ``eps`` below 0.
+
+    Raises:
+        RecipeError: that names the field, what was given and what it must be.
+    """
+    kinds = _kinds(cls)
+    for field in dataclasses.fields(cls):  # type: ignore[arg-type]
+        if field.name not in values or field.name not in kinds:
+            continue
+        value, must = values[field.name], ""
+        if not _fits(value, kinds[field.name]):
+            must = _called(kinds[field.name])
+        elif field.name == "eps" and not value >= 0:
+            must = "0 or more"
+        if must:
+            raise RecipeError(
+                f"{cls.name}: {field.name}={quoted(_written(value), 60)[1:-1]} must be {must}. It is {cls.name}{_signature(cls)}."
+            )
+
+
+def _values(technique: Technique) -> dict[str, Any]:
+    return {field.name: getattr(technique, field.name) for field in dataclasses.fields(technique)}  # type: ignore[arg-type]
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    origin, inner = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (typing.Union, types.UnionType):
+        return any(_fits(value, one) for one in inner)
+    if origin is Literal:
+        return value in inner
+    if origin is tuple:
+        if not isinstance(value, tuple):
+            return False
+        each = inner[:1] * len(value) if inner[-1] is Ellipsis else inner
+        return len(value) == len(each) and all(map(_fits, value, each))
+    if kind is float or kind is int:  # numpy's numbers too; True is none
+        return isinstance(value, numbers.Real if kind is float else numbers.Integral) and not isinstance(value, bool)
+    return isinstance(value, kind) if kind in _KINDS else True
+
+
+def _called(kind: Any) -> str:
+    """A type in words.
+
+    >>> print(_called(float | None), _called(tuple[float, float]), _called(Literal["a", "b"]), sep="; ")
+    a number or None; a pair (a number, a number); 'a' or 'b'
+    """
+    origin, inner = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(map(_called, inner))
+    if origin is Literal:
+        return " or ".join(map(repr, inner))
+    if origin is tuple:
+        several = "as many as wanted" if inner[-1] is Ellipsis else ", ".join(map(_called, inner))
+        return f"a {'pair' if len(inner) == 2 and inner[-1] is not Ellipsis else 'tuple'} ({several})"
+    return _KINDS.get(kind, str(kind))
+
+
+def _tupled(value: Any, kind: Any) -> Any:
+    """A list as the tuple that a field asks for: TOML has but lists."""
+    kinds = typing.get_args(kind) if typing.get_origin(kind) in (typing.Union, types.UnionType) else (kind,)
+    wanted = {typing.get_origin(one) or one for one in kinds}
+    return tuple(value) if isinstance(value, list) and tuple in wanted and list not in wanted else value
+
+
+def _written(value: Any) -> str:
+    """A value as it reads back: Python has no literal for infinity."""
+    if isinstance(value, tuple):
+        return f"({', '.join(map(_written, value))}{',' * (len(value) == 1)})"
+    if isinstance(value, float) and math.isinf(value):
+        return "1e999" if value > 0 else "-1e999"
+    return repr(value)
+
+
+_NONE = {"none": True}  # TOML has no word for it
+
+
+def _to_toml(value: Any) -> str:
+    if value is None:
+        return "{ none = true }"
+    if isinstance(value, (tuple, list)):
+        return f"[{', '.join(map(_to_toml, value))}]"
+    if isinstance(value, float):
+        return repr(float(value))  # inf and nan are TOML's words too
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def _from_toml(value: Any) -> Any:
+    if value == _NONE:
+        return None
+    if isinstance(value, dict):
+        return {key: _from_toml(inner) for key, inner in value.items()}
+    return [_from_toml(inner) for inner in value] if isinstance(value, list) else value

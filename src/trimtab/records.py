@@ -1,26 +1,58 @@
 """Frozen data: what a run was, what was found in it, and what trials showed.
 
 Everything that is drawn, judged or saved passes through these records; none of them holds a tensor.
-They are ``msgspec`` structs: compare by value, print readably, and read and write as JSON or MessagePack.
+They are ``msgspec`` structs: compare by value, and read and write as JSON or MessagePack. ``repr`` of one fits on a line; ``print`` shows
+it as the command line does, and a notebook too. ``record.__struct_fields__`` names everything that is in it.
 """
 
 from __future__ import annotations
 
 import math
 import re
+import sys
 from collections.abc import Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import msgspec
-import numpy as np
+
+if TYPE_CHECKING:
+    import numpy as np
 
 Severity = Literal["info", "warning", "error"]
 Goal = Literal["max", "min"]
 Status = Literal["ok", "diverged", "failed", "no_effect", "pruned"]
 
 
-class Record(msgspec.Struct, frozen=True, kw_only=True):
+def drawing() -> Any:
+    """The room that draws records. It stands above this one: the front door says which it is."""
+    return sys.modules[__name__.partition(".")[0]].drawing()
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True, repr_omit_defaults=True):
     """Base of all records: immutable, keyword-only."""
+
+    def _in_short(self) -> str:
+        """What ``repr`` says; nothing for all fields."""
+        return ""
+
+    def __repr__(self) -> str:
+        said = self._in_short()
+        return f"<{type(self).__name__} {said}>" if said else super().__repr__()
+
+    def __str__(self) -> str:
+        return drawing().text(self) if self._in_short() else repr(self)
+
+    def _repr_html_(self) -> str | None:
+        return drawing().html(self) if self._in_short() else None
+
+
+def _short(value: float) -> str:
+    return f"{value:.4g}"
+
+
+def _number(items: Sequence[Any] | int, noun: str) -> str:
+    count = items if isinstance(items, int) else len(items)
+    return f"{count} {noun}{'s' * (count != 1)}"
 
 
 class Series(Record):
@@ -29,12 +61,19 @@ class Series(Record):
     steps: tuple[int, ...] = ()
     values: tuple[float, ...] = ()
 
+    def _in_short(self) -> str:
+        if not self.values:
+            return "without values"
+        return f"of {_number(self.values, 'value')}: {_short(self.values[0])} ... {_short(self.last)}"
+
     def __len__(self) -> int:
         return len(self.values)
 
     @property
     def array(self) -> np.ndarray:
         """The values as float64, shape ``(n,)``."""
+        import numpy as np
+
         return np.asarray(self.values, dtype=np.float64)
 
     @property
@@ -56,9 +95,14 @@ class Profile(Record):
     steps: tuple[int, ...] = ()
     rows: tuple[tuple[float, ...], ...] = ()
 
+    def _in_short(self) -> str:
+        return f"of {_number(self.names, 'name')} on {_number(self.steps, 'step')}"
+
     @property
     def array(self) -> np.ndarray:
         """All rows as float64, shape ``(steps, names)``; NaN where a layer was not called."""
+        import numpy as np
+
         return np.asarray(self.rows, dtype=np.float64).reshape(len(self.steps), len(self.names))
 
     def of(self, name: str) -> Series:
@@ -148,6 +192,11 @@ class TrainingRecord(Record):
     began: int = 0
     ended: int = 0
 
+    def _in_short(self) -> str:
+        loss = self.get("loss")
+        last = f", last loss {_short(loss.last)}" if len(loss) else ""
+        return f"{self.name}: {', '.join([self.model, *self.optimizers])}, {_number(self.steps, 'step')}{last}"
+
     def get(self, name: str) -> Series:
         """The series of that name, empty if the run had none."""
         return self.series.get(name, Series())
@@ -158,6 +207,7 @@ class RunRecord(Record):
 
     ``latest`` says of every number that the script said in several trainings which of these came last; ``hints`` are printed numbers
     that no rule knows, with how often they came.
+    ``finished`` is false of a run that is going on, or was killed: what it had until then is there.
     """
 
     id: str
@@ -173,6 +223,14 @@ class RunRecord(Record):
     applied: tuple[str, ...] = ()
     latest: dict[str, int] = {}
     hints: tuple[str, ...] = ()
+    finished: bool = True
+
+    def _in_short(self) -> str:
+        parts = [self.subject, _number(self.main.steps if self.main is not None else 0, "step")]
+        if self.metric is not None and self.main is not None and len(self.main.get(self.metric.name)):
+            parts.append(f"{self.metric.name} {_short(self.main.get(self.metric.name).last)}")
+        parts += [self.error] * bool(self.error) + ["not ended"] * (not self.finished)
+        return f"{self.id}: {', '.join(parts)}"
 
     @property
     def main(self) -> TrainingRecord | None:
@@ -202,6 +260,9 @@ class Finding(Record):
     confidence: float = 1.0
     training: str = ""
 
+    def _in_short(self) -> str:
+        return f"{self.severity}: {self.title}, at {self.where}"
+
 
 class Trial(Record):
     """One run of a subject under a recipe and a seed. ``value`` is the metric at the end, NaN unless status is ok.
@@ -218,6 +279,10 @@ class Trial(Record):
     error: str = ""
     curves: dict[str, Series] = {}
     changed: tuple[str, ...] = ()
+
+    def _in_short(self) -> str:
+        ended = _short(self.value) if self.status == "ok" else self.status
+        return f"{self.recipe or 'untreated'}, seed {self.seed}: {ended}"
 
 
 class Watched(Record):
@@ -254,6 +319,12 @@ class Arm(Record):
     baseline_diverged: int = 0
     note: str = ""
 
+    def _in_short(self) -> str:
+        interval = f" [{_short(self.low)}, {_short(self.high)}]"
+        return (
+            f"{self.recipe}: {self.effect:+.4g}{interval} over {_number(self.seeds, 'seed')}{', proven' * self.proven}"
+        )
+
     @property
     def proven(self) -> bool:
         """Whether the interval of the improvement excludes zero and no seed was lost on the way."""
@@ -271,6 +342,10 @@ class Comparison(Record):
     trials: tuple[Trial, ...] = ()
     level: float = 0.95
     words: tuple[str, ...] = ()
+
+    def _in_short(self) -> str:
+        arms = f"{'; '.join(arm.recipe for arm in self.arms)} against the untreated {self.subject}"
+        return f"of {arms} by {self.metric.name} over {_number(self.seeds, 'seed')}"
 
     def arm(self, recipe: str) -> Arm:
         """The arm of that recipe."""
@@ -294,6 +369,9 @@ class Treatment(Record):
     lines: tuple[str, ...] = ()
     words: tuple[str, ...] = ()
     seconds: float = 0.0
+
+    def _in_short(self) -> str:
+        return f"of {self.subject}: {self.recipe or 'nothing that helps'}, {_number(self.findings, 'finding')}"
 
 
 class Axis(Record):
@@ -322,6 +400,10 @@ class Probe(Record):
     at: dict[str, float | str] = {}
     reports: Series = Series()
 
+    def _in_short(self) -> str:
+        ended = _short(self.value) if self.status == "ok" else self.status
+        return f"{self.number}, {self.recipe or 'untreated'}: {ended}"
+
 
 class Tuning(Record):
     """The end of a search over recipes: what was tried, what mattered, what was confirmed, and how to keep it.
@@ -346,6 +428,55 @@ class Tuning(Record):
     lines: tuple[str, ...] = ()
     words: tuple[str, ...] = ()
     seconds: float = 0.0
+
+    def _in_short(self) -> str:
+        return f"of {self.subject}: {self.recipe or 'nothing that helps'}, {_number(self.probes, 'trial')}"
+
+
+Outcome = Treatment | Comparison | Tuning
+
+
+class Findings(tuple[Finding, ...]):
+    """Findings that show themselves: what ``diagnose`` gives.
+
+    >>> Findings()
+    ()
+    """
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "\n".join(map(repr, self)) if self else "()"
+
+    def __str__(self) -> str:
+        return drawing().text(self)
+
+    def _repr_html_(self) -> str:
+        return drawing().html(self)
+
+
+class Recording(Protocol):
+    """What has the record of a run, or is still making it: a :class:`trimtab.Recorder`."""
+
+    def record(self) -> RunRecord: ...
+
+
+def as_run(what: RunRecord | TrainingRecord | Recording) -> RunRecord:
+    """The record of a run from what has one; of a recorder that is still open, what it has until now.
+
+    Raises:
+        TypeError: that says what has one.
+    """
+    if isinstance(what, RunRecord):
+        return what
+    if isinstance(what, TrainingRecord):
+        return RunRecord(id="", subject=what.name, trainings=(what,))
+    if callable(record := getattr(what, "record", None)) and isinstance(run := record(), RunRecord):
+        return run
+    raise TypeError(
+        f"The record of a run is wanted; got {type(what).__name__}. A recorder has one, open or closed: "
+        "recorder = tt.attach(model, optimizer).watch(). trimtab.watch('train.py') gives one."
+    )
 
 
 def to_json(record: Record | Sequence[Record] | dict) -> bytes:

@@ -2,29 +2,35 @@
 
 from __future__ import annotations
 
+import collections.abc
+import importlib
 import inspect
 import json
 import re
+import shutil
+import subprocess
 import sys
-from types import ModuleType
+from types import SimpleNamespace
 
 import pytest
 
-import trimtab.nn
-from trimtab import nn as trimtab_nn
-from trimtab import optim
-from trimtab.cli.cards import GROUPS, Card, all_cards
+import trimtab.techniques
+from trimtab import data, nn, optim
+from trimtab.cli import cards
+from trimtab.cli.cards import GROUPS, Card, read_cards
+from trimtab.cli.docstring import filled
 from trimtab.cli.formula import plain
 from trimtab.recipe import Technique
 
-CARDS = all_cards()
+CARDS = read_cards(cards.PACKAGE)
+ROOMS = {"nn": nn, "data": data, "optim": optim}
+assert trimtab.techniques  # registers them
 SAYS = {
     "formula": "the formula, in a '.. math::' block",
     "helps": "a sentence 'When it helps: ...'",
     "hurts": "a sentence 'When it hurts: ...'",
     "source": "who found it, 'Source: Authors, \"Title\", year.'",
 }
-ELSEWHERE = {"Dropout"}  # parts of groups that the catalogue does not have yet
 
 
 def lacks(card: Card) -> list[str]:
@@ -33,15 +39,19 @@ def lacks(card: Card) -> list[str]:
 
 
 @pytest.fixture
-def plant(monkeypatch):
-    """Adds a class with this docstring to ``trimtab.nn``, out of a file that says ``Toy normalization.``"""
+def plant(monkeypatch, tmp_path):
+    """Adds a class with this docstring to a copy of the package, in a file ``trimtab/nn/toy.py`` of the group of norms."""
+    package = tmp_path / "trimtab"
+    shutil.copytree(cards.PACKAGE, package, ignore=lambda _, names: [n for n in names if "." in n and n[-3:] != ".py"])
+    monkeypatch.setattr(cards, "PACKAGE", package)
+    (package / "nn" / "toy.py").write_text('GROUP = "normalization"\n')
 
-    def add(name: str, doc: str) -> None:
-        file = ModuleType("toy_norm", "Toy normalization.")
-        monkeypatch.setitem(sys.modules, "toy_norm", file)
-        part = type(name, (), {"__doc__": doc, "__module__": "toy_norm", "__init__": lambda self, width: None})
-        monkeypatch.setattr(trimtab.nn, name, part, raising=False)
-        monkeypatch.setattr(trimtab.nn, "__all__", [*trimtab.nn.__all__, name])
+    def add(name: str, doc: str, body: str = "") -> None:
+        with (package / "nn" / "toy.py").open("a") as toy:
+            toy.write(f"class {name}:\n    r'''{doc}'''\n    def __init__(self, width): ...\n{body}\n")
+        room = package / "nn" / "__init__.py"
+        text = room.read_text().replace("__all__ = [", f'from trimtab.nn.toy import {name}\n__all__ = ["{name}",')
+        room.write_text(text)
 
     return add
 
@@ -88,20 +98,166 @@ def test_a_variant_refers_to_a_part_that_says_the_rest(name):
     assert not whole.of and name in whole.variants
 
 
-def test_every_part_is_in_a_group():
-    lost = {card.name for card in CARDS.values() if card.kind == "part" and not card.groups} - ELSEWHERE
-    assert not lost, (
-        f"{', '.join(sorted(lost))}: the first sentence of the file says no word of a group. These are "
-        f"{', '.join(f'{group}: {words.pattern}' for group, words in GROUPS.items())}"
+PUBLIC = [
+    (room, name)
+    for room, module in ROOMS.items()
+    for name in module.__all__
+    if not inspect.ismodule(getattr(module, name))
+]
+
+
+@pytest.mark.parametrize(("room", "name"), PUBLIC, ids=lambda one: one)
+def test_every_public_name_has_a_group(room, name):
+    """Also helpers that have no card of their own."""
+    thing = getattr(ROOMS[room], name)
+    group = getattr(sys.modules[thing.__module__], "GROUP", ())
+    groups = {group} if isinstance(group, str) else set(group)
+    assert groups and groups <= set(GROUPS), f"{thing.__module__} has to say GROUP = one of {', '.join(GROUPS)}"
+    if name in CARDS and CARDS[name].kind == "part":
+        assert set(CARDS[name].groups) == groups
+
+
+@pytest.mark.parametrize(
+    "name", sorted(name for name, cls in Technique.registry.items() if cls.__module__.startswith("trimtab."))
+)
+def test_every_technique_has_a_group(name):
+    group = Technique.registry[name].group
+    groups = {group} if isinstance(group, str) else set(group)
+    assert groups and groups <= set(GROUPS), f"{name}: group has to be one of {', '.join(GROUPS)}"
+
+
+def test_the_group_of_optimization():
+    members = {card.name for card in CARDS.values() if "optimization" in card.groups}
+    assert members >= set(
+        "adadelta adagrad adam adamw muon rmsprop sam sgd schedule_free skip_spikes zero_init_residual".split()
     )
+    assert members >= {"Adam", "SAM", "Warmup", "clip_norm", "zclip", "ZClip", "clip_grad_adaptive_", "he_init"}
+    assert not members & {"dropout", "batch_norm", "l2", "mixup"}
 
 
 def test_the_group_of_normalization():
     members = {card.name for card in CARDS.values() if "normalization" in card.groups}
     assert {"BatchNorm2d", "BatchNorm1d", "LocalResponseNorm", "AddRMSNorm", "batch_norm", "layer_norm"} <= members
     assert {"standardize_inputs"} <= members
-    assert not members & {"Dropout", "dropout", "clip_norm", "weight_decay", "he_init", "lr_scale"}
-    assert set(trimtab.nn.__all__) - set(CARDS) <= {name for name in trimtab.nn.__all__ if name.islower()}
+    assert not members & {
+        "Dropout",
+        "dropout",
+        "clip_norm",
+        "weight_decay",
+        "he_init",
+        "lr_scale",
+        "ZClip",
+        "clip_grad_adaptive_",
+    }
+    assert set(nn.__all__) - set(CARDS) <= {name for name in nn.__all__ if name.islower()}
+
+
+# -- what is read from the text is what is there ----------------------------------------------------------------------
+
+OBJECTS = {
+    **{
+        called: getattr(room, name)
+        for short, room in ROOMS.items()
+        for name in room.__all__
+        for called in (name, f"{short}.{name}")
+        if called in CARDS and CARDS[called].kind == "part"
+    },
+    **{name: cls for name, cls in Technique.registry.items() if cls.__module__.startswith("trimtab.")},
+}
+
+
+def test_every_member_has_a_card_and_every_card_a_member():
+    """A part with the name of a technique is listed with its room."""
+    ours = {name for name, cls in Technique.registry.items() if cls.__module__.startswith("trimtab.")}
+    parts = {
+        f"{short}.{name}" if name in ours else name
+        for short, room in ROOMS.items()
+        for name in room.__all__
+        if (inspect.isclass(thing := getattr(room, name)) and not inspect.isabstract(thing))
+        or (inspect.isfunction(thing) and cards.sections(inspect.getdoc(thing) or "")["source"])
+    }
+    assert parts | ours == set(CARDS) == set(OBJECTS)
+    assert CARDS["nn.identity_init"].kind == "part" and CARDS["identity_init"].kind == "technique"
+
+
+@pytest.mark.parametrize("name", CARDS)
+def test_the_card_says_what_the_object_is(name):
+    card, thing = CARDS[name], OBJECTS[name]
+    assert getattr(importlib.import_module(card.home[0]), card.home[1]) is thing
+    assert card.text == inspect.getdoc(thing)
+    assert card.has_curve == hasattr(thing, "plotted")
+    if card.kind == "technique":
+        group = thing.group
+        assert card.place == f"acts on the {thing.acts_on}" and card.name == thing.name
+    else:
+        group = sys.modules[thing.__module__].GROUP
+        room = next(room for room, module in ROOMS.items() if getattr(module, card.home[1], None) is thing)
+        assert card.place == f"trimtab.{room}.{card.home[1]}"
+    assert card.groups == ((group,) if isinstance(group, str) else tuple(group))
+    made = inspect.signature(thing.__init__ if inspect.isclass(thing) else thing)
+    found = parameters(made, vars(sys.modules[thing.__module__]))
+    assert signature_of(card) == found[inspect.isclass(thing) :]  # less self
+
+
+def signature_of(card: Card) -> list:
+    """The parameters that the text of a card says, read by Python itself in the file of the member."""
+    names = dict(vars(importlib.import_module(card.home[0])))
+    exec(f"from __future__ import annotations\ndef made{card.call[card.call.index('(') :]}: ...", names)
+    return parameters(inspect.signature(names["made"]), names)
+
+
+def parameters(signature: inspect.Signature, names: dict) -> list:
+    """Name, kind, default and type of each; types that are imported for the type checker alone by their text."""
+    names = vars(collections.abc) | names  # what aliases of types in other files are made of
+
+    def kind(annotation):
+        try:
+            return eval(annotation, names) if isinstance(annotation, str) else annotation
+        except NameError:
+            return annotation
+
+    found = signature.parameters.values()
+    return [(p.name, p.kind, p.default is not p.empty, repr(p.default), kind(p.annotation)) for p in found]
+
+
+def test_cards_are_kept_until_a_file_changes(plant, monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    first = cards.all_cards()
+    monkeypatch.setattr(cards, "read_cards", lambda package: pytest.fail("read again"))
+    assert cards.all_cards() == first
+    monkeypatch.undo()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(cards, "PACKAGE", tmp_path / "trimtab")
+    plant("ToyNorm", TOY)
+    assert set(cards.all_cards()) == {*first, "ToyNorm"}
+    (kept,) = (tmp_path / "cache" / "trimtab").iterdir()  # the older one is gone
+    kept.write_text("damaged")
+    assert set(cards.all_cards()) == {*first, "ToyNorm"}
+
+
+@pytest.mark.parametrize("place", ["relative", "/dev/null/nowhere"])
+def test_a_cache_that_cannot_be_written_is_done_without(trimtab, monkeypatch, place):
+    monkeypatch.setenv("XDG_CACHE_HOME", place)
+    monkeypatch.setenv("HOME", "/dev/null")
+    assert trimtab("catalogue", "adam").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    "arguments", ["", "adam", "optimization", "--json cards.json", "--json cards.json BatchNorm2d"]
+)
+def test_the_catalogue_does_without_torch(arguments, tmp_path):
+    code = "import sys; from trimtab.cli import main\ntry: main()\nfinally: print({'torch', 'numpy', 'scipy', 'matplotlib'} & set(sys.modules), file=sys.stderr)"
+    shown = subprocess.run(
+        [sys.executable, "-c", code, "catalogue", *arguments.split()], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert (shown.returncode, shown.stderr) == (0, "set()\n")
+
+
+@pytest.mark.parametrize("name", CARDS)
+def test_no_card_is_wider_than_the_terminal(name):
+    prose = filled(CARDS[name].text, 80).split("\n>>>")[0]
+    assert max(map(len, prose.split("\n"))) <= 80
+    assert "\\" not in prose and ".. math" not in prose and ":class:" not in prose
 
 
 def test_optimizers_say_whether_they_change_the_rates_or_the_direction():
@@ -148,7 +304,7 @@ def test_a_new_part_appears_by_itself(trimtab, plant):
 
 def test_a_part_that_says_too_little_is_found_out(plant):
     plant("ToyNorm", "A toy. When it helps: toys.")
-    assert lacks(all_cards()["ToyNorm"]) == [SAYS["formula"], SAYS["hurts"], SAYS["source"]]
+    assert lacks(cards.all_cards()["ToyNorm"]) == [SAYS["formula"], SAYS["hurts"], SAYS["source"]]
 
 
 def test_every_member_of_the_group_has_its_block(trimtab):
@@ -177,7 +333,13 @@ def test_the_card_of_a_part(trimtab):
         "LocalResponseNorm(size: int, alpha: float = 0.0001, beta: float = 0.75, k: float = 1.0, *, divide_by_size: bool = True)  "
         "trimtab.nn.LocalResponseNorm\n\nLocal response normalization: "
     )
-    for part in (".. math::", "Args:", "When it helps:", "When it hurts:", "Source: Krizhevsky"):
+    for part in (
+        "    y_c = x_c (k + α/n Σ_",
+        "Args:\n    size: ",
+        "When it helps:",
+        "When it hurts:",
+        "Source: Krizhevsky",
+    ):
         assert part in shown.stdout
 
 
@@ -237,9 +399,10 @@ def test_curves_are_the_closed_form(name, trimtab):
 
 
 def test_a_new_part_with_a_curve_can_be_drawn(trimtab, plant, monkeypatch):
-    plant("ToyNorm", TOY)
+    plant("ToyNorm", TOY, "    @classmethod\n    def plotted(cls): ...")
     curve = ("width", "height", {"toy": ([0.0, 1.0], [2.0, 3.0])})
-    monkeypatch.setattr(trimtab_nn.ToyNorm, "plotted", classmethod(lambda cls: curve), raising=False)
+    toy = SimpleNamespace(ToyNorm=SimpleNamespace(plotted=lambda: curve))
+    monkeypatch.setitem(sys.modules, "trimtab.nn.toy", toy)
     assert "\nheight\n   3 ┤" in trimtab("catalogue", "ToyNorm", "--plot").stdout
     assert trimtab("catalogue", "ToyNorm").stdout.endswith("\nIts curve: trimtab catalogue ToyNorm --plot\n")
 
@@ -288,6 +451,7 @@ def test_a_picture_that_cannot_be_written(trimtab, tmp_path):
         (r"\operatorname{softmax}(q \cdot k)", "softmax(q · k)"),
         (r"\|w\|_2 \tanh x", "‖w‖_2 tanh x"),
         (r"g - \underbrace{\textstyle \frac1H \sum g}_{\text{of the mean}} + 1", "g - 1/H Σ g + 1"),
+        (r"\operatorname*{arg\,min}_v \frac{1}{2m} v", "arg min_v 1/(2m) v"),
         (r"{x", "x"),
         (r"x_", "x_"),
     ],

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -63,6 +62,34 @@ def test_wrong_options(trimtab, train, arguments, message):
     assert not train.with_name("ran").exists()
 
 
+LONG = "x" * 5000
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["watch", LONG], ["treat", f"{LONG}.py"], ["watch", "a\0b"], ["watch", "-m", LONG], ["watch", "-m", "a\0b"], ["watch", "-m", "a." * 2000 + "b"],
+        ["watch", ""], ["watch", "."], ["watch", "/dev/null"], ["watch", "--json", "a\0b", "train.py"], ["treat", "--html", LONG, "train.py"],
+        ["report", LONG], ["report", f"{LONG}.py"], ["report", ""], ["report", "--store", LONG], ["report", "--store", "a\0b"],
+        ["catalogue", "Cosine", "--plot", "a\0b.svg"], ["catalogue", "Cosine", "--plot", f"{LONG}.svg"], ["catalogue", "adam", "--json", "a\0b"],
+        ["compare", "--with", "batch_norm for x in y", "train.py"], ["compare", "--with", "\udcff", "train.py"],
+        ["compare", "--with", f"clip_norm({'-' * 3000}1)", "train.py"], ["tune", "--search", "dropout(p={[]: 1})", "train.py"],
+    ],
+    ids=lambda arguments: " ".join(arguments)[:40].replace("\0", "0"),
+)  # fmt: skip
+def test_odd_names_and_texts_are_wrong_usage_and_no_traceback(trimtab, train, arguments):
+    train.write_text(SCRIPT)
+    shown = trimtab(*arguments)
+    assert shown.exit_code in (1, 2) and "Error: " in shown.stderr and len(shown.stderr) < 600
+    assert not train.with_name("ran").exists()
+
+
+def test_arguments_that_are_no_text_reach_the_script(trimtab, train):
+    train.write_text("import os, sys\nassert os.fsencode(sys.argv[1]) == bytes([255])\nprint('reached')")
+    shown = trimtab("watch", "train.py", "\udcff")
+    assert (shown.exit_code, shown.stdout) == (0, "reached\n"), shown.stderr
+
+
 def test_an_unknown_technique_is_refused_before_anything_runs(trimtab, train):
     train.write_text(SCRIPT)
     said = complaint(trimtab("compare", "--with", "he_init", "--with", "batchnorm(after='linear')", "train.py"))
@@ -80,12 +107,10 @@ def test_times(text, seconds):
     assert read(None, None, text) == seconds
 
 
-def test_help_is_quick_and_names_every_command():
-    began = time.monotonic()
+def test_help_names_every_command_and_loads_nothing_for_it():
     code = "import sys; from trimtab.cli import main\ntry: main(['--help'])\nfinally: print(sorted({'torch', 'numpy', 'rich'} & set(sys.modules)))"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert shown.stdout.splitlines()[-1] == "[]"
-    assert time.monotonic() - began < 2
     for command in COMMANDS:
         assert f"\n  {command} " in shown.stdout
     assert "..." not in shown.stdout.split("Commands:")[1]  # no summary is cut short
@@ -101,8 +126,9 @@ def test_every_command_explains_itself(trimtab, command):
         assert "Everything after SCRIPT belongs to the script" in shown.stdout
 
 
-def test_runs_as_a_module():
-    shown = subprocess.run([sys.executable, "-m", "trimtab.cli", "--help"], capture_output=True, text=True, check=True)
+@pytest.mark.parametrize("module", ["trimtab", "trimtab.cli"])
+def test_runs_as_a_module(module):
+    shown = subprocess.run([sys.executable, "-m", module, "--help"], capture_output=True, text=True, check=True)
     assert shown.stdout.startswith("Usage: trimtab [OPTIONS] COMMAND [ARGS]...")
 
 

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from msgspec.structs import replace
 
-from trimtab.records import Evidence, Finding, Profile, RunRecord, Series, TrainingRecord
+from trimtab.records import Evidence, Finding, Layer, Metric, Profile, RunRecord, Series, TrainingRecord
 from trimtab.report import sample, write_page
+from trimtab.report.measured import PROFILES, SERIES
 
 FLAGS = """--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking
 --disable-component-update --disable-sync""".split()
@@ -255,6 +256,75 @@ def test_names_that_are_code_stay_text(opened):
     assert page.locator("script").count() == 1 and page.locator("img").count() == 0
     assert page.locator(".finding h3").inner_text() == odd
     check_pictures(page, curves=2, heatmap=4)
+
+
+WORD = "w" * 5000
+
+
+def test_a_long_word_makes_no_page_wider_than_the_screen(opened):
+    run, (worst, _), treated = sample.run(100), sample.findings(), sample.treatment()
+    layers = (Layer(name=WORD, kind=WORD),)
+    training = replace(run.main, name=WORD, model=WORD, optimizers=(WORD,), notes=(WORD,), facts={WORD: 1.0}, layers=layers,
+                       series=run.main.series | {WORD: run.main.series["loss"]})  # fmt: skip
+    run = replace(run, id=WORD, subject=WORD, error=WORD, output_tail=WORD, versions={WORD: WORD}, applied=(WORD,),
+                  trainings=(training, replace(training, steps=1)), metric=Metric(name=WORD, goal="max", why=WORD))  # fmt: skip
+    finding = replace(worst, problem=WORD, where=WORD, title=WORD, cause=WORD, source=WORD, remedies=(WORD,), training=WORD,
+                      evidence=(Evidence(text=WORD, numbers={WORD: 1.0}, shows=("loss",)),))  # fmt: skip
+
+    def worded(comparison):
+        arms = tuple(replace(arm, recipe=WORD, note=WORD) for arm in comparison.arms)
+        return replace(comparison, metric=Metric(name=WORD, goal="max", why=WORD), arms=arms, words=(WORD,))
+
+    treatment = replace(treated, findings=(finding,), recipe=WORD, lines=(WORD,), words=(WORD,), search=worded(treated.search),
+                        confirmation=worded(treated.confirmation))  # fmt: skip
+    tuning = sample.tuning()
+    probes = tuple(replace(probe, recipe=WORD) for probe in tuning.probes)
+    tuning = replace(
+        tuning, search=(WORD,), probes=probes, recipe=WORD, words=(WORD,), confirmation=worded(tuning.confirmation)
+    )
+    for width in (420, 1280):
+        page = opened(run, [finding], treatment, worded(sample.search()), tuning, [sample.search()], width=width)
+        assert page.evaluate("document.documentElement.scrollWidth") == width
+
+
+def test_what_was_tried_before_stands_further_down(opened):
+    page = opened(sample.run(), (), sample.treatment(), None, None, [sample.search(), sample.tuning()])
+    assert page.locator("h1").inner_text().startswith("batch_norm(after='linear') raised validation accuracy from 0.11")
+    titles = page.locator("h3.over").all_inner_texts()
+    assert titles == ["Confirmation on fresh seeds", "Search: what was tried", "Earlier: comparison", "Earlier: tuning"]
+    assert page.locator("p", has_text="learning_rate(lr=0.185), batch_norm raised").count() == 1
+
+
+def test_trainings_have_headings_and_facts_read(opened):
+    training = replace(sample.run(50).main, name="training 1", facts={"first_nonfinite_loss": 3.0})
+    run = replace(sample.run(), trainings=(training, replace(training, name="training 2", steps=1)))
+    finding = replace(sample.findings()[0], training="training 1",
+                      evidence=(Evidence(text="It hardly learned.", numbers={"learned": -np.inf, "p": np.nan, "steps": 3.0}),))  # fmt: skip
+    page = opened(run, [finding])
+    headings = page.locator("#trainings h2").all_inner_texts()
+    assert headings == ["Training 1", "Training 2"]
+    assert page.locator(".chip").all_inner_texts() == ["steps 3"]  # and none of "learned -inf"
+    assert page.locator("th", has_text="first nonfinite loss").count() == 2
+
+
+def test_a_run_of_three_thousand_layers_stays_small(opened, tmp_path):
+    random = np.random.default_rng(0)
+    names = tuple(f"model.encoder.layers.{i}.mlp.dense" for i in range(3000))
+    layers = tuple(Layer(name=name, kind="Linear", parameters=(f"{name}.weight",)) for name in names)
+    weights = tuple(f"{name}.weight" for name in names)
+    profiles = {}
+    for name, measured in PROFILES.items():
+        table = random.random((20, 3000)) if measured.share else np.exp(random.standard_normal((20, 3000)) * 3)
+        columns = names if name.startswith(("activation", "dead")) else weights
+        profiles[name] = Profile(names=columns, steps=tuple(range(20)), rows=tuple(map(tuple, table.tolist())))
+    loss = sample.series(random.random(5_000))
+    series = {name: loss for name in ("val loss", *SERIES)}
+    training = TrainingRecord(
+        name="training", model="Net", steps=5_000, layers=layers, series=series, profiles=profiles
+    )
+    page = opened(RunRecord(id="r", subject="large.py", trainings=(training,)))
+    assert (tmp_path / "report.html").stat().st_size < 1_500_000
+    assert page.locator("svg[data-kind=heatmap]").count() == len(PROFILES)
 
 
 def test_a_run_with_many_long_trainings_stays_small(opened):

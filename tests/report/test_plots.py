@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import xml.etree.ElementTree as xml
 
 import msgspec
@@ -11,6 +12,7 @@ import pytest
 from trimtab.records import Axis, Layer, Metric, Probe, Profile, Series, TrainingRecord, Tuning
 from trimtab.report import sample
 from trimtab.report.figures import of_search, of_seeds, of_training, profiles_of_training
+from trimtab.report.measured import PROFILES, SERIES
 from trimtab.report.plots.coordinates import coordinates_data, draw_coordinates
 from trimtab.report.plots.curves import curves_data, draw_curves, wants_log
 from trimtab.report.plots.gradient_profile import by_layer, gradient_profile_data
@@ -40,7 +42,7 @@ def test_losses_share_a_picture_and_nonfinite_steps_are_kept():
     assert [curve.name for curve in data.curves] == ["loss", "val loss"]
     assert data.curves[0].broken.tolist() == [1]
     assert np.isnan(data.curves[0].values[1])
-    assert not data.log
+    assert data.scale == "linear"
 
 
 def test_empty_series_have_no_curves():
@@ -54,6 +56,97 @@ def test_log_scale_only_for_positive_values_of_many_sizes():
         and not wants_log(np.array([0.9, 1.0]))
         and not wants_log(np.array([np.nan]))
     )
+
+
+@pytest.mark.parametrize(
+    ("values", "scale"),
+    [
+        ([2.3, 1e3, 2e25], "log"),
+        ([2.3, 0.0, 1.9, 2e25], "symlog"),  # a loss of exactly 0 among them
+        ([-0.4, -0.9, -0.5, -2e25], "symlog"),
+        ([2.3, 0.0, 1.9], "linear"),
+        ([0.0, 0.0], "linear"),
+        ([math.nan, math.inf], "linear"),
+    ],
+)
+def test_the_scale_shows_all_of_a_curve(values, scale):
+    data = curves_data(training(loss=Series(steps=tuple(range(len(values))), values=tuple(values))), ["loss"], "loss")
+    assert data is not None and data.scale == scale
+    root = xml.fromstring(draw_curves(data))
+    assert root.attrib["data-yscale"] == scale
+    (picture,) = of_training(training(loss=Series(steps=tuple(range(len(values))), values=tuple(values))), "t0", None)
+    assert ("linear around 0 and logarithmic beyond" in picture.caption) == (scale == "symlog")
+
+
+def test_compared_losses_that_blow_up_are_not_drawn_on_a_linear_axis():
+    trials = list(sample.comparison().trials)
+    blown = Series(steps=(0, 4, 8), values=(0.0, 2.0, 2e25))
+    trials[0] = msgspec.structs.replace(trials[0], curves={"loss": blown})
+    data = seeds_data(msgspec.structs.replace(sample.comparison(), trials=tuple(trials)), sample.WINNER, "loss")
+    assert data is not None and data.scale == "symlog"
+    assert xml.fromstring(draw_curves(data)) is not None
+
+
+@pytest.mark.parametrize("values", [(0.93,), (0.93860001, 0.93860002), (800.0, 800.001)])
+def test_no_axis_says_the_same_twice(values):
+    steps = tuple(range(800, 800 + len(values)))
+    data = curves_data(training(val_accuracy=Series(steps=steps, values=values)), ["val accuracy"], "accuracy")
+    assert data is not None
+    texts = [text.text for text in xml.fromstring(draw_curves(data)).iter() if text.tag.endswith("text")]
+    across, up = texts[: texts.index("step")], texts[texts.index("step") + 1 :]
+    assert across == [f"{step:,}" for step in steps]
+    assert len(set(up)) == len(up) > 1
+
+
+def test_one_effect_far_off_does_not_hide_the_others():
+    comparison = sample.search()
+    arms = [*comparison.arms]
+    arms[-1] = msgspec.structs.replace(arms[-1], effect=-2e25, low=-9e25, high=4e25, differences=(-2e25, 0.1, 0.2))
+    data = trials_data(msgspec.structs.replace(comparison, arms=tuple(arms)))
+    assert data is not None and -1 < data.low < 0 < 0.8 < data.high < 2
+    for row in range(len(arms)):
+        path = [
+            float(n)
+            for one in xml.fromstring(draw_trials(data, row)).iter()
+            for n in re.findall(r"-?[\d.]+", one.get("d", ""))
+        ]
+        assert max(map(abs, path)) < 1000
+
+
+def test_every_signal_has_a_title_and_an_explanation():
+    import trimtab.signals as signals
+
+    for signal in signals.ALL:
+        for name, meaning in signal.measures.items():
+            known = PROFILES.get(name) or SERIES.get(name)
+            assert known is not None and known.tells, (
+                f"{signal.__name__} measures {name}: give it a line in report/measured.py"
+            )
+            assert known.title.lower() != name and "_" not in known.title
+            if "(series)" in meaning or "(profile)" in meaning:
+                assert ("(series)" in meaning) == (name in SERIES)
+            drawn = training(**{name: Series(steps=(0, 1), values=(0.5, 0.25))})
+            if name in SERIES:
+                drawn = msgspec.structs.replace(drawn, series={name: next(iter(drawn.series.values()))})
+                picture = next(picture for picture in of_training(drawn, "t0", None) if picture.svg)
+            else:
+                drawn = msgspec.structs.replace(drawn, series={}, profiles={name: profile([[0.5, 0.2]])})
+                picture = next(picture for picture in profiles_of_training(drawn, "t0") if picture.svg)
+            assert picture.title.lower() == known.title.lower() and picture.caption.startswith(known.tells)
+
+
+def test_many_layers_share_rows_and_lose_no_trouble():
+    rows = np.ones((5, 3000))
+    rows[2, 1234], rows[3, 2000] = np.nan, 7.0
+    names = tuple(f"layer.{i}" for i in range(3000))
+    data = heatmap_data(profile(rows.tolist(), names), "gradient")
+    assert data is not None and data.cells.shape == (200, 5) and data.together == 15
+    assert data.names[0] == "layer.0 to layer.14" and data.names[-1] == "layer.2985 to layer.2999"
+    assert np.isnan(data.cells[1234 // 15, 2]) and data.cells[2000 // 15, 3] == 7.0 and data.broken == 1
+    assert data.median.tolist() == [1.0] * 200
+    record = TrainingRecord(name="net", model="Net", profiles={"activation_std": profile(rows.tolist(), names)})
+    shown = {picture.title: picture for picture in profiles_of_training(record, "t0")}
+    assert "up to 15 neighbouring layers" in shown["Activation spread"].caption
 
 
 def test_learning_rate_holds_to_the_last_step():
@@ -276,5 +369,5 @@ def test_loss_metric_and_learning_rate_lead():
     record = sample.run().trainings[0]
     extra = {"movement": record.series["loss"], **record.series, "printed val loss": record.series["val loss"]}
     pictures = list(of_training(msgspec.structs.replace(record, series=extra), "t0", sample.ACCURACY))
-    assert [picture.title for picture in pictures] == ["Loss", "Accuracy", "Learning rate", "Movement"]
+    assert [picture.title for picture in pictures] == ["Loss", "Accuracy", "Learning rate", "Movement of the weights"]
     assert pictures[0].shows == ("loss", "val loss", "printed val loss")

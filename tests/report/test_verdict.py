@@ -68,8 +68,7 @@ def tuning(recipe: str = "", **parts: object) -> Tuning:
         ),
         (
             {"comparison": comparison(arm(mean=2.5, effect=-0.2, low=-0.3, high=-0.1), baseline=2.3, goal="min")},
-            "batch_norm raised validation loss from 2.30 to 2.50: effect -0.20 [-0.30, -0.10], where above 0 is better, "
-            "over 5 paired seeds; it made things worse",
+            "batch_norm raised validation loss from 2.30 to 2.50: -0.20 [-0.30, -0.10] over 5 paired seeds; it made things worse",
             "plain",
         ),
         (
@@ -97,6 +96,29 @@ def tuning(recipe: str = "", **parts: object) -> Tuning:
         (
             {"comparison": comparison(arm(mean=math.nan, effect=math.nan, low=math.nan, high=math.nan, diverged=5))},
             "batch_norm ended with no validation accuracy on any of 5 paired seeds",
+            "plain",
+        ),
+        (
+            {"comparison": comparison(arm(mean=0.08, effect=-0.02, low=-0.05, high=0.01))},
+            "batch_norm lowered validation accuracy from 0.10 to 0.08, which is worse: -0.02 [-0.05, 0.01] over 5 paired seeds; "
+            "not proven, the interval includes zero",
+            "plain",
+        ),
+        (
+            {"comparison": comparison(arm(mean=2.3 + 2e-8, effect=-2e-8, low=-5e-8, high=1e-8), baseline=2.3, goal="min")},
+            "batch_norm left validation loss at 2.3000: -2e-08 [-5e-08, 1e-08] over 5 paired seeds; not proven, the interval "
+            "includes zero",
+            "plain",
+        ),
+        (
+            {"comparison": comparison(arm(effect=0.084, low=-0.004, high=0.17))},
+            "batch_norm raised validation accuracy from 0.10 to 0.94: +0.08 [-0.004, 0.17] over 5 paired seeds; not proven, the "
+            "interval includes zero",
+            "plain",
+        ),
+        (
+            {"comparison": comparison(replace(arm(mean=math.nan, effect=math.nan, failed=5), seeds=()))},
+            "batch_norm could not be compared: there is no seed on which both runs ended with validation accuracy (5 failed)",
             "plain",
         ),
         (
@@ -147,6 +169,9 @@ def test_verdict(given, text, sound):
 
 def test_a_run_that_failed_or_trained_nothing_says_so():
     assert verdict(RunRecord(id="r", subject="s")) == "No training was seen in this run"
+    assert (
+        verdict(replace(RUN, finished=False)) == "Nothing needs treating so far; the run has not ended, or was killed"
+    )
     assert verdict(replace(RUN, exit_code=3)) == "The run ended with exit code 3"
     failed = replace(RUN, error="Traceback ...\nValueError: no data\n", exit_code=1)
     assert verdict(failed) == "The run ended with an error: ValueError: no data"

@@ -274,7 +274,7 @@ def test_a_failing_technique_leaves_nothing_behind(digits):
         ("dropout(p=1.5)", "dropout: p=1.5 must lie strictly between 0 and 1"),
         ("clip_norm(0)", "max_norm=0 must be positive"),
         ("lr_scale", "lr_scale cannot take these arguments"),
-        ("batch_norm(behind='linear')", "It is batch_norm(after: 'str' = 'all'"),
+        ("batch_norm(behind='linear')", "It is batch_norm(after: str = 'all'"),
         ("batch_norm(after='lstm')", "after must be one of 'linear', 'conv', 'all', 'activation'"),
         ("rms_norm(before='lstm')", "before must be one of 'linear', 'conv', 'all', 'activation'"),
         ("group_norm(after='conv', before='conv')", "takes after='conv' or before='conv', not both"),

@@ -22,7 +22,7 @@ from sklearn.datasets import load_digits
 
 import trimtab as tt
 from tests.trial.conftest import clusters, mark
-from trimtab.records import Arm, Comparison, Metric, Probe, Series, Trial
+from trimtab.records import Arm, Comparison, Metric, Probe, Series, Trial, to_json
 from trimtab.store import Store
 from trimtab.trial.live import Live, Report
 from trimtab.trial.run import Job
@@ -102,7 +102,7 @@ def test_a_learning_rate_that_is_too_low_is_found_and_proven(digits_script, engi
         assert probe.status == "ok" or (probe.error and math.isnan(probe.value))
     assert sum(found.importances.values()) == pytest.approx(1) and next(iter(found.importances)) == "lr_scale.factor"
     with Store(digits_script.parent / ".trimtab") as store:
-        assert repr(store.tuning(found.run)) == repr(found)  # NaN is not equal to itself
+        assert to_json(store.tuning(found.run)) == to_json(found)  # NaN is not equal to itself
     # a trial that was followed is the trial that was not: others take it from the store
     with sqlite3.connect(digits_script.parent / ".trimtab" / "runs.db") as store:
         record = store.execute("select record from trial where instr(key, ?)", (f"|{best.recipe}|0|",)).fetchone()[0]
@@ -115,7 +115,7 @@ def test_a_learning_rate_that_is_too_low_is_found_and_proven(digits_script, engi
     again = tt.tune(digits_script, space, trials=12, seeds=3, candidates=2, engine=engine)
     assert lines(mark("ends.txt")) == ran  # nothing is repeated
     assert (
-        repr(again.probes) == repr(found.probes)
+        to_json(again.probes) == to_json(found.probes)
         and again.confirmation == found.confirmation
         and again.recipe == found.recipe
     )

@@ -1,33 +1,36 @@
 """The cards of the catalogue, read from the docstrings of parts and techniques.
 
 A part is a public class of :mod:`trimtab.nn`, :mod:`trimtab.data` or :mod:`trimtab.optim`, or a function there that says
-where it comes from (others are helpers).
-A technique is what is registered under a name. Nothing else has to be declared: a new member appears by itself.
+where it comes from (others are helpers). A technique is a class in the list of :mod:`trimtab.techniques`. Each says which group
+it belongs to: a technique by its ``group``, parts by the ``GROUP`` of their file. Nothing else has to be declared.
 
 A member with a closed form may have a class method ``plotted()``, which gives the titles of both axes and its curves, at settings that
 show the shape: ``("step", "factor of the base rate", {"beta=0.01": (steps, factors)})``. Then it can be drawn.
+
+Cards are made from the source text (:mod:`trimtab.cli.source`), so that the catalogue is there at once; they are kept in the
+user's cache until a file of the package changes.
 """
 
 from __future__ import annotations
 
-import inspect
+import hashlib
+import importlib
+import json
 import re
-import sys
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
-# A member belongs to the groups whose words the first sentence of its file says.
-GROUPS = {
-    group: re.compile(words, re.IGNORECASE)
-    for group, words in {
-        "normalization": r"normaliz|standardiz|\bnorms\b|\ba norm\b",
-        "regularization": r"dropout|DropBlock|penalt|constraint|\bdecay\b|averag|ensemble|smoothing|surrogate|soft cap|z-loss|"
-        r"early stopping|skips|residual connection|stochastic depth|bias, variance",
-        "augmentation": r"\bimages\b|augment|mixup|CutMix|CutOut|noise on inputs|of tables|in sequences",
-        "optimization": r"an optimizer\b|\boptimizers\b|gradient descent|learning rate|\bschedules?\b|clipping|initializ",
-    }.items()
-}
+from trimtab import __version__
+from trimtab.cli.formula import readable
+from trimtab.cli.source import Member, Source
+from trimtab.recipe import technique_name
+from trimtab.user_folders import cache_folder, keep
+
+GROUPS = ("normalization", "regularization", "augmentation", "optimization")
+ROOMS = ("nn", "data", "optim")  # of parts
+PACKAGE = Path(__file__).parents[1]
+Curves = tuple[str, str, dict[str, tuple[list[float], list[float]]]]
 
 _MARK = re.compile(
     r"(?:When it (?P<part>helps|hurts)|\b(?P<technique>Helps|Hurts)|\b(?P<source>Source)s?|\bAccuracy|\bGood first settings?):"
@@ -42,7 +45,7 @@ class Card:
 
     kind: ``part`` or ``technique``. call: how it is called. place: where it is, or what it acts on. meaning: the first paragraph.
     formula: TeX, or code where the docstring has it so. variants: members that refer to this one for all of that.
-    of: the member that a variant refers to. plotted: gives its curves, if it has any.
+    of: the member that a variant refers to. home: module and name of the object. has_curve: can be drawn.
     """
 
     name: str
@@ -58,62 +61,88 @@ class Card:
     variants: tuple[str, ...]
     of: str
     text: str
-    plotted: Callable[[], tuple[str, str, dict[str, tuple[list[float], list[float]]]]] | None = None
+    home: tuple[str, str]
+    has_curve: bool
+
+    def plotted(self) -> Curves:
+        """The titles of both axes and its curves; imports the member."""
+        module, name = self.home
+        return getattr(importlib.import_module(module), name).plotted()
 
 
 def all_cards() -> dict[str, Card]:
     """Every card by name: parts, then techniques."""
-    import trimtab.techniques  # noqa: F401 - registers them
-    from trimtab import data, nn, optim
-    from trimtab.recipe import Technique
+    kept = cache_folder() / f"cards-{_key(PACKAGE)}.json"
+    try:
+        return {name: _tupled(card) for name, card in json.loads(kept.read_text(encoding="utf-8")).items()}
+    except (OSError, ValueError, TypeError):  # none yet, or damaged
+        cards = read_cards(PACKAGE)
+        keep(kept, json.dumps({name: asdict(card) for name, card in cards.items()}), others="cards-*.json")
+        return cards
 
-    rooms = {name: room for room in (nn, data, optim) for name in room.__all__}
-    public = {name: getattr(room, name) for name, room in rooms.items()}
+
+def _key(package: Path) -> str:
+    """What the cards depend on: the version, and the names, sizes and times of the files."""
+    files = (file for room in (*ROOMS, "techniques", "cli") for file in sorted((package / room).rglob("*.py")))
+    seen = [(str(file), (stat := file.stat()).st_mtime_ns, stat.st_size) for file in files]
+    return hashlib.sha256(repr((__version__, seen)).encode()).hexdigest()[:16]
+
+
+def _tupled(card: dict[str, Any]) -> Card:
+    lists: dict[str, Any] = {key: tuple(value) for key, value in card.items() if isinstance(value, list)}
+    return Card(**card | lists)
+
+
+def read_cards(package: Path) -> dict[str, Card]:
+    """:func:`all_cards`, read from the files of the package."""
+    source = Source(package)
+    public = {name: (room, part) for room in ROOMS for name, part in source.public(f"trimtab.{room}").items()}
     parts = {
-        name: thing
-        for name, thing in sorted(public.items())
-        if (inspect.isclass(thing) and not inspect.isabstract(thing))
-        or (inspect.isfunction(thing) and sections(inspect.getdoc(thing) or "")["source"])
+        name: (room, part)
+        for name, (room, part) in sorted(public.items())
+        if (part.is_class and not part.is_abstract) or (not part.is_class and sections(part.doc)["source"])
     }
-    of = {name: _refers_to(thing, parts) for name, thing in parts.items()}
+    techniques = {
+        one.attribute("name", inherited=False) or technique_name(one.name): one
+        for one in source.public("trimtab.techniques").values()
+    }
+    of = {name: _refers_to(name, part.doc, parts) for name, (_, part) in parts.items()}
     cards = {}
-    for name, thing in parts.items():
+    for name, (room, part) in parts.items():
         variants = tuple(other for other in parts if of[other] == name)
-        cards[name] = _card(name, "part", thing, f"{rooms[name].__name__}.{name}", variants, of[name])
-    for name, technique in sorted(Technique.registry.items()):
-        cards[name] = _card(name, "technique", technique, f"acts on the {technique.acts_on}", (), "")
+        group = part.module.constant("GROUP")
+        called = f"{room}.{name}" if name in techniques else name  # the name alone is the technique's
+        cards[called] = _card(called, "part", part, f"trimtab.{room}.{name}", group, variants, of[name])
+    for name, technique in sorted(techniques.items()):
+        place = f"acts on the {technique.attribute('acts_on')}"
+        cards[name] = _card(name, "technique", technique, place, technique.attribute("group"), (), "")
     return cards
 
 
-def _refers_to(thing: Any, parts: dict[str, Any]) -> str:
+def _refers_to(name: str, text: str, parts: dict[str, Any]) -> str:
     """The part whose card says the rest, for one that names no source of its own."""
-    text = inspect.getdoc(thing) or ""
     if sections(text)["source"]:
         return ""
-    names = [name for name in _REFERENCE.findall(text) if name in parts and parts[name] is not thing]
-    return names[0] if names else ""
+    return next((other for other in _REFERENCE.findall(text) if other in parts and other != name), "")
 
 
-def _card(name: str, kind: str, thing: Any, place: str, variants: tuple[str, ...], of: str) -> Card:
-    text = inspect.getdoc(thing) or ""
-    file = inspect.getdoc(sys.modules[thing.__module__]) or ""
-    first = re.split(r"\.\s|\n\n", file)[0]
-    try:
-        signature = str(inspect.signature(thing, eval_str=True))
-    except NameError:  # types that are imported for the type checker alone
-        signature = str(inspect.signature(thing))
+def _card(
+    name: str, kind: str, thing: Member, place: str, group: str | tuple[str, ...] | None, variants: tuple[str, ...], of: str
+) -> Card:  # fmt: skip
+    text = thing.doc
     return Card(
         name=name,
         kind=kind,
-        call=name + signature.removesuffix(" -> None"),
+        call=name + thing.signature(),
         place=place,
-        groups=tuple(group for group, words in GROUPS.items() if words.search(first)),
+        groups=(group,) if isinstance(group, str) else tuple(group or ()),
         meaning=readable(text.split("\n\n")[0]),
         formula=formulas(text),
         variants=variants,
         of=of,
         text=text,
-        plotted=getattr(thing, "plotted", None),
+        home=(thing.module.name, thing.name),
+        has_curve=thing.method("plotted") is not None,
         **sections(text),
     )
 
@@ -146,13 +175,5 @@ def formulas(text: str) -> tuple[str, ...]:
     blocks = re.findall(r"^\.\. math::(.*(?:\n(?:[ \t]+\S.*|[ \t]*(?=\n[ \t]+\S)))*)", text, re.MULTILINE)
     if blocks:
         return tuple(" ".join(block.split()) for block in blocks)
-    return tuple(re.findall(r"``([^`]* [=~] [^`]*)``", " ".join(text.split()))[:1])
-
-
-def readable(text: str) -> str:
-    """A paragraph in one line, without the marks of reStructuredText."""
-    from trimtab.cli.formula import plain
-
-    line = " ".join(text.split())
-    line = re.sub(r":math:`([^`]*)`", lambda math: plain(math[1]), line)
-    return re.sub(r":\w+:`~?(?:trimtab\.(?:nn|data|optim)\.)?([^`]*)`", r"\1", line).replace("``", "")
+    code = re.findall(r"``(.*?)``", " ".join(text.split()))
+    return tuple(one for one in code if re.search(r" [=~] ", one))[:1]

@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from trimtab.cli.common import FILE, say, write_result
+from trimtab.cli.common import FILE
+from trimtab.cli.telling import say, write_result
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from trimtab.cli.cards import Card
+
+WIDEST = 100  # letters of a line of prose
 
 
 @click.command("catalogue", short_help="List techniques and parts, or show a group or the card of one.")
@@ -30,7 +33,7 @@ def command(name: str | None, json_file: Path | None, plot: str | None) -> None:
     from rich.console import Console
 
     from trimtab.cli.cards import GROUPS, all_cards
-    from trimtab.recipe import nearest
+    from trimtab.recipe import nearest, quoted
 
     cards, out = all_cards(), Console()
     if name is None and plot in cards:  # catalogue --plot one_cycle
@@ -49,7 +52,7 @@ def command(name: str | None, json_file: Path | None, plot: str | None) -> None:
         _one(out, cards[name])
     else:
         raise click.UsageError(
-            f"There is no technique, part or group called {name!r}. {nearest(name, [*cards, *GROUPS])}"
+            f"There is no technique, part or group called {quoted(name)}. {nearest(name, [*cards, *GROUPS])}"
         )
     if json_file:
         write_result(out, json_file, {"cards": [_as_json(card) for card in shown]})
@@ -58,9 +61,11 @@ def command(name: str | None, json_file: Path | None, plot: str | None) -> None:
 def _one(out: Console, card: Card) -> None:
     from rich.text import Text
 
+    from trimtab.cli.docstring import filled
+
     out.print(Text.assemble((card.name, "bold"), f"{card.call.removeprefix(card.name)}  {card.place}\n"))
-    out.print(card.text, highlight=False, markup=False)
-    if card.plotted is not None:
+    out.print(Text(filled(card.text, min(out.width, WIDEST))))
+    if card.has_curve:
         out.print(f"\nIts curve: trimtab catalogue {card.name} --plot", highlight=False)
     if card.of:
         out.print(f"\nFormula, when it helps, when it hurts, source: trimtab catalogue {card.of}", highlight=False)
@@ -68,10 +73,10 @@ def _one(out: Console, card: Card) -> None:
 
 def _drawable(name: str | None, cards: dict[str, Card]) -> Card:
     """The card of that name, if it has a curve."""
-    if name in cards and cards[name].plotted is not None:
+    if name in cards and cards[name].has_curve:
         return cards[name]
     what = "--plot draws the curve of one NAME" if name is None else f"{name} has no curve to draw"
-    drawable = ", ".join(card.name for card in cards.values() if card.plotted is not None)
+    drawable = ", ".join(card.name for card in cards.values() if card.has_curve)
     raise click.UsageError(f"{what}. These have one: {drawable}.")
 
 
@@ -81,7 +86,7 @@ def _plot(out: Console, card: Card, file: str) -> None:
 
     from trimtab.report.plots.schedule import SUFFIXES, schedule_data, schedule_text, write_schedule
 
-    assert card.plotted is not None
+    assert card.has_curve
     data = schedule_data(card.name, *card.plotted())
     if not file:
         out.print(Text.assemble((card.name, "bold"), f"  {card.meaning}\n"))
@@ -95,8 +100,9 @@ def _plot(out: Console, card: Card, file: str) -> None:
         )
     try:
         write_schedule(data, path.resolve())
-    except OSError as error:
-        raise click.ClickException(f"{file} could not be written ({error}).") from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise click.ClickException(f"{file[:100]} could not be written ({reason}).") from None
     say(out, f"Plot: {file}")
 
 
@@ -156,5 +162,5 @@ def _as_json(card: Card) -> dict[str, Any]:
     return {
         "name": card.name, "kind": card.kind, "call": card.call, "place": card.place, "groups": card.groups,
         "meaning": card.meaning, "formula": card.formula, "helps": card.helps, "hurts": card.hurts, "source": card.source,
-        "variants": card.variants, "variant_of": card.of or None, "has_curve": card.plotted is not None,
+        "variants": card.variants, "variant_of": card.of or None, "has_curve": card.has_curve,
     }  # fmt: skip

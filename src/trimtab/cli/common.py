@@ -1,4 +1,4 @@
-"""What the commands share: the script's own command line, where results go, and how errors are told."""
+"""What the commands share: the script's own command line, their options, and how errors are told."""
 
 from __future__ import annotations
 
@@ -13,17 +13,35 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from trimtab.cli.launchers import refuse_launcher
+from trimtab.cli.telling import say
+from trimtab.report.words import printable
+from trimtab.user_folders import remember_store
+
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from trimtab.records import Comparison, Finding, RunRecord, Treatment, Tuning
     from trimtab.trial import Script
 
 # Everything after SCRIPT belongs to the script, options too.
 OF_SCRIPT = {"allow_interspersed_args": False, "ignore_unknown_options": False}
 
-# absolute from the start: a script under watch may change the current folder
-FILE = click.Path(path_type=Path, resolve_path=True, dir_okay=False)
+
+class _Place(click.Path):
+    """A path, absolute from the start: a script under watch may change the current folder. Links stay links."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        try:
+            path = Path(os.path.abspath(os.fspath(super().convert(value, param, ctx))))  # type: ignore[arg-type]
+            path.exists()  # raises for what no file can be called
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
+            self.fail(f"{repr(value)[:60]} cannot be the name of a file ({reason}).")
+        return path
+
+
+FILE = _Place(path_type=Path, dir_okay=False)
+FOLDER = _Place(path_type=Path)
 
 
 def script_arguments(command: Callable) -> Callable:
@@ -113,13 +131,16 @@ def seconds(ctx: click.Context, parameter: click.Parameter, value: str | None) -
 
 
 def make_script(script: str, arguments: tuple[str, ...], module: bool) -> Script:
-    """The subject of a command."""
+    """The subject of a command, whose store is remembered as the one used last."""
+    refuse_launcher(script, arguments, module)
     from trimtab.trial.subjects import Script, SubjectError
 
     try:
-        return Script(script, tuple(arguments), module)
+        subject = Script(script, tuple(arguments), module)
     except SubjectError as error:
-        raise click.UsageError(str(error)) from None
+        raise click.UsageError(printable(str(error))) from None
+    remember_store(subject.folder)
+    return subject
 
 
 @contextlib.contextmanager
@@ -127,16 +148,13 @@ def told_plainly() -> Iterator[None]:
     """Errors that are about the user's input or script end the command with their message, not with a traceback."""
     from trimtab.recipe import RecipeError
     from trimtab.store import StoreError
-    from trimtab.trial.session import TrialError
 
     try:
         yield
     except RecipeError as error:
-        raise click.UsageError(str(error)) from None
-    except TrialError as error:
-        raise click.ClickException(f"{error}{_misplaced()}") from None
+        raise click.UsageError(printable(str(error))) from None
     except StoreError as error:
-        raise click.ClickException(str(error)) from None
+        raise click.ClickException(printable(str(error))) from None
 
 
 @contextlib.contextmanager
@@ -159,11 +177,13 @@ def noted(console: Console, kind: type[Warning]) -> Iterator[None]:
 @contextlib.contextmanager
 def trials_told(console: Console) -> Iterator[None]:
     """:func:`told_plainly` for commands that run trials: notes of the session as plain lines, Ctrl-C without a traceback."""
-    from trimtab.trial.session import StoreWarning
+    from trimtab.trial.session import StoreWarning, TrialError
 
     with noted(console, StoreWarning), told_plainly():
         try:
             yield
+        except TrialError as error:
+            raise click.ClickException(printable(f"{error}{_misplaced()}")) from None
         except KeyboardInterrupt:
             say(
                 console,
@@ -187,133 +207,3 @@ def _misplaced() -> str:
         f"\n{' and '.join(wrong)} stood behind the script and so belonged to it. For trimtab, write it before: "
         f"trimtab {context.command.name} {wrong[0]} ... {context.params['script']}"
     )
-
-
-def say(console: Console, text: str, style: str = "") -> None:
-    """A sentence on the terminal, as it is: no markup, no line broken by us, so that paths can be copied."""
-    console.print(text, style=style, highlight=False, markup=False, soft_wrap=True)
-
-
-def tell(
-    console: Console,
-    html: Path,
-    json_file: Path | None,
-    run: RunRecord,
-    findings: tuple[Finding, ...],
-    treatment: Treatment | None = None,
-    comparison: Comparison | None = None,
-    tuning: Tuning | None = None,
-    kept: bool = True,
-) -> None:
-    """Print the result, write the page (and the JSON), and say where they are, or why they could not be written."""
-    from trimtab.report.terminal import summary
-    from trimtab.trial.session import report_command
-
-    console.print(summary(run, findings, treatment, comparison, tuning), crop=False)
-    if json_file:
-        write_json(console, json_file, run, findings, treatment, comparison, tuning)
-    try:
-        from trimtab.report.page import write_page
-
-        write_page(html, run, findings, treatment, comparison, tuning)
-    except Exception as error:  # the result is told; that its page could not be drawn is no reason to fail
-        again = (
-            f" Once that is mended: {report_command(run.id, html.parent)}"
-            if kept and html.parent.name == ".trimtab"
-            else ""
-        )
-        say(
-            console,
-            f"The report {_shown(html)} could not be written ({type(error).__name__}: {error}).{again}",
-            "yellow",
-        )
-    else:
-        say(console, f"Report: {_shown(html)}")
-
-
-def write_json(
-    console: Console,
-    json_file: Path,
-    run: RunRecord,
-    findings: tuple[Finding, ...],
-    treatment: Treatment | None = None,
-    comparison: Comparison | None = None,
-    tuning: Tuning | None = None,
-) -> None:
-    """Write the machine-readable result of trials."""
-    write_result(console, json_file, as_json(run, findings, treatment, comparison, tuning))
-
-
-def write_result(console: Console, json_file: Path, result: dict[str, Any]) -> None:
-    """Write what a command found, machine-readable, or say why that was not possible."""
-    from trimtab.records import to_json
-
-    try:
-        json_file.parent.mkdir(parents=True, exist_ok=True)
-        json_file.write_bytes(to_json(result))
-    except OSError as error:
-        say(console, f"{_shown(json_file)} could not be written ({error}).", "yellow")
-
-
-def _shown(path: Path) -> str:
-    """A path as one types it here."""
-    relative = os.path.relpath(path)
-    return str(path) if relative.startswith("..") else relative
-
-
-def as_json(
-    run: RunRecord,
-    findings: tuple,
-    treatment: Treatment | None,
-    comparison: Comparison | None,
-    tuning: Tuning | None = None,
-) -> dict[str, Any]:
-    """The machine-readable result."""
-    found = [
-        {
-            "problem": f.problem, "severity": f.severity, "where": f.where, "confidence": f.confidence, "title": f.title,
-            "evidence": f.evidence, "remedies": f.remedies, "training": f.training,
-        }
-        for f in findings
-    ]  # fmt: skip
-    result: dict[str, Any] = {
-        "run": {
-            "id": run.id,
-            "subject": run.subject,
-            "exit_code": run.exit_code,
-            "error": run.error,
-            "seconds": run.seconds,
-        },
-        "metric": run.metric,
-        "findings": found,
-    }
-    if treatment is not None:
-        result["treatment"] = _confirmed(treatment)
-    if comparison is not None:
-        result["comparison"] = comparison
-    if tuning is not None:
-        result["tuning"] = _confirmed(tuning) | {
-            "untreated": tuning.untreated,
-            "importances": tuning.importances,
-            "probes": tuning.probes,
-        }
-    return result
-
-
-def _confirmed(found: Treatment | Tuning) -> dict[str, Any]:
-    """A recipe that was looked for, and its effect on fresh seeds."""
-    arms = found.confirmation.arms if found.confirmation else ()
-    arm = next((arm for arm in arms if arm.recipe == found.recipe), None)
-    return {
-        "recipe": found.recipe,
-        "metric": found.metric,
-        "effect": arm.effect if arm else None,
-        "low": arm.low if arm else None,
-        "high": arm.high if arm else None,
-        "seeds": arm.seeds if arm else (),
-        "proven": bool(arm and arm.proven),
-        "confirmation": found.confirmation,
-        "search": found.search,
-        "lines": found.lines,
-        "words": found.words,
-    }

@@ -7,16 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from trimtab.cli.common import (
-    OF_SCRIPT,
-    make_script,
-    result_options,
-    say,
-    script_arguments,
-    tell,
-    trial_options,
-    trials_told,
-)
+from trimtab.cli.common import OF_SCRIPT, make_script, result_options, script_arguments, trial_options, trials_told
+from trimtab.cli.telling import say, tell
 
 if TYPE_CHECKING:
     from trimtab.records import Asked
@@ -65,13 +57,19 @@ def command(
     errors = Console(stderr=True)
     with trials_told(errors):
         texts = recipe_texts(recipes)  # before anything runs
-        with (
-            TrialBar(errors) as bar,
-            Session(subject, metric, LocalEngine(workers, keep_files), bar, budget, fresh) as session,
-        ):
+        engine = LocalEngine(workers, keep_files)
+        with TrialBar(errors, engine.workers) as bar, Session(subject, metric, engine, bar, budget, fresh) as session:
             run, comparison = compare_watched(session, texts, seeds=seeds)
         out = Console()
-        html = html_file or subject.folder / "report.html"
-        tell(out, html, json_file, run, diagnose(run), comparison=comparison, kept=session.store is not None)
+        tell(
+            out,
+            subject.folder,
+            html_file,
+            json_file,
+            run,
+            diagnose(run),
+            comparison=comparison,
+            kept=session.store is not None,
+        )
         if session.reused:
             say(out, f"Kept from before and not repeated: {session.reused} runs.")

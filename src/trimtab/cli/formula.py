@@ -27,7 +27,7 @@ ACCENTS = {
     "dot": "\u0307",
 }
 POWERS = str.maketrans("0123456789+-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻")
-TOKEN = re.compile(r"\\([A-Za-z]+|.)|(\s+)|(.)", re.DOTALL)
+TOKEN = re.compile(r"\\([A-Za-z]+|.)\*?|(\s+)|(.)", re.DOTALL)
 
 
 def plain(tex: str) -> str:
@@ -41,6 +41,13 @@ def plain(tex: str) -> str:
     said = re.sub(r" *\t[ \t]*", "   ", re.sub(r" +", " ", _until(tokens, None)))
     lines = re.sub(r" +([,.)])", r"\1", said).split("\n")
     return "\n".join(line.strip() for line in lines if line.strip())
+
+
+def readable(text: str) -> str:
+    """A paragraph in one line, without the marks of reStructuredText."""
+    line = " ".join(text.split())
+    line = re.sub(r":math:`([^`]*)`", lambda math: plain(math[1]), line)
+    return re.sub(r":\w+:`~?(?:trimtab\.(?:nn|data|optim)\.)?([^`]*)`", r"\1", line).replace("``", "")
 
 
 def _until(tokens: list[str], end: str | None) -> str:
@@ -75,7 +82,8 @@ def _next(tokens: list[str]) -> str:
         return token
     name = token[1:]
     if name in ("frac", "tfrac", "dfrac"):
-        return f"{_bound(_argument(tokens))}/{_bound(_argument(tokens))}"
+        above, below = _bound(_argument(tokens)), _bound(_argument(tokens))
+        return f"{above}/({below})" if re.match(r"\d+[^\d.]", below) else f"{above}/{below}"
     if name == "sqrt":
         return f"√{_bound(_argument(tokens))}"
     if name in ACCENTS:

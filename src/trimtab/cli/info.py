@@ -11,7 +11,6 @@ import click
 @click.command("info", short_help="Show versions and what this machine offers.")
 def command() -> None:
     """Show versions, processors, and which CPU kernels this machine can run."""
-    import torch
     from rich.console import Console
 
     import trimtab
@@ -23,6 +22,8 @@ def command() -> None:
             out.print(f"  {package} {importlib.metadata.version(package)}")
         except importlib.metadata.PackageNotFoundError:
             out.print(f"  {package} not installed")
+    import torch  # only now: it takes a second
+
     out.print(f"torch threads: {torch.get_num_threads()}")
     try:
         from trimtab import _cpu

@@ -9,17 +9,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from trimtab.cli.common import (
-    OF_SCRIPT,
-    make_script,
-    noted,
-    result_options,
-    say,
-    script_arguments,
-    tell,
-    told_plainly,
-    write_json,
-)
+from trimtab.cli.children import children_counted, no_training
+from trimtab.cli.common import OF_SCRIPT, make_script, noted, result_options, script_arguments, told_plainly
+from trimtab.cli.telling import say, tell, write_json
 
 if TYPE_CHECKING:
     from trimtab.records import Asked
@@ -63,8 +55,7 @@ def _watch(
     console = Console(stderr=True)
     subject = make_script(script, arguments, module)
     folder = subject.folder.resolve()  # now: the script may change the current folder
-    html = html_file or folder / "report.html"
-    quiet = int(os.environ.get("RANK", "0")) > 0  # under torchrun every rank watches, rank 0 reports
+    quiet = _rank() > 0  # under a launcher every process watches, and the first one reports
     store = None
     if not quiet:
         try:
@@ -76,7 +67,7 @@ def _watch(
                 "yellow",
             )
     recorder = Recorder(subject.label, store, metric, every=every)
-    with noted(console, WatchWarning):
+    with noted(console, WatchWarning), children_counted() as children:
         outcome = run_script(
             script, arguments, module=module,
             on_training=recorder.guarded(recorder.watch), on_line=recorder.guarded(recorder.line),
@@ -85,6 +76,8 @@ def _watch(
         recorder.exit_code, recorder.error = outcome.exit_code, outcome.error
         run = recorder.close()
     kept = store is not None and recorder.store is not None
+    if store is not None:
+        store.close()  # what waits beside the file becomes part of it
     if quiet:
         return outcome.exit_code
 
@@ -99,14 +92,17 @@ def _watch(
             "yellow",
         )
     if run.main is None or run.main.steps == 0:
-        say(
-            console,
-            "No training was seen: the script made no torch.optim step. trimtab sees trainings that call backward() and "
-            "optimizer.step().",
-            "yellow",
-        )
+        say(console, no_training(children, script, arguments, module), "yellow")
         if json_file:
             write_json(console, json_file, run, ())
         return outcome.exit_code
-    tell(console, html, json_file, run, diagnose(run), kept=kept)
+    tell(console, folder, html_file, json_file, run, diagnose(run), kept=kept)
     return outcome.exit_code
+
+
+def _rank() -> int:
+    """The number of this process among those of a launcher: torchrun and its like, Open MPI, MPICH, Slurm."""
+    for variable in ("RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "SLURM_PROCID"):
+        if (said := os.environ.get(variable, "")).isdecimal():
+            return int(said)
+    return 0

@@ -6,6 +6,8 @@ import math
 
 import torch
 
+GROUP = "regularization"
+
 
 def bootstrap_indices(samples: int, members: int = 16, *, generator: torch.Generator | None = None) -> torch.Tensor:
     r"""For every member of an ensemble, as many samples as there are, drawn with replacement.

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 
 from trimtab.data.augment import Augmentation, check_choice, check_images, check_positive, laid_out_as, per_sample
 
+GROUP = "augmentation"
 INTERPOLATIONS = ("bilinear", "nearest", "bicubic")
 PADDINGS = ("border", "zeros", "reflection")
 

@@ -8,6 +8,8 @@ import torch
 
 from trimtab.data.preprocessing import EPS, Preprocessing
 
+GROUP = "normalization"
+
 
 class MinMax(Preprocessing):
     r"""Maps the range of each feature over all training batches seen so far to [a, b].

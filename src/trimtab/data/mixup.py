@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
+GROUP = "augmentation"
+
 
 @dataclass(frozen=True)
 class Mix:

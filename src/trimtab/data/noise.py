@@ -7,6 +7,8 @@ import torch
 from trimtab.data.augment import Augmentation, check_positive, observe
 from trimtab.data.standardize import Standardize
 
+GROUP = "augmentation"
+
 
 class GaussianNoise(Augmentation):
     r"""Adds normal noise of one standard deviation to every entry.

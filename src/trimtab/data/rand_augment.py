@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from trimtab.data.augment import Augmentation, check_images, laid_out_as, per_sample
 from trimtab.data.images import warp
 
+GROUP = "augmentation"
+
 # Operations take images with values in 0..1 and the signed strength of each, of shape (N, 1, 1, 1), at most 1.
 
 

@@ -6,6 +6,8 @@ import torch
 
 from trimtab.data.preprocessing import EPS, Preprocessing
 
+GROUP = "normalization"
+
 
 class Standardize(Preprocessing):
     r"""Shifts and scales each feature to mean 0 and standard deviation 1 over all training batches seen so far.

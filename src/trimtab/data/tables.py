@@ -7,6 +7,7 @@ import torch
 from trimtab.data.augment import Augmentation, check_choice, check_positive, observe
 from trimtab.data.standardize import Standardize
 
+GROUP = "augmentation"
 FILLS = ("mean", "zero")
 
 

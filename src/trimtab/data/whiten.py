@@ -11,6 +11,7 @@ from trimtab.data.input_report import InputReport
 from trimtab.data.preprocessing import Preprocessing
 from trimtab.data.standardize import is_constant
 
+GROUP = "normalization"
 KINDS = ("pca", "zca")
 RENEWED = 1.1  # the growth of the data after which the map is computed anew, while learning from what passes
 

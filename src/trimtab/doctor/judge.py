@@ -9,7 +9,7 @@ import msgspec
 import trimtab.techniques  # noqa: F401 - remedies are techniques: reading them needs their names
 from trimtab.doctor.curves import progress
 from trimtab.doctor.rules import ALL
-from trimtab.records import Evidence, Finding, RunRecord, TrainingRecord
+from trimtab.records import Evidence, Finding, Findings, Recording, RunRecord, TrainingRecord, as_run
 
 _RANK = {"error": 0, "warning": 1, "info": 2}
 CONTROLS = ("lr_scale(factor=0.3)", "lr_scale(factor=3)")
@@ -17,19 +17,20 @@ CONTROLS = ("lr_scale(factor=0.3)", "lr_scale(factor=3)")
 beat these has not shown that the diagnosis was worth anything (Kim et al., ICST 2023)."""
 
 
-def diagnose(run: RunRecord) -> tuple[Finding, ...]:
-    """What is wrong in a run: findings, the gravest first and causes before their consequences.
+def diagnose(run: RunRecord | Recording) -> Findings:
+    """What is wrong in a run, or in what a recorder has of one until now: findings, the gravest first and causes before their
+    consequences.
 
     >>> diagnose(RunRecord(id="1", subject="nothing"))
     ()
     """
-    found: list[Finding] = []
+    run, found = as_run(run), list[Finding]()
     for training in run.trainings:
         of_this = _of_training(training)
         if len(run.trainings) > 1:
             of_this = [msgspec.structs.replace(finding, training=training.name) for finding in of_this]
         found += of_this
-    return tuple(sorted(found, key=lambda finding: _RANK[finding.severity]))
+    return Findings(sorted(found, key=lambda finding: _RANK[finding.severity]))
 
 
 def _of_training(training: TrainingRecord) -> list[Finding]:

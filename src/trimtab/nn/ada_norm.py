@@ -10,6 +10,8 @@ from torch import nn
 from trimtab.nn.checks import check_trailing
 from trimtab.nn.layer_norm import layer_norm
 
+GROUP = "normalization"
+
 
 def ada_norm(
     input: torch.Tensor, normalized_shape: Sequence[int], eps: float = 1e-5, k: float = 0.1, scale: float = 1.0

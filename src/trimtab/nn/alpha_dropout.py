@@ -11,6 +11,7 @@ from trimtab.nn import ops
 from trimtab.nn.checks import check_p
 from trimtab.nn.draws import OwnGenerator, bernoulli
 
+GROUP = "regularization"
 LOWEST = -1.0507009873554805 * 1.6732632423543772  # -scale * alpha of SELU: its value far to the left
 
 

@@ -21,6 +21,7 @@ from trimtab.nn.checks import (
 from trimtab.nn.ops import channel_norm, draw_key, torch_is_better
 from trimtab.nn.ops.common import after as follow
 
+GROUP = "normalization"
 Momentum = float | tuple[float, float] | None
 
 

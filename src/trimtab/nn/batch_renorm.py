@@ -10,6 +10,8 @@ import torch
 from trimtab.nn.batch_norm import BatchNorm1d, BatchNorm2d, BatchNorm3d, Momentum, _BatchNorm, batch_norm
 from trimtab.nn.checks import check_residual
 
+GROUP = "normalization"
+
 
 def batch_renorm(
     input: torch.Tensor,

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
+GROUP = "regularization"
 LOSSES = ("squared", "zero_one")
 
 

@@ -8,6 +8,7 @@ from torch import nn
 
 from trimtab.nn import ops
 
+GROUP = "regularization"
 CONVENTIONS = ("torch", "seed")
 
 

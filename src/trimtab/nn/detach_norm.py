@@ -9,6 +9,7 @@ from torch import nn
 
 from trimtab.nn.checks import check_trailing
 
+GROUP = "normalization"
 DETACH = ("both", "mean", "variance")
 
 

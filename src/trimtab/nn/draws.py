@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
+from torch._compile import _disable_dynamo  # torch.compiler.disable would import the compiler here and now: a second
 
 from trimtab.nn import ops
 
@@ -51,7 +52,7 @@ class OwnGenerator:
             self.generator.set_state(bits)
 
 
-@torch.compiler.disable
+@_disable_dynamo
 def seeded(key: torch.Tensor, device: torch.device) -> torch.Generator:
     """A generator that starts at a key."""
     return torch.Generator(device).manual_seed(int(key))

@@ -12,6 +12,7 @@ from trimtab.nn import ops
 from trimtab.nn.checks import check_p
 from trimtab.nn.draws import OwnGenerator, bernoulli
 
+GROUP = "regularization"
 POOLS = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
 
 

@@ -14,6 +14,7 @@ from trimtab.nn import ops
 from trimtab.nn.checks import check_activation
 from trimtab.nn.draws import OwnGenerator, check_choice, normal
 
+GROUP = "regularization"
 INFERENCE = ("moment_matching", "weight_scaling")
 SCALING = ("original", "inverted")
 

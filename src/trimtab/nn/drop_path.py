@@ -9,6 +9,8 @@ from trimtab.nn import ops
 from trimtab.nn.draws import OwnGenerator
 from trimtab.nn.dropout import check_dropout, drop
 
+GROUP = "regularization"
+
 
 def drop_path(
     input: torch.Tensor,

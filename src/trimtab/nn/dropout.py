@@ -9,6 +9,7 @@ from trimtab.nn import ops
 from trimtab.nn.checks import check_has_channels, check_p
 from trimtab.nn.draws import OwnGenerator, bernoulli, check_choice, exactly, units
 
+GROUP = "regularization"
 SCALINGS = ("inverted", "original")
 COUNTS = ("bernoulli", "exact")
 SHAPES = ("element", "channel", "locked")

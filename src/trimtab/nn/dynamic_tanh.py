@@ -10,6 +10,8 @@ from torch import nn
 
 from trimtab.nn.checks import check_trailing
 
+GROUP = "normalization"
+
 
 def dynamic_tanh(
     input: torch.Tensor, alpha: torch.Tensor, weight: torch.Tensor | None = None, bias: torch.Tensor | None = None

@@ -13,6 +13,7 @@ from torch import nn
 from torch.func import functional_call, stack_module_state, vmap
 from torch.utils._pytree import tree_map
 
+GROUP = "regularization"
 OF = ("values", "logits", "log_probabilities", "binary_logits")
 
 

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+GROUP = "optimization"
 # What torch.nn.init has a value for; it takes them by these names. "linear" stands for all layers without an activation.
 _OF_TORCH = ("linear", "sigmoid", "tanh", "relu", "leaky_relu", "selu")
 _NAMED = (

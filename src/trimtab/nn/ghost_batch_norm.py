@@ -9,6 +9,8 @@ import torch
 from trimtab.nn.batch_norm import BatchNorm1d, BatchNorm2d, BatchNorm3d, Momentum, _BatchNorm, batch_norm
 from trimtab.nn.checks import check_mask, check_residual
 
+GROUP = "normalization"
+
 
 def _check_size(part: str, ghost_batch_size: int) -> None:
     if ghost_batch_size < 1:

@@ -22,6 +22,8 @@ from trimtab.nn.checks import (
 )
 from trimtab.nn.ops.common import in_type
 
+GROUP = "normalization"
+
 
 def group_norm(
     input: torch.Tensor,

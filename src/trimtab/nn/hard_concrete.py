@@ -11,6 +11,7 @@ from torch import nn
 from trimtab.nn import ops
 from trimtab.nn.draws import OwnGenerator, seeded
 
+GROUP = "regularization"
 Stretch = tuple[float, float]
 
 

@@ -13,6 +13,7 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 
 from trimtab.nn.rms_norm import _eps
 
+GROUP = ("normalization", "optimization")
 PER_CHANNEL = (_BatchNorm, _InstanceNorm, nn.GroupNorm)
 PER_ROW = (nn.LayerNorm, nn.RMSNorm)
 

@@ -19,6 +19,8 @@ from trimtab.nn.checks import (
 )
 from trimtab.nn.ops.common import in_type
 
+GROUP = "normalization"
+
 
 def instance_norm(
     input: torch.Tensor,

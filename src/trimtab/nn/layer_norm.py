@@ -21,6 +21,8 @@ from trimtab.nn.checks import (
 from trimtab.nn.ops import draw_key, row_norm, torch_is_better
 from trimtab.nn.ops.common import in_type
 
+GROUP = "normalization"
+
 
 def layer_norm(
     input: torch.Tensor,

@@ -8,6 +8,8 @@ import torch
 
 from trimtab.nn.layer_norm import LayerNorm, layer_norm
 
+GROUP = "normalization"
+
 
 def layer_norm_simple(input: torch.Tensor, normalized_shape: Sequence[int], eps: float = 1e-5) -> torch.Tensor:
     r"""Layer normalization without gain and bias, as a function. See :class:`LayerNormSimple`.

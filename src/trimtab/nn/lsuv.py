@@ -14,6 +14,8 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
+GROUP = "optimization"
+
 
 class LsuvLayer(NamedTuple):
     """What :func:`lsuv_` did to one layer.

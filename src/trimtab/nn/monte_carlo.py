@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+GROUP = "regularization"
 DROPS = re.compile(
     r"drop|stochasticdepth|standout|zoneout", re.IGNORECASE
 )  # class names of modules that are noise alone

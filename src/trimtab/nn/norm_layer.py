@@ -20,6 +20,8 @@ from trimtab.nn.power_norm import PowerNorm
 from trimtab.nn.rms_norm import RMSNorm
 from trimtab.nn.sync_batch_norm import SyncBatchNorm
 
+GROUP = "normalization"
+
 
 def _group(num_channels: int, *, groups: int = 32, **options: Any) -> GroupNorm:
     return GroupNorm(groups, num_channels, **options)

@@ -10,6 +10,8 @@ from torch import nn
 from trimtab.nn.checks import check_trailing
 from trimtab.nn.ops import row_norm
 
+GROUP = "normalization"
+
 
 def power_norm(
     input: torch.Tensor,

@@ -11,6 +11,7 @@ from torch import nn
 from trimtab.nn.layer_norm import LayerNorm
 from trimtab.nn.rms_norm import RMSNorm
 
+GROUP = "normalization"
 KINDS = ("rms", "layer", "l2")
 
 

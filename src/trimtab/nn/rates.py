@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 from trimtab.nn.checks import check_p
 
+GROUP = "regularization"
+
 
 def rates_by_width(widths: Sequence[int], p: float = 0.5) -> list[float]:
     r"""Dropping probabilities of layers in proportion to their numbers of units: more where there is more to drop.

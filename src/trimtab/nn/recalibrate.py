@@ -13,6 +13,8 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+GROUP = "normalization"
+
 
 def recalibrate(
     model: nn.Module,

@@ -11,6 +11,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from trimtab.nn.layer_norm import layer_norm
 
+GROUP = "normalization"
 State = tuple[torch.Tensor, ...]
 
 

@@ -7,6 +7,8 @@ from torch import fx, nn
 
 from trimtab.nn.drop_path import DropPath
 
+GROUP = "regularization"
+
 
 class Residual(nn.Module):
     r"""Adds what a block computes to what it is given, so that the block only has to learn the difference.

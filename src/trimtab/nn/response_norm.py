@@ -8,6 +8,8 @@ from torch import nn
 from trimtab.nn import ops
 from trimtab.nn.checks import check_has_channels
 
+GROUP = "normalization"
+
 
 def local_response_norm(
     input: torch.Tensor,

@@ -11,6 +11,8 @@ from torch import nn
 from trimtab.nn.checks import check_after, check_p, check_residual, check_trailing, extra
 from trimtab.nn.layer_norm import add_norm, over_last
 
+GROUP = "normalization"
+
 
 def _eps(eps: float | None, dtype: torch.dtype) -> float:
     # torch computes bfloat16 and float16 in float32, and takes that type's eps

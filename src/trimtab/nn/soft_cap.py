@@ -7,6 +7,8 @@ import math
 import torch
 from torch import nn
 
+GROUP = "regularization"
+
 
 def check_cap(what: str, cap: float) -> None:
     """Refuse a cap that is not positive."""

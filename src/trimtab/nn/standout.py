@@ -7,10 +7,13 @@ from collections.abc import Callable
 
 import torch
 from torch import nn
+from torch._compile import _disable_dynamo  # torch.compiler.disable would import the compiler at once
 
 from trimtab.nn import ops
 from trimtab.nn.checks import check_activation
 from trimtab.nn.draws import OwnGenerator, seeded
+
+GROUP = "regularization"
 
 
 def check_standout(part: str, alpha: float, beta: float) -> None:
@@ -39,7 +42,7 @@ class StandoutMask(OwnGenerator, nn.Module):
         return f"alpha={self.alpha}, beta={self.beta}"
 
 
-@torch.compiler.disable
+@_disable_dynamo
 def _uniform(key: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     return torch.rand(like.shape, generator=seeded(key, like.device), device=like.device)
 

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+GROUP = "regularization"
 KINDS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "square": lambda margin: (1 - margin).square(),
     "log": lambda margin: -F.logsigmoid(margin),

@@ -15,6 +15,8 @@ from trimtab.nn.checks import check_after, check_has_channels, check_mask, check
 from trimtab.nn.ops import draw_key
 from trimtab.nn.ops.common import after
 
+GROUP = "normalization"
+
 
 def _world_size(process_group: Any) -> int:
     if not (dist.is_available() and dist.is_initialized()):

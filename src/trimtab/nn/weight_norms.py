@@ -16,6 +16,7 @@ from torch.nn.utils import parametrizations, parametrize
 
 from trimtab.nn.ops import row_norm
 
+GROUP = "normalization"
 STANDARDIZED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 

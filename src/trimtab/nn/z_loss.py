@@ -7,6 +7,8 @@ import math
 import torch
 from torch import nn
 
+GROUP = "regularization"
+
 
 def check_factor(what: str, factor: float) -> None:
     """Refuse a factor that is not positive."""

@@ -13,6 +13,8 @@ from trimtab.nn import ops
 from trimtab.nn.draws import OwnGenerator
 from trimtab.nn.recurrent import STATES, State, _LayerNormRNN, _Weights
 
+GROUP = "regularization"
+
 STATES.update(RNN_TANH=("h",), RNN_RELU=("h",))
 
 # of each mode, a time step: input, state and weights to the new state

@@ -9,6 +9,8 @@ import torch
 
 from trimtab.optim.optimizer import Numbers, Optimizer, Tensors
 
+GROUP = "optimization"
+
 
 class Adadelta(Optimizer):
     r"""AdaDelta: steps whose size is that of the last steps, so that they have the unit of the parameters. Changes: the rate of each direction.

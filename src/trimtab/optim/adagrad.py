@@ -10,6 +10,8 @@ import torch
 from trimtab.optim.adam import roots
 from trimtab.optim.optimizer import Numbers, Optimizer, Tensors
 
+GROUP = "optimization"
+
 
 class Adagrad(Optimizer):
     r"""AdaGrad: divides each entry of the gradient by the root of the sum of all its squares so far. Changes: the rate of each direction.

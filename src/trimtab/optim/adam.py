@@ -9,6 +9,8 @@ import torch
 
 from trimtab.optim.optimizer import Numbers, Optimizer, Tensors
 
+GROUP = "optimization"
+
 
 class Adam(Optimizer):
     r"""Adam: steps along the mean gradient, divided by the root of its mean square, both corrected for their start at zero.

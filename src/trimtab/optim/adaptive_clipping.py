@@ -12,6 +12,7 @@ from trimtab.optim.clip_stats import ClipStats, report
 from trimtab.optim.clipping import shorten_
 from trimtab.optim.gradients import Parameters, norms_of, numbers_of, whole, with_gradients
 
+GROUP = "optimization"
 Unit = tuple[torch.Tensor, torch.Tensor, list[int]]  # a weight, its gradient, and the dimensions that make up a unit
 
 

@@ -11,6 +11,8 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn, get_swa_multi_avg_fn
 
 from trimtab.optim.tensors import Tensors, copied, fitting, tensors_of, write
 
+GROUP = "regularization"
+
 
 class WeightAverage:
     """An average of all floating-point parameters and buffers of a model, kept beside it: base of :class:`EMA` and :class:`SWA`.

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import warnings
 
+GROUP = "optimization"
+
 
 class ClipStats:
     """Counts how often and how hard gradients were clipped, over many steps. See :func:`clip_grad_norm_`.

@@ -17,6 +17,8 @@ import torch
 from trimtab.optim.clip_stats import ClipStats, report
 from trimtab.optim.gradients import Groups, Parameters, norms_of, numbers_of, own
 
+GROUP = "optimization"
+
 
 @torch.no_grad()
 def clip_grad_value_(

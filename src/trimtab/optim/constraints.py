@@ -15,6 +15,7 @@ from collections.abc import Callable
 
 import torch
 
+GROUP = "regularization"
 Dim = int | tuple[int, ...] | None
 
 

@@ -10,6 +10,8 @@ import torch
 
 from trimtab.optim.tensors import Tensors, copied, write
 
+GROUP = "regularization"
+
 
 class EarlyStopping:
     r"""Says when to stop, by a number that judges the model after every evaluation, and keeps the best weights.

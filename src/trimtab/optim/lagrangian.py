@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+GROUP = "regularization"
+
 
 class Lagrangian(nn.Module):
     r"""Minimises a loss under :math:`\Omega(w) \le k`, by descent in the weights and ascent in a multiplier.

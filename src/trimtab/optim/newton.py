@@ -12,6 +12,7 @@ from torch._compile import _disable_dynamo  # see optimizer.py
 
 from trimtab.optim.optimizer import USER
 
+GROUP = "optimization"
 NONFINITE = ("skip", "raise")
 BLOCK = 64  # rows of the Hessian that one backward computes
 

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 
 from trimtab.optim.snapshot import unchanged
 
+GROUP = "optimization"
 GROUPS = 20  # at most so many sums of gradients are kept, for the standard error
 LEVEL = 0.95
 

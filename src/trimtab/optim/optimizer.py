@@ -14,6 +14,7 @@ from torch._compile import _disable_dynamo  # torch.compiler.disable would impor
 from trimtab._kernels import FORCED, kernels
 from trimtab.optim.weight_decay import check_kind, scheduled_base_lr
 
+GROUP = "optimization"
 NONFINITE = ("mask", "skip", "raise")
 USER = 6  # the stack level of a warning that shall name the line of optimizer.step(): torch wraps four functions around step
 _ONE = torch.tensor(1.0, device="cpu")  # a number would be made a tensor for each step counter anew

@@ -21,6 +21,7 @@ import torch
 
 from trimtab._kernels import FORCED, kernels
 
+GROUP = "regularization"
 Parameters = torch.Tensor | Iterable[torch.Tensor]
 
 

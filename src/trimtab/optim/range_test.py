@@ -22,6 +22,7 @@ from trimtab.optim.snapshot import unchanged
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+GROUP = "optimization"
 Call = Callable[[nn.Module, Any], torch.Tensor]
 
 WIDTH = 0.25  # of the window that slopes are judged in, in powers of ten of the rate

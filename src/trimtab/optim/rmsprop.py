@@ -11,6 +11,8 @@ from trimtab.optim.adam import roots
 from trimtab.optim.optimizer import Numbers, Optimizer, Tensors
 from trimtab.optim.sgd import check_momentum, momentum_, momentum_numbers
 
+GROUP = "optimization"
+
 
 class RMSprop(Optimizer):
     r"""RMSProp: divides each entry of the gradient by the root of its running mean square. Changes: the rate of each direction; with

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import torch
 
+GROUP = "optimization"
 TINY = 1e-12  # in the place of the norm of a gradient that is 0
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+GROUP = "optimization"
 Schedule = Callable[[int], float]
 Plotted = tuple[str, str, dict[str, tuple[list[float], list[float]]]]
 

@@ -9,6 +9,8 @@ import torch
 
 from trimtab.optim.optimizer import Numbers, Optimizer, Tensors
 
+GROUP = "optimization"
+
 
 class SGD(Optimizer):
     r"""Gradient descent with momentum; batch, stochastic or in mini-batches, as the gradients are that it is given. Changes: the

@@ -15,6 +15,7 @@ from torch import nn
 from trimtab.optim.gradients import grad_norm
 from trimtab.optim.rollback import Snapshot, buffers_of
 
+GROUP = "optimization"
 BY = ("both", "loss", "gradient")
 NOISE = 0.05  # deviations are taken to be at least this share of the usual value: less is no spike, however quiet the steps before
 LARGE = 100.0  # times the usual value, and larger than all others, is a spike, however restless the steps before

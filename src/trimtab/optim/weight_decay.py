@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+GROUP = "regularization"
 KINDS = ("coupled", "decoupled", "independent")
 
 

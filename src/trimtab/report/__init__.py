@@ -8,20 +8,37 @@
 
 from __future__ import annotations
 
+import sys
+import types
 from typing import TYPE_CHECKING, Any
 
-from trimtab.report.page import write_page
+from trimtab.records import drawing
 from trimtab.report.verdict import verdict
 
 if TYPE_CHECKING:
+    from trimtab.report.page import write_page
     from trimtab.report.terminal import comparison_view, findings_view, summary, treatment_view, tuning_view
 
 __all__ = ["comparison_view", "findings_view", "summary", "treatment_view", "tuning_view", "verdict", "write_page"]
 
 
 def __getattr__(name: str) -> Any:
-    if name in __all__:  # rich is imported with the first view
+    if name == "write_page":  # numpy is imported with the first page
+        from trimtab.report.page import write_page
+
+        return write_page
+    if name in __all__:  # and rich with the first view
         from trimtab.report import terminal
 
         return getattr(terminal, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+class _Room(types.ModuleType):
+    """``trimtab.report`` is this room, and called, the report of something: ``trimtab.report("train.py")``."""
+
+    def __call__(self, *args: Any, **options: Any) -> Any:
+        return drawing().report(*args, **options)
+
+
+sys.modules[__name__].__class__ = _Room

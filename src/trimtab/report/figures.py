@@ -1,6 +1,6 @@
 """Which pictures a page shows of a training and of a comparison, and what is said of those it cannot show.
 
-To add a picture of a training, write its file in ``plots`` and a line in ``PROFILES`` or in ``of_training``.
+To add a picture of a training, write its file in ``plots`` and a line in ``measured.py`` or in ``of_training``.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from trimtab.records import Arm, Comparison, Metric, Profile, TrainingRecord, Tuning
+from trimtab.report.measured import PROFILES, Measured, of_series
 from trimtab.report.plots import gradient_profile
 from trimtab.report.plots.coordinates import coordinates_data, draw_coordinates
 from trimtab.report.plots.curves import CurvesData, curves_data, draw_curves, group, quantity
@@ -18,24 +19,9 @@ from trimtab.report.plots.search_history import draw_history, history_data
 from trimtab.report.plots.seeds import curve_names, seeds_data
 from trimtab.report.words import importance, spelled
 
-# name of the profile, its title, what it tells, whether it is a share of units, whether its absence is worth a line
-PROFILES = (
-    ("grad_norms", "Gradient profile", "How much gradient reaches each layer, input at the top. Even colours are healthy: a slope over depth is a vanishing or exploding gradient.", False, True),
-    ("activation_std", "Activation spread", "Standard deviation of each layer's output. It should neither die out nor blow up with depth.", False, True),
-    ("dead_units", "Dead units", "Share of units that were zero for every sample seen.", True, True),
-    ("saturation", "Saturated units", "Share of units in the flat region of their activation.", True, False),
-    ("activation_mean", "Activation mean", "Mean of each layer's output.", False, False),
-    ("update_ratio", "Update ratio", "Size of a step relative to the weights it changes; about 1e-3 is usual.", False, False),
-)  # fmt: skip
-_TITLES = {
-    "lr": "learning rate",
-    "grad_norm": "gradient norm",
-    "input_largest": "input, largest feature",
-    "input_typical": "input, typical feature",
-}
 LEADING = 3  # loss, metric and learning rate stand before the profiles, other series behind them
 _CURVES = 12
-_PROFILES = 8
+_PROFILES = 12
 
 
 @dataclass(frozen=True)
@@ -58,12 +44,12 @@ def of_training(training: TrainingRecord, key: str, metric: Metric | None) -> It
     if not any(name.lower() == "loss" for name in groups):
         yield Picture(f"{key}-loss", "Loss", "No loss curve: no loss was seen in this training.")
     for number, name in enumerate(names):
-        members, title = groups[name], _TITLES.get(name, name.replace("_", " "))
-        data = curves_data(training, members, title) if number < _CURVES else None
+        members, known = groups[name], of_series(name)
+        data = curves_data(training, members, known.title) if number < _CURVES else None
         if data is not None:
-            yield _curves(f"{key}-{number}", data, _curve_caption(data, members, metric))
+            yield _curves(f"{key}-{number}", data, _curve_caption(data, members, metric, known.tells))
         elif number < _CURVES:
-            yield Picture(f"{key}-{number}", title.capitalize(), f"No curve of {name}: the series is empty.")
+            yield Picture(f"{key}-{number}", known.title.capitalize(), f"No curve of {name}: the series is empty.")
     if left := names[_CURVES:]:
         yield Picture(
             f"{key}-more", "More series", f"Recorded but not drawn, to keep this page small: {', '.join(left)}."
@@ -72,17 +58,19 @@ def of_training(training: TrainingRecord, key: str, metric: Metric | None) -> It
 
 def profiles_of_training(training: TrainingRecord, key: str) -> Iterator[Picture]:
     """Heat maps of the known profiles in their order, then of any other that the run recorded."""
-    known = {*gradient_profile.NAMES, *(name for name, *_ in PROFILES)}
-    others = [(name, name, "", False, True) for name in training.profiles if name not in known]
-    for number, (name, title, caption, share, owed) in enumerate([*PROFILES, *others]):
-        data = _heat(training, name, title, share) if number < _PROFILES else None
+    known = {*gradient_profile.NAMES, *PROFILES}
+    others = {name: Measured(name.replace("_", " "), "", owed=True) for name in training.profiles if name not in known}
+    drawn = 0
+    for name, measured in (PROFILES | others).items():
+        title = measured.title[:1].upper() + measured.title[1:]
+        data = _heat(training, name, title, measured.share) if drawn < _PROFILES else None
         if data is not None:
-            yield Picture(
-                f"{key}-{name}", title, _heat_caption(caption, data), draw_heatmap(data), shows=_recorded(name)
-            )
-        elif number >= _PROFILES and name in training.profiles:
+            drawn += 1
+            caption = _heat_caption(measured.tells, data)
+            yield Picture(f"{key}-{name}", title, caption, draw_heatmap(data), shows=_recorded(name))
+        elif drawn >= _PROFILES and name in training.profiles:
             yield Picture(f"{key}-{name}", title, "Recorded but not drawn, to keep this page small.", shows=(name,))
-        elif owed or name in training.profiles:
+        elif measured.owed or name in training.profiles:
             yield Picture(
                 f"{key}-{name}",
                 title,
@@ -108,7 +96,8 @@ def of_seeds(comparison: Comparison, arm: Arm, key: str) -> Iterator[Picture]:
     for number, name in enumerate(wanted[:4]):
         data = seeds_data(comparison, arm.recipe, name)
         if data is not None:
-            yield _curves(f"{key}-{number}", data, "Line: mean of the seeds. Band: lowest to highest seed.")
+            caption = "Line: mean of the seeds. Band: lowest to highest seed."
+            yield _curves(f"{key}-{number}", data, " ".join(filter(None, [caption, _scale_caption(data)])))
     if not names:
         yield Picture(f"{key}-none", "Curves of the trials", "No curves: the trials kept none.")
 
@@ -143,13 +132,17 @@ def _curves(key: str, data: CurvesData, caption: str) -> Picture:
     return Picture(key, title[:1].upper() + title[1:], caption, draw_curves(data), data.legend, data.names)
 
 
-def _curve_caption(data: CurvesData, members: list[str], metric: Metric | None) -> str:
-    parts = []
+def _curve_caption(data: CurvesData, members: list[str], metric: Metric | None, tells: str) -> str:
+    parts = [tells] if tells else []
     if metric is not None and metric.name in members:
         parts.append(f"The run is judged by {metric.name!r} ({'more' if metric.goal == 'max' else 'less'} is better).")
     if any(len(curve.broken) for curve in data.curves):
         parts.append("Crosses at the top mark steps where the value was not finite.")
-    return " ".join(parts)
+    return " ".join(filter(None, [*parts, _scale_caption(data)]))
+
+
+def _scale_caption(data: CurvesData) -> str:
+    return "The axis is linear around 0 and logarithmic beyond." if data.scale == "symlog" else ""
 
 
 def _heat_caption(caption: str, data: HeatmapData) -> str:
@@ -160,6 +153,8 @@ def _heat_caption(caption: str, data: HeatmapData) -> str:
         parts.append("Not finite: orange is NaN (or a layer that was not called), red is infinite.")
     if (data.first != data.last).any():
         parts.append("Each column shows the largest value of several sampled steps.")
+    if data.together > 1:
+        parts.append(f"Each row shows the largest value of up to {data.together} neighbouring layers.")
     if data.absent:
         names = ", ".join(data.absent[:5]) + (" ..." if len(data.absent) > 5 else "")
         parts.append(f"Not shown, because they never had a number: {names}.")

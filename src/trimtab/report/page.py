@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
+import math
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 
-from trimtab.records import Arm, Comparison, Finding, RunRecord, TrainingRecord, Treatment, Tuning
+from trimtab.records import Arm, Comparison, Finding, Outcome, RunRecord, TrainingRecord, Treatment, Tuning
 from trimtab.report import figures, words
 from trimtab.report.figures import Picture
+from trimtab.report.files import write_whole
 from trimtab.report.plots.trials import draw_axis, draw_trials, trials_data
-from trimtab.report.verdict import headline, tone, verdict
+from trimtab.report.verdict import headline, of_outcome, tone, verdict
 
 BEST = 10  # trials of a search that are listed
-BUDGET = 1_500_000  # bytes of pictures; what would exceed it is named on the page, not drawn
+BUDGET = 1_400_000  # bytes of pictures, so that a page has 1.5 MB at most; what would exceed it is named, not drawn
+UNDRAWN = "Not drawn, to keep this page small; the record of the run has it."
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class Table:
     rows: tuple[tuple[Arm, str], ...]
     axis: str
     pictures: tuple[Picture, ...]
+    said: str = ""
 
 
 def write_page(
@@ -46,22 +48,15 @@ def write_page(
     treatment: Treatment | None = None,
     comparison: Comparison | None = None,
     tuning: Tuning | None = None,
+    earlier: Sequence[Outcome] = (),
 ) -> Path:
-    """Write the report of a run to ``path`` and return the path. A reader never sees a half-written file."""
+    """Write the report of a run to ``path`` and return the path. A reader never sees a half-written file.
+
+    ``earlier`` is what was tried on the same run before: it stands further down on the page.
+    """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    text = page(run, findings, treatment, comparison, tuning)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", errors="replace") as file:
-            file.write(text)
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)  # mkstemp's file is its owner's alone
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    text = page(run, findings, treatment, comparison, tuning, earlier)
+    write_whole(path, text.encode("utf-8", errors="replace"))
     return path
 
 
@@ -71,6 +66,7 @@ def page(
     treatment: Treatment | None = None,
     comparison: Comparison | None = None,
     tuning: Tuning | None = None,
+    earlier: Sequence[Outcome] = (),
 ) -> str:
     """The whole page as text."""
     from jinja2 import Environment, StrictUndefined
@@ -78,6 +74,8 @@ def page(
 
     room = files(__package__)
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.finalize = lambda value: words.printable(value) if type(value) is str else value
+    environment.tests["finite"] = math.isfinite
     environment.filters |= {
         "number": words.number,
         "duration": words.duration,
@@ -85,7 +83,7 @@ def page(
         "spelled": words.spelled,
     }
     findings = words.by_severity(findings or (treatment.findings if treatment is not None else ()))
-    tables = tuple(_tables(treatment, comparison, tuning))
+    tables = (*_tables(treatment, comparison, tuning), *_earlier(run, earlier))
     searched = tuple(figures.of_search(tuning)) if tuning is not None else ()
     drawn = [*searched, *(picture for table in tables for picture in table.pictures)]
     sections = tuple(_sections(run, BUDGET - sum(len(picture.svg) for picture in drawn)))
@@ -119,6 +117,15 @@ def _tables(treatment: Treatment | None, comparison: Comparison | None, tuning: 
         yield _table(f"trial-{number}", title, part, chosen, curves)
 
 
+def _earlier(run: RunRecord, outcomes: Sequence[Outcome]) -> Iterator[Table]:
+    """The last table of each, with what it came to."""
+    for number, outcome in enumerate(outcomes):
+        kind, shown = type(outcome).__name__.lower(), words.last_table(outcome)
+        if shown is not None:
+            table = _table(f"earlier-{number}", f"Earlier: {kind}", shown, None, curves=False)
+            yield replace(table, said=of_outcome(run, outcome))
+
+
 def _table(
     key: str, title: str, comparison: Comparison, chosen: tuple[Comparison, Arm] | None, curves: bool = True
 ) -> Table:
@@ -133,16 +140,15 @@ def _sections(run: RunRecord, budget: int) -> Iterator[Section]:
     """The trainings with the most steps first; once the budget is spent, a line stands for the pictures."""
     for number, training in enumerate(sorted(run.trainings, key=lambda training: -training.steps)):
         if budget <= 0:
-            note = Picture(
-                f"t{number}-none", "Curves", "Not drawn, to keep this page small; the record of the run has them."
-            )
-            yield Section(training, (note,))
+            yield Section(training, (Picture(f"t{number}-none", "Curves", UNDRAWN),))
             continue
         curves = tuple(figures.of_training(training, f"t{number}", run.metric))
         profiles = tuple(figures.profiles_of_training(training, f"t{number}"))
-        pictures = (*curves[: figures.LEADING], *profiles, *curves[figures.LEADING :])
-        budget -= sum(len(picture.svg) for picture in pictures)
-        yield Section(training, pictures)
+        pictures = []
+        for picture in (*curves[: figures.LEADING], *profiles, *curves[figures.LEADING :]):
+            budget -= len(picture.svg)
+            pictures.append(picture if budget > 0 else replace(picture, svg="", caption=UNDRAWN))
+        yield Section(training, tuple(pictures))
 
 
 def _anchors(sections: Sequence[Section]) -> dict[tuple[str, str], str]:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
-from rich.console import Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
 from trimtab.quantities import value
-from trimtab.records import Arm, Comparison, Finding, RunRecord, Treatment, Tuning
-from trimtab.report.verdict import Tone, tone, verdict
+from trimtab.records import Arm, Comparison, Finding, Outcome, RunRecord, Treatment, Tuning
+from trimtab.report.verdict import Tone, of_outcome, tone, verdict
 from trimtab.report.words import (
+    UNFINISHED,
     baseline_mean,
     by_severity,
     count,
@@ -23,6 +25,7 @@ from trimtab.report.words import (
     lost,
     mean,
     number,
+    printable,
     spelled,
 )
 
@@ -37,12 +40,13 @@ def summary(
     treatment: Treatment | None = None,
     comparison: Comparison | None = None,
     tuning: Tuning | None = None,
+    earlier: Sequence[Outcome] = (),
 ) -> RenderableType:
-    """Everything that a command prints at its end, the verdict first."""
+    """Everything that a command prints at its end, the verdict first; of what was tried ``earlier`` on the run, the verdict alone."""
     findings = findings or (treatment.findings if treatment is not None else ())
     style = _TONE[tone(run, findings, treatment, comparison, tuning)]
     said = verdict(run, findings, treatment, comparison, tuning)
-    parts: list[RenderableType] = [Text(said, style=style), _run_line(run)]
+    parts: list[RenderableType] = [_text(said, style=style), _run_line(run)]
     if findings:
         parts += [Text(), findings_view(findings)]
     if comparison is not None:
@@ -51,6 +55,11 @@ def summary(
         parts += [Text(), treatment_view(treatment)]
     if tuning is not None:
         parts += [Text(), tuning_view(tuning)]
+    if earlier:
+        parts += [
+            Text(),
+            *(_hanging("-", _text(f"Tried earlier on this run: {of_outcome(run, one)}.")) for one in earlier),
+        ]
     return Group(*parts)
 
 
@@ -60,48 +69,78 @@ def findings_view(findings: Sequence[Finding]) -> RenderableType:
     for finding in by_severity(findings):
         if blocks:
             blocks.append(Text())
-        blocks.append(Text.assemble((f"{finding.severity:<8}", _SEVERITY[finding.severity]), (finding.title, "bold")))
-        lines: list[RenderableType] = [Text(f"{finding.problem} at {finding.where}", style="dim")]
-        lines += [_hanging("-", Text(evidence.text)) for evidence in finding.evidence]
+        blocks.append(
+            _text(f"{finding.severity:<8}", style=_SEVERITY[finding.severity]) + _text(finding.title, style="bold")
+        )
+        lines: list[RenderableType] = [_text(f"{finding.problem} at {finding.where}", style="dim")]
+        lines += [_hanging("-", _text(evidence.text)) for evidence in finding.evidence]
         if finding.remedies:
-            lines.append(Text("Try, best first:"))
-            lines += [Padding(Text(remedy, style="cyan"), (0, 0, 0, 2)) for remedy in finding.remedies]
+            lines.append(_text("Try, best first:"))
+            lines += [Padding(_text(remedy, style="cyan"), (0, 0, 0, 2)) for remedy in finding.remedies]
         blocks.append(Padding(Group(*lines), (0, 0, 0, 8)))
     return Group(*blocks)
 
 
 def comparison_view(comparison: Comparison, words: bool = True) -> RenderableType:
     """The arms in a table: mean, effect with interval, probabilities, wins, lost seeds; then notes and words."""
-    goal = "more" if comparison.metric.goal == "max" else "less"
-    table = Table(
-        title=f"{spelled(comparison.metric.name)} ({goal} is better), {count(len(comparison.seeds), 'paired seed')}",
-        title_justify="left", title_style="", box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim",
-    )  # fmt: skip
-    interval = f"effect [{comparison.level * 100:g} %]"
-    table.add_column("recipe", overflow="fold", ratio=1)
-    for heading in ("mean", interval, "p sign", "p Holm", "wins"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    rows: list[tuple[tuple[RenderableType, ...], str, str]] = []  # cells, lost seeds, style
-    if comparison.arms:
-        first = comparison.arms[0]
-        missing = f"{first.baseline_diverged} diverged" if first.baseline_diverged else ""
-        untreated = mean(comparison, baseline_mean(comparison, first))
-        rows.append((("untreated", untreated, "", "", "", ""), missing, "dim"))
-    for arm in comparison.arms:
-        wins = f"{arm.wins}/{len(arm.seeds)}"
-        numbers = (effect(arm), number(arm.p_sign), number(arm.p_holm), wins)
-        rows.append(((Text(arm.recipe), mean(comparison, arm.mean), *numbers), lost(arm), _arm_style(arm)))
-    if any(missing for _, missing, _ in rows):
-        table.add_column("lost seeds", no_wrap=True)
-    for cells, missing, style in rows:
-        table.add_row(*cells, *([missing] if len(table.columns) > len(cells) else []), style=style)
     noted: dict[str, list[str]] = {}
     for arm in comparison.arms:
         if arm.note:
             noted.setdefault(arm.note, []).append(arm.recipe)
-    notes = [_hanging("-", Text(f"{'; '.join(recipes)}: {note}")) for note, recipes in noted.items()]
+    notes = [_hanging("-", _text(f"{'; '.join(recipes)}: {note}")) for note, recipes in noted.items()]
     sentences = comparison.words if words else ()
-    return Group(table, *notes, *(_hanging("-", Text(sentence)) for sentence in sentences))
+    return Group(_Arms(comparison), *notes, *(_hanging("-", _text(sentence)) for sentence in sentences))
+
+
+class _Arms:
+    """The table of a comparison. Where a narrow terminal leaves no room for the recipes beside the numbers, they stand above them."""
+
+    LEAST = 20  # letters of a recipe side by side with its numbers
+
+    def __init__(self, comparison: Comparison) -> None:
+        self.comparison = comparison
+        self.headings = ["mean", f"effect [{comparison.level * 100:g} %]", "p sign", "p Holm", "wins"]
+        self.rows: list[tuple[str, list[str], str]] = []  # recipe, numbers, style
+        arms, lost_seeds = comparison.arms, []
+        if arms:
+            untreated = mean(comparison, baseline_mean(comparison, arms[0]))
+            self.rows.append(("untreated", [untreated, "", "", "", ""], "dim"))
+            lost_seeds.append(f"{arms[0].baseline_diverged} diverged" if arms[0].baseline_diverged else "")
+        for arm in arms:
+            wins = f"{arm.wins}/{len(arm.seeds)}"
+            numbers = [mean(comparison, arm.mean), effect(arm), number(arm.p_sign), number(arm.p_holm), wins]
+            self.rows.append((printable(arm.recipe), numbers, _arm_style(arm)))
+            lost_seeds.append(lost(arm))
+        if any(lost_seeds):
+            self.headings.append("lost seeds")
+            for (_, numbers, _), said in zip(self.rows, lost_seeds, strict=True):
+                numbers.append(said)
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        metric, seeds = self.comparison.metric, len(self.comparison.seeds)
+        goal = "more" if metric.goal == "max" else "less"
+        yield _text(f"{spelled(metric.name)} ({goal} is better), {count(seeds, 'paired seed')}")
+        cells = [self.headings, *(numbers for _, numbers, _ in self.rows)]
+        widths = [max(len(row[column]) for row in cells) for column in range(len(self.headings))]
+        longest = max((len(recipe) for recipe, *_ in self.rows), default=0)
+        if options.max_width - sum(widths) - 2 * len(widths) < min(longest, self.LEAST):
+            yield self._line(self.headings, widths, "dim")
+            for recipe, numbers, style in self.rows:
+                yield _text(recipe, style=style)
+                yield self._line(numbers, widths, style)
+            return
+        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+        table.add_column("recipe", overflow="fold", ratio=1)
+        for heading in self.headings:
+            table.add_column(heading, justify="left" if heading == "lost seeds" else "right", no_wrap=True)
+        for recipe, numbers, style in self.rows:
+            table.add_row(_text(recipe), *numbers, style=style)
+        yield table
+
+    def _line(self, cells: list[str], widths: list[int], style: str) -> Text:
+        last = len(self.headings) > 5  # lost seeds stand to the left
+        numbers = [cell.rjust(width) for cell, width in zip(cells[:5], widths, strict=False)]
+        return _text("  " + "  ".join([*numbers, *cells[5:]] if last else numbers).rstrip(), style=style)
 
 
 def treatment_view(treatment: Treatment) -> RenderableType:
@@ -109,36 +148,36 @@ def treatment_view(treatment: Treatment) -> RenderableType:
     parts: list[RenderableType] = []
     if treatment.search is not None:
         last = treatment.confirmation is None  # what the statistics can show is said once, below the last table
-        parts += [Text("Search", style="bold"), comparison_view(treatment.search, words=last), Text()]
+        parts += [_text("Search", style="bold"), comparison_view(treatment.search, words=last), Text()]
     if treatment.confirmation is not None:
-        parts += [Text("Confirmation on fresh seeds", style="bold"), comparison_view(treatment.confirmation), Text()]
-    parts += [_hanging("-", Text(sentence)) for sentence in treatment.words]
+        parts += [_text("Confirmation on fresh seeds", style="bold"), comparison_view(treatment.confirmation), Text()]
+    parts += [_hanging("-", _text(sentence)) for sentence in treatment.words]
     return Group(*parts, *_lines(treatment.lines))
 
 
 def tuning_view(tuning: Tuning) -> RenderableType:
     """The best of the search, what decided, what was confirmed, in words, and the lines that keep it."""
-    parts: list[RenderableType] = [Text("Search", style="bold"), _probes(tuning), Text()]
+    parts: list[RenderableType] = [_text("Search", style="bold"), _probes(tuning), Text()]
     if tuning.importances:
         ranked = sorted(tuning.importances.items(), key=lambda item: -item[1])[:BEST]
         decided = ", ".join(f"{name} {100 * share:.0f} %" for name, share in ranked)
-        parts += [_hanging("-", Text(importance(tuning))), _hanging(" ", Text(decided, style="cyan")), Text()]
+        parts += [_hanging("-", _text(importance(tuning))), _hanging(" ", _text(decided, style="cyan")), Text()]
     if tuning.confirmation is not None:
-        parts += [Text("Confirmation on fresh seeds", style="bold"), comparison_view(tuning.confirmation), Text()]
-    parts += [_hanging("-", Text(sentence)) for sentence in tuning.words]
+        parts += [_text("Confirmation on fresh seeds", style="bold"), comparison_view(tuning.confirmation), Text()]
+    parts += [_hanging("-", _text(sentence)) for sentence in tuning.words]
     return Group(*parts, *_lines(tuning.lines))
 
 
 def _probes(tuning: Tuning) -> RenderableType:
     name = spelled(tuning.metric.name)
-    title = Text(f"{name} on the seed of the search, the best of {count(len(tuning.probes), 'trial')}")
+    title = _text(f"{name} on the seed of the search, the best of {count(len(tuning.probes), 'trial')}")
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     table.add_column("recipe", overflow="fold", ratio=1)
     table.add_column("value", justify="right", no_wrap=True)
     table.add_column("time", justify="right", no_wrap=True)
     table.add_row("untreated", number(tuning.untreated), "", style="dim")
     for probe in leading(tuning.probes, tuning.metric, BEST):
-        table.add_row(Text(probe.recipe), number(probe.value), duration(probe.seconds))
+        table.add_row(_text(probe.recipe), number(probe.value), duration(probe.seconds))
     return Group(title, table)
 
 
@@ -147,8 +186,8 @@ def _lines(lines: Sequence[str]) -> list[RenderableType]:
     if not lines:
         return []
     return [
-        Text("Lines to add:", style="bold"),
-        *(Text(line, style="green", no_wrap=True, overflow="ignore") for line in lines),
+        _text("Lines to add:", style="bold"),
+        *(_text(line, style="green", no_wrap=True, overflow="ignore") for line in lines),
     ]
 
 
@@ -160,15 +199,21 @@ def _run_line(run: RunRecord) -> Text:
             parts.append(f"last loss {number(main.get('loss').last)}")
         if run.metric is not None and run.metric.name != "loss":
             parts.append(f"{spelled(run.metric.name)} {number(value(run, run.metric))}")
-    return Text(", ".join([*parts, duration(run.seconds)]), style="dim")
+    parts.append(duration(run.seconds) if run.finished else UNFINISHED)
+    return _text(", ".join(parts), style="dim")
 
 
 def _hanging(mark: str, text: Text) -> RenderableType:
     """A mark and a text whose further lines stand under its first."""
     grid = Table.grid(padding=(0, 1, 0, 0))
-    grid.add_row(Text(mark, style="dim"), text)
+    grid.add_row(_text(mark, style="dim"), text)
     return grid
 
 
 def _arm_style(arm: Arm) -> str:
     return "green" if arm.proven else "red" if arm.high < 0 or lost(arm) else ""
+
+
+def _text(said: str, style: str = "", **options: Any) -> Text:
+    """A recorded text, without markup and without what a terminal would obey."""
+    return Text(printable(said), style=style, **options)

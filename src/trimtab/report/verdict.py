@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import Literal
 
-from trimtab.records import Arm, Comparison, Finding, RunRecord, Treatment, Tuning
-from trimtab.report.words import baseline_mean, by_severity, count, decimals, effect, spelled
+from trimtab.records import Arm, Comparison, Finding, Outcome, RunRecord, Treatment, Tuning
+from trimtab.report.words import baseline_mean, by_severity, count, decimals, effect, fixed, lost, spelled
 
 Tone = Literal["good", "bad", "plain"]
 
@@ -33,6 +33,8 @@ def verdict(
         return ended
     if run.exit_code:
         return f"The run ended with exit code {run.exit_code}"
+    if not run.finished:
+        return "Nothing needs treating so far; the run has not ended, or was killed"
     return "Nothing needs treating" if run.trainings else "No training was seen in this run"
 
 
@@ -55,6 +57,11 @@ def tone(
     if run.error or run.exit_code or any(finding.severity == "error" for finding in findings):
         return "bad"
     return "plain" if not run.trainings or any(finding.severity == "warning" for finding in findings) else "good"
+
+
+def of_outcome(run: RunRecord, outcome: Outcome) -> str:
+    """The verdict on a treatment, a comparison or a search alone."""
+    return verdict(run, (), **{type(outcome).__name__.lower(): outcome})  # type: ignore[arg-type]
 
 
 def headline(
@@ -128,26 +135,35 @@ def _change(comparison: Comparison, arm: Arm, noun: str) -> str:
     """``<recipe> raised <metric> from <before> to <after>: <effect> over <n> seeds``, and what speaks against it."""
     metric, goal, places = spelled(comparison.metric.name), comparison.metric.goal, decimals(arm)
     before, seeds = baseline_mean(comparison, arm), count(len(arm.seeds), noun)
+    if not arm.seeds:
+        gone = f" ({lost(arm)})" if lost(arm) else ""
+        return f"{arm.recipe} could not be compared: there is no seed on which both runs ended with {metric}{gone}"
     if not math.isfinite(arm.mean):
         return f"{arm.recipe} ended with no {metric} on any of {seeds}"
     if not math.isfinite(before):
-        return (
-            f"{arm.recipe} reached {metric} {arm.mean:.{places}f} over {seeds}; untreated, no seed ended with a number"
-        )
+        return f"{arm.recipe} reached {metric} {fixed(arm.mean, places)} over {seeds}; untreated, no seed ended with a number"
     verb = "raised" if arm.mean > before else "lowered" if arm.mean < before else "left"
-    span = f"at {before:.{places}f}" if verb == "left" else f"from {before:.{places}f} to {arm.mean:.{places}f}"
+    was, became = fixed(before, places), fixed(arm.mean, places)
+    if verb != "left" and was == became:  # by less than can be seen
+        return f"{arm.recipe} left {metric} at {was}: {effect(arm)} over {seeds}{_doubt(arm)}"
+    span = f"at {was}" if verb == "left" else f"from {was} to {became}"
     size = effect(arm) if goal == "max" else f"better by {effect(arm, sign=False)}"
-    if goal == "min" and arm.effect < 0:
-        size = f"effect {effect(arm)}, where above 0 is better,"
-    text = f"{arm.recipe} {verb} {metric} {span}: {size} over {seeds}"
+    if arm.effect < 0:
+        size = effect(arm)
+        span += "" if arm.high < 0 else ", which is worse"  # else it is said at the end
+    return f"{arm.recipe} {verb} {metric} {span}: {size} over {seeds}{_doubt(arm)}"
+
+
+def _doubt(arm: Arm) -> str:
+    """What speaks against an effect."""
     if arm.proven:
-        return text
+        return ""
     lost_seeds = arm.diverged + arm.failed + arm.no_effect
     if lost_seeds:
-        return f"{text}; not proven, {count(lost_seeds, 'seed')} lost"
+        return f"; not proven, {count(lost_seeds, 'seed')} lost"
     if not math.isfinite(arm.high - arm.low):
-        return f"{text}; not proven, there is no interval"
-    return f"{text}; it made things worse" if arm.high < 0 else f"{text}; not proven, the interval includes zero"
+        return "; not proven, there is no interval"
+    return "; it made things worse" if arm.high < 0 else "; not proven, the interval includes zero"
 
 
 def _of_findings(findings: Sequence[Finding]) -> str:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 
 from trimtab.quantities import Quantity
-from trimtab.records import Arm, Comparison, Finding, Metric, Probe, Severity, Tuning
+from trimtab.records import Arm, Comparison, Finding, Metric, Outcome, Probe, Severity, Treatment, Tuning
 
+UNFINISHED = "not ended, or killed"  # in the place of the time that a run took
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "info")
 
 
@@ -23,6 +25,21 @@ def number(value: float) -> str:
     if value.is_integer() and abs(value) < 1e15:
         return f"{value:,.0f}"
     return f"{value:.4g}" if 1e-3 <= abs(value) < 1e5 else f"{value:.3g}"
+
+
+# Sequences that move a cursor, colour a text, set a title or a clipboard; the parts of one that is cut short; marks that turn the
+# direction of a text around. Line breaks and tabs stay.
+_SEQUENCE = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b[\]PX^_][^\x07\x1b\n]*(?:\x07|\x1b\\)?|\x1b[ -/]*[0-~]")
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def printable(text: str) -> str:
+    """A recorded text without what a terminal would obey: it may come from anywhere.
+
+    >>> printable("\\x1b]0;title\\x07\\x1b[31mred\\x1b[0m, a bell \\x07 and half \\udcff a letter")
+    'red, a bell \ufffd and half \ufffd a letter'
+    """
+    return _CONTROL.sub("\ufffd", _SEQUENCE.sub("", text.replace("\r\n", "\n")))
 
 
 def count(items: int, noun: str) -> str:
@@ -55,12 +72,50 @@ def spelled(metric: str) -> str:
     return Quantity.read(metric).title
 
 
+SIGNIFICANT = 5  # digits of a mean that are shown at most: an effect below them is said by its own size
+
+
+def training_name(name: str) -> str:
+    """The heading of one training among several.
+
+    >>> training_name("training 2"), training_name("fold 2")
+    ('Training 2', 'Training fold 2')
+    """
+    return f"T{name[1:]}" if re.match(r"training\b", name) else f"Training {name}"
+
+
 def decimals(arm: Arm) -> int:
-    """Digits after the point that the arm's interval can carry: at least two below 10, none from 100 on."""
+    """Digits after the point that the arm's interval can carry: at least two below 10, none from 100 on, and no more than the mean
+    can be read with."""
     sizes = [abs(x) for x in (arm.mean, arm.effect, arm.low, arm.high) if math.isfinite(x)]
-    least = 2 if max(sizes, default=0) < 10 else 1 if max(sizes) < 100 else 0
+    largest = max(sizes, default=0)
+    least = 2 if largest < 10 else 1 if largest < 100 else 0
     half = (arm.high - arm.low) / 2
-    return min(max(least, -math.floor(math.log10(half))), 8) if math.isfinite(half) and half > 0 else least
+    if not (math.isfinite(half) and half > 0):
+        return least
+    return max(least, min(-math.floor(math.log10(half)), _readable(largest)))
+
+
+def _readable(size: float) -> int:
+    """Digits after the point with which a number of this size has five digits in all."""
+    return SIGNIFICANT - 1 - math.floor(math.log10(size)) if size > 0 else SIGNIFICANT
+
+
+def fixed(value: float, places: int, sign: bool = False) -> str:
+    """A number with so many digits after the point; one that these would make 0 by its first digit, a very large or small one short.
+
+    >>> [fixed(x, 2) for x in (0.126, -0.004, -0.0, 2e-8, 2e25, float("nan"))]
+    ['0.13', '-0.004', '0.00', '2e-08', '2e+25', 'NaN']
+    """
+    plus = "+" if sign else ""
+    if not math.isfinite(value):
+        return number(value)
+    if abs(value) >= 1e7 or places > 2 * SIGNIFICANT:
+        return f"{value:{plus}.3g}"
+    text = f"{value:{plus}.{places}f}"
+    if float(text) == 0:
+        return f"{value:{plus}.1g}" if value else f"{0:{plus}.{places}f}"
+    return text
 
 
 def effect(arm: Arm, sign: bool = True) -> str:
@@ -68,13 +123,17 @@ def effect(arm: Arm, sign: bool = True) -> str:
     places = decimals(arm)
     if not math.isfinite(arm.effect):
         return "no effect measured"
-    text = f"{arm.effect:{'+' if sign else ''}.{places}f}"
-    return f"{text} [{arm.low:.{places}f}, {arm.high:.{places}f}]" if math.isfinite(arm.high - arm.low) else text
+    text = fixed(arm.effect, places, sign)
+    bounded = math.isfinite(arm.high - arm.low)
+    return f"{text} [{fixed(arm.low, places)}, {fixed(arm.high, places)}]" if bounded else text
 
 
 def mean(comparison: Comparison, value: float) -> str:
     """A mean of the trial table, with the same digits in every row."""
-    return f"{value:.{max(map(decimals, comparison.arms), default=2) + 1}f}" if math.isfinite(value) else "NaN"
+    places = max(map(decimals, comparison.arms), default=2) + 1
+    means = [abs(arm.mean) for arm in comparison.arms if math.isfinite(arm.mean)]
+    usual = sorted(means)[len(means) // 2] if means else 1.0
+    return fixed(value, max(min(places, _readable(usual)), 0))
 
 
 def baseline_mean(comparison: Comparison, arm: Arm) -> float:
@@ -93,6 +152,13 @@ def lost(arm: Arm) -> str:
 def by_severity(findings: Sequence[Finding]) -> list[Finding]:
     """Findings with the gravest first; the judge's own order is kept within a severity."""
     return sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity))
+
+
+def last_table(outcome: Outcome) -> Comparison | None:
+    """The comparison that decided: the confirmation, else the search of a treatment."""
+    if isinstance(outcome, Comparison):
+        return outcome
+    return outcome.confirmation or (outcome.search if isinstance(outcome, Treatment) else None)
 
 
 def leading(probes: Sequence[Probe], metric: Metric, most: int) -> list[Probe]:

@@ -43,6 +43,7 @@ class ActivityPenalty(Technique):
     """
 
     acts_on = "loss"
+    group = "regularization"
 
     factor: float = 1e-4
     p: int = 1

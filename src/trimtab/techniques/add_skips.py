@@ -42,6 +42,7 @@ class AddSkips(Technique):
     """
 
     acts_on = "model"
+    group = "regularization"
 
     def apply(self, training: TrainingLike) -> Change:
         passed_over: list[str] = []

@@ -41,6 +41,7 @@ class Affine(Technique):
     """
 
     acts_on = "data"
+    group = "augmentation"
     clashes = dict.fromkeys(("rotate", "translate", "zoom"), "affine does the same, in one interpolation for all")
 
     degrees: float = 10.0

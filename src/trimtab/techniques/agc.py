@@ -46,6 +46,7 @@ class Agc(Technique):
     """
 
     acts_on = "update"
+    group = "optimization"
 
     factor: float = 0.01
     eps: float = 1e-3

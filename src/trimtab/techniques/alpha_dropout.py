@@ -35,6 +35,7 @@ class AlphaDropout(Technique):
     """
 
     acts_on = "model"
+    group = "regularization"
 
     p: float = 0.1
 

@@ -47,6 +47,7 @@ class BatchNorm(Technique):
     """
 
     acts_on = "model"
+    group = "normalization"
     clashes = {name: why for name, why in CLASHES.items() if name != "batch_norm"}
 
     after: str = "all"

@@ -43,6 +43,7 @@ class ClipNorm(Technique):
     """
 
     acts_on = "update"
+    group = "optimization"
 
     max_norm: float = 1.0
     per_parameter: bool = False

@@ -39,6 +39,7 @@ class ClipValue(Technique):
     """
 
     acts_on = "update"
+    group = "optimization"
 
     low: float = 0.5
     high: float | None = None

@@ -36,6 +36,7 @@ class ConfidencePenalty(Technique):
     """
 
     acts_on = "loss"
+    group = "regularization"
 
     factor: float = 0.1
 

@@ -81,6 +81,7 @@ class Constrain(Technique):
     """
 
     acts_on = "update"
+    group = "regularization"
 
     to: str = "max_norm"
     radius: float = 3.0

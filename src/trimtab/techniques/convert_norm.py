@@ -64,6 +64,7 @@ class ConvertNorm(Technique):
     """
 
     acts_on = "model"
+    group = "normalization"
 
     to: str = "group_norm"
     groups: int = 32

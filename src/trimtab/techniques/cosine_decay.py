@@ -43,6 +43,7 @@ class CosineDecay(Scheduled, Technique):
     """
 
     acts_on = "update"
+    group = "optimization"
     part = Cosine
     clashes = other_schedules("cosine_decay")
 

@@ -37,6 +37,7 @@ class Cutmix(Technique):
     """
 
     acts_on = "data"
+    group = "augmentation"
     clashes = {"mixup": "both would mix the same batches", **Mixup.clashes}
 
     alpha: float = 1.0

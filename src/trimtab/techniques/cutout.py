@@ -37,6 +37,7 @@ class Cutout(Technique):
     """
 
     acts_on = "data"
+    group = "augmentation"
 
     size: float = 0.5
     fill: float = 0.0

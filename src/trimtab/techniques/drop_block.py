@@ -42,6 +42,7 @@ class DropBlock(Technique):
     """
 
     acts_on = "model"
+    group = "regularization"
 
     p: float = 0.1
     block_size: int = 7

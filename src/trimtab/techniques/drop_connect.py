@@ -43,6 +43,7 @@ class DropConnect(Technique):
     """
 
     acts_on = "model"
+    group = "regularization"
 
     p: float = 0.5
     on: str = "all"

@@ -47,6 +47,7 @@ class DropPath(Technique):
     """
 
     acts_on = "model"
+    group = "regularization"
 
     p: float = 0.1
 

@@ -50,6 +50,7 @@ class Dropout(Technique):
     """
 
     acts_on = "model"
+    group = "regularization"
 
     p: float = 0.5
     shape: str = "element"

@@ -60,6 +60,7 @@ class EarlyStopping(Technique):
     """
 
     acts_on = "loop"
+    group = "regularization"
     clashes = {"ema": _AVERAGED, "swa": _AVERAGED}
 
     patience: int = 5

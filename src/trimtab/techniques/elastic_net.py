@@ -37,6 +37,7 @@ class ElasticNet(Technique):
     """
 
     acts_on = "update"
+    group = "regularization"
     clashes = {"l1": "both have an L1 penalty", "l2": "both have an L2 penalty"}
 
     l1: float = 1e-4

@@ -48,6 +48,7 @@ class Ema(Technique):
     """
 
     acts_on = "loop"
+    group = "regularization"
     clashes = {"swa": "both would put their own average into the model"}
 
     decay: float = 0.999

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch._compile import _disable_dynamo  # torch.compiler.disable would import the compiler at once
 from torch.nn.utils import parametrize
 
 from trimtab.data import content_weights
@@ -50,6 +51,7 @@ class DeepEnsemble(Technique):
     """
 
     acts_on = "loss"  # after all changes to the model, so that every member has them
+    group = "regularization"
     clashes = {"bagging": "both would add members"}
 
     members: int = 4
@@ -89,6 +91,7 @@ class Bagging(Technique):
     """
 
     acts_on = "loss"
+    group = "regularization"
     clashes = {"deep_ensemble": "both would add members"}
 
     members: int = 4
@@ -225,13 +228,13 @@ class _Gather:
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "live": False, "weights": None, "recent": deque()}
 
-    @torch.compiler.disable
+    @_disable_dynamo
     def before(self, model: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         if self.live and self.bootstrap and training_now(model):
             x = _samples((*args, *kwargs.values()))
             self.weights = None if x is None else content_weights(x, self.members, self.seed)
 
-    @torch.compiler.disable
+    @_disable_dynamo
     def after(self, model: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> torch.Tensor | None:
         if not isinstance(output, torch.Tensor):
             return None

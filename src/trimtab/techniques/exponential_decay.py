@@ -39,6 +39,7 @@ class ExponentialDecay(Scheduled, Technique):
     """
 
     acts_on = "update"
+    group = "optimization"
     part = Exponential
     clashes = other_schedules("exponential_decay")
 

@@ -37,6 +37,7 @@ class FeatureMasking(Technique):
     """
 
     acts_on = "data"
+    group = "augmentation"
     clashes = NO_TABLE
 
     p: float = 0.1

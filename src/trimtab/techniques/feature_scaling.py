@@ -35,6 +35,7 @@ class FeatureScaling(Technique):
     """
 
     acts_on = "data"
+    group = "augmentation"
     clashes = NO_TABLE
 
     std: float = 0.1

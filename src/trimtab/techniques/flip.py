@@ -44,6 +44,7 @@ class Flip(Technique):
     """
 
     acts_on = "data"
+    group = "augmentation"
 
     p: float = 0.5
     direction: str = "horizontal"

@@ -73,6 +73,7 @@ class Fuse(Technique):
     """
 
     acts_on = "model"
+    group = "normalization"
 
     def apply(self, training: TrainingLike) -> Change:
         surgeon = _Surgeon()

@@ -38,6 +38,7 @@ class GaussianDropout(Technique):
     """
 
     acts_on = "model"
+    group = "regularization"
 
     p: float = 0.5
     variance: str = "paper"

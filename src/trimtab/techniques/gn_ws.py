@@ -43,6 +43,7 @@ class GnWs(Technique):
     """
 
     acts_on = "model"
+    group = "normalization"
     clashes = {"convert_norm": "both would convert the same norms"}
 
     groups: int = 32

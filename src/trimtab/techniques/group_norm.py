@@ -47,6 +47,7 @@ class GroupNorm(Technique):
     """
 
     acts_on = "model"
+    group = "normalization"
     clashes = {name: why for name, why in CLASHES.items() if name != "group_norm"}
 
     groups: int = 32

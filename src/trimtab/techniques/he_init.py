@@ -44,6 +44,7 @@ class HeInit(Technique):
     """
 
     acts_on = "model"
+    group = "optimization"
     clashes = clashes_of("he_init")
 
     distribution: str = "normal"

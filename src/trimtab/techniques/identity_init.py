@@ -45,6 +45,7 @@ class IdentityInit(Technique):
     """
 
     acts_on = "model"
+    group = ("normalization", "optimization")
 
     only: str = "*"
 

@@ -39,6 +39,7 @@ class InverseTimeDecay(Scheduled, Technique):
     """
 
     acts_on = "update"
+    group = "optimization"
     part = InverseTime
     clashes = other_schedules("inverse_time_decay")
 

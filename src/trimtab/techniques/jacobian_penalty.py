@@ -41,6 +41,7 @@ class JacobianPenalty(Technique):
     """
 
     acts_on = "loss"
+    group = "regularization"
 
     factor: float = 0.01
     projections: int = 1

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch._compile import _disable_dynamo  # torch.compiler.disable would import the compiler at once
 
 from trimtab.nn.drop_connect import put_in, take_out
 from trimtab.nn.hard_concrete import HardConcrete, check_hard_concrete, expected_l0
@@ -46,6 +47,7 @@ class L0(Technique):
     """
 
     acts_on = "model"
+    group = "regularization"
 
     factor: float = 1e-5
     p: float = 0.05
@@ -115,14 +117,14 @@ class Gated(Hung):
         self.gates = gates
         self.end = layer.register_forward_hook(self._after, always_call=True)
 
-    @torch.compiler.disable
-    def _before(self, layer: nn.Module, inputs: tuple) -> None:
+    @_disable_dynamo
+    def _before(self, layer: nn.Module, inputs: tuple) -> None:  # type: ignore[override]
         self.called = True
         gates: Any = layer._modules[self.child]
         self.call(layer, {"weight": layer.weight * gates.gates(training_now(gates))})
 
-    @torch.compiler.disable
-    def _after(self, layer: nn.Module, inputs: tuple, output: Any) -> None:
+    @_disable_dynamo
+    def _after(self, layer: nn.Module, inputs: tuple, output: Any) -> None:  # type: ignore[override]
         take_out(layer, ["weight"])
 
     def take_off(self) -> None:

@@ -39,6 +39,7 @@ class L1(Technique):
     """
 
     acts_on = "update"
+    group = "regularization"
     clashes = {"elastic_net": "both have an L1 penalty"}
 
     factor: float = 1e-4

@@ -39,6 +39,7 @@ class L2(Technique):
     """
 
     acts_on = "update"
+    group = "regularization"
     clashes = {"elastic_net": "both have an L2 penalty"}
 
     factor: float = 1e-4

@@ -42,6 +42,7 @@ class LayerNorm(Technique):
     """
 
     acts_on = "model"
+    group = "normalization"
     clashes = {name: why for name, why in CLASHES.items() if name != "layer_norm"}
 
     after: str = "all"

@@ -39,6 +39,7 @@ class LearningRate(Technique):
     """
 
     acts_on = "update"
+    group = "optimization"
 
     lr: float
 

@@ -48,6 +48,7 @@ class LogitSoftCap(Technique):
     """
 
     acts_on = "model"
+    group = "regularization"
 
     cap: float = 30.0
 

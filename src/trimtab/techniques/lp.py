@@ -39,6 +39,7 @@ class Lp(Technique):
     """
 
     acts_on = "update"
+    group = "regularization"
 
     factor: float = 1e-4
     p: float = 1.5

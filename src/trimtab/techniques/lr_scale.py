@@ -34,6 +34,7 @@ class LrScale(Technique):
     """
 
     acts_on = "update"
+    group = "optimization"
 
     factor: float
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch._compile import _disable_dynamo  # torch.compiler.disable would import the compiler at once
 
 from trimtab.nn.lsuv import LsuvLayer, orthogonal_, scale_in_order
 from trimtab.recipe import Change, Technique, TrainingLike
@@ -50,6 +51,7 @@ class LsuvInit(Technique):
     """
 
     acts_on = "model"
+    group = "optimization"
     clashes = clashes_of("lsuv_init")
 
     tolerance: float = 0.1
@@ -132,7 +134,7 @@ class _FirstBatch:
     def __reduce__(self) -> tuple:
         return type(self), ()
 
-    @torch.compiler.disable
+    @_disable_dynamo
     def __call__(self, model: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         if model is not self.model or self.technique is None or not training_now(model):
             return

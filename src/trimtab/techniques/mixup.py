@@ -44,6 +44,7 @@ class Mixup(Technique):
     """
 
     acts_on = "data"
+    group = "augmentation"
     clashes = {"surrogate_loss": "it computes the loss anew, from targets that are not mixed"}
 
     alpha: float = 0.2

@@ -39,6 +39,7 @@ class NaturalExpDecay(Scheduled, Technique):
     """
 
     acts_on = "update"
+    group = "optimization"
     part = NaturalExponential
     clashes = other_schedules("natural_exp_decay")
 

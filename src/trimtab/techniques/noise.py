@@ -37,6 +37,7 @@ class Noise(Technique):
     """
 
     acts_on = "data"
+    group = "augmentation"
 
     std: float = 0.1
     relative: bool = True

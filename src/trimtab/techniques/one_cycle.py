@@ -48,6 +48,7 @@ class OneCycle(Scheduled, Technique):
     """
 
     acts_on = "update"
+    group = "optimization"
     part = schedules.OneCycle
     clashes = other_schedules("one_cycle")
 

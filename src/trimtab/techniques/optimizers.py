@@ -31,6 +31,7 @@ class Becomes:
     """What techniques share whose fields are the numbers of an optimizer, ``part``."""
 
     acts_on: ClassVar[Place] = "update"
+    group: ClassVar[str | tuple[str, ...]] = "optimization"
     clashes: ClassVar[dict[str, str]] = {}
     part: ClassVar[type[torch.optim.Optimizer]]
     _members: ClassVar[list[type]] = []

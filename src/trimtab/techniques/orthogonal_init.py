@@ -41,6 +41,7 @@ class OrthogonalInit(Technique):
     """
 
     acts_on = "model"
+    group = "optimization"
     clashes = clashes_of("orthogonal_init")
 
     gain: float | None = None

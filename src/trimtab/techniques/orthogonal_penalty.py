@@ -43,6 +43,7 @@ class OrthogonalPenalty(Technique):
     """
 
     acts_on = "update"
+    group = "regularization"
 
     factor: float = 0.001
     only: str = ""

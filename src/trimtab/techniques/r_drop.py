@@ -49,6 +49,7 @@ class RDrop(Technique):
 
     name = "r_drop"
     acts_on = "loss"
+    group = "regularization"
     clashes = dict.fromkeys(("bagging", "deep_ensemble"), "their members would be given the doubled batch")
 
     alpha: float = 1.0

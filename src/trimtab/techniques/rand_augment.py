@@ -38,6 +38,7 @@ class RandAugment(Technique):
     """
 
     acts_on = "data"
+    group = "augmentation"
 
     ops: int = 2
     magnitude: float = 9.0

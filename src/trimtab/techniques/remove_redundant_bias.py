@@ -42,6 +42,7 @@ class RemoveRedundantBias(Technique):
     """
 
     acts_on = "model"
+    group = "normalization"
 
     only: str = "*"
 

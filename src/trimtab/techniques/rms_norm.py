@@ -44,6 +44,7 @@ class RmsNorm(Technique):
     """
 
     acts_on = "model"
+    group = "normalization"
     clashes = {name: why for name, why in CLASHES.items() if name != "rms_norm"}
 
     after: str = "all"

@@ -37,6 +37,7 @@ class Rotate(Technique):
     """
 
     acts_on = "data"
+    group = "augmentation"
 
     degrees: float = 15.0
     padding: str = "border"

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch._compile import _disable_dynamo  # torch.compiler.disable would import the compiler at once
 
 from trimtab.optim.sam import check_rho, climb_
 from trimtab.recipe import Change, LossCall, Technique, TrainingLike
@@ -54,6 +55,7 @@ class SAM(Technique):
     """
 
     acts_on = "update"
+    group = "optimization"
     clashes = {
         "jacobian_penalty": "it differentiates by the inputs too, which a second pass has no use for",
         "bagging": "the losses of its members would each seek a worst point of all weights",
@@ -101,7 +103,7 @@ class _Hook:
     def __init__(self, call: Any = None) -> None:
         self.call = call
 
-    @torch.compiler.disable
+    @_disable_dynamo
     def __call__(self, *args: Any) -> Any:
         return None if self.call is None else self.call(*args)
 

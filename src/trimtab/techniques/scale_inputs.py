@@ -38,6 +38,7 @@ class ScaleInputs(Technique):
     """
 
     acts_on = "data"
+    group = "normalization"
     clashes = {"standardize_inputs": "both would set the scale of the inputs"}
 
     low: float = 0.0

@@ -63,6 +63,7 @@ class SkipSpikes(Technique):
     """
 
     acts_on = "update"
+    group = "optimization"
 
     threshold: float = 8.0
     by: str = "both"

@@ -36,6 +36,7 @@ class StandardizeInputs(Technique):
     """
 
     acts_on = "data"
+    group = "normalization"
 
     batches: int | None = None
 

@@ -40,6 +40,7 @@ class Standout(Technique):
     """
 
     acts_on = "model"
+    group = "regularization"
 
     alpha: float = 1.0
     beta: float = 0.0

@@ -52,6 +52,7 @@ class Swa(Technique):
     """
 
     acts_on = "loop"
+    group = "regularization"
     clashes = {"ema": "both would put their own average into the model"}
 
     start: int = 100

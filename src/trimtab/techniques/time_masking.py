@@ -38,6 +38,7 @@ class TimeMasking(Technique):
     """
 
     acts_on = "data"
+    group = "augmentation"
     clashes = NO_SEQUENCE
 
     share: float = 0.1

@@ -37,6 +37,7 @@ class Translate(Technique):
     """
 
     acts_on = "data"
+    group = "augmentation"
 
     share: float = 0.1
     padding: str = "border"

@@ -42,6 +42,7 @@ class Warmup(Scheduled, Technique):
     """
 
     acts_on = "update"
+    group = "optimization"
     part = schedules.Warmup
     clashes = {
         "warmup_stable_decay": "it has a warm-up of its own",

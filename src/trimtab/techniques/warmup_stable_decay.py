@@ -45,6 +45,7 @@ class WarmupStableDecay(Scheduled, Technique):
     """
 
     acts_on = "update"
+    group = "optimization"
     part = schedules.WarmupStableDecay
     clashes = other_schedules("warmup_stable_decay")
 

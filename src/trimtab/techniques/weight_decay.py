@@ -47,6 +47,7 @@ class WeightDecay(Technique):
     """
 
     acts_on = "update"
+    group = "regularization"
 
     factor: float = 0.01
     kind: str = "decoupled"

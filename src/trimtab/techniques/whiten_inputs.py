@@ -49,6 +49,7 @@ class WhitenInputs(Technique):
     """
 
     acts_on = "data"
+    group = "normalization"
     clashes = {
         "standardize_inputs": "whitening sets mean and scale of the inputs itself",
         "scale_inputs": "whitening sets mean and scale of the inputs itself",

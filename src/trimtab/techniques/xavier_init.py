@@ -44,6 +44,7 @@ class XavierInit(Technique):
     """
 
     acts_on = "model"
+    group = "optimization"
     clashes = clashes_of("xavier_init")
 
     gain: float | None = None

@@ -47,6 +47,7 @@ class Zclip(Technique):
     """
 
     acts_on = "update"
+    group = "optimization"
 
     alpha: float = 0.97
     z_threshold: float = 2.5

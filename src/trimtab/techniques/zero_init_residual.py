@@ -59,6 +59,7 @@ class ZeroInitResidual(Technique):
     """
 
     acts_on = "model"
+    group = "optimization"
 
     only: str = "*"
     weights: bool = False

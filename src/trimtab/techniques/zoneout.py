@@ -40,6 +40,7 @@ class Zoneout(Technique):
     """
 
     acts_on = "model"
+    group = "regularization"
 
     p: float = 0.1
     p_cell: float | None = None

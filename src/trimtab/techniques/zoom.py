@@ -38,6 +38,7 @@ class Zoom(Technique):
     """
 
     acts_on = "data"
+    group = "augmentation"
 
     low: float = 0.8
     high: float = 1.2

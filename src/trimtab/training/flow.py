@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch._compile import _disable_dynamo  # torch.compiler.disable would import the compiler at once
 
 from trimtab.recipe import LossCall
 from trimtab.training.evaluations import Uses
@@ -202,14 +203,14 @@ class _Gate:
 
 
 class _Entry(_Gate):
-    @torch.compiler.disable
+    @_disable_dynamo
     def __call__(self, model: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]] | None:
         flow = self.flow()
         return None if flow is None else flow._enter(model, args, kwargs)
 
 
 class _Exit(_Gate):
-    @torch.compiler.disable
+    @_disable_dynamo
     def __call__(self, model: nn.Module, args: tuple, output: Any) -> Any:
         flow = self.flow()
         return None if flow is None else flow._leave(model, output)

@@ -57,6 +57,11 @@ class Training(Flow):
 
     # -- what is there -----------------------------------------------------------------------------------------------
 
+    def __repr__(self) -> str:
+        parts = [type(one).__name__ for one in (*self.models, *self.optimizers)]
+        changes = f", changed: {'; '.join(change.sentence for change in self.changes)}" if self.changes else ""
+        return f"<Training of {', '.join(parts)}, at step {self.step}{changes}>"
+
     @property
     def model(self) -> nn.Module | None:
         """The model; the largest where several are trained together; ``None`` for parameters outside any module."""

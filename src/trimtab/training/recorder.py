@@ -7,6 +7,7 @@ never the training.
 from __future__ import annotations
 
 import functools
+import os
 import re
 import sqlite3
 import sys
@@ -22,7 +23,7 @@ import torch
 from torch import nn
 
 from trimtab.quantities import Quantity, choose
-from trimtab.records import Asked, CodePlace, RunRecord
+from trimtab.records import Asked, CodePlace, RunRecord, drawing
 from trimtab.store import Keeping
 from trimtab.training import loggers, taps
 from trimtab.training.handle import Training
@@ -267,6 +268,13 @@ class Recorder(Hearer):
             hints=tuple(hint for lines in self._lines.values() for hint in lines.unknown()),
         )
         return record if heads else msgspec.structs.replace(record, metric=choose(record, self.asked))
+
+    def __repr__(self) -> str:
+        return f"<Recorder of {', '.join(watch.model for watch in self.watches) or 'nothing yet'}, {self.steps} steps>"
+
+    def report(self, path: str | os.PathLike | None = None) -> Any:
+        """What was recorded until now with its diagnosis, as :func:`trimtab.report` gives it; written to ``path`` if that is given."""
+        return drawing().report(self, path)
 
     def __enter__(self) -> Recorder:
         return self

@@ -78,7 +78,9 @@ def compare_watched(
         of = missing + len(comparison.trials)
         cut = f"The budget of {session.budget:g} s was over before {missing} of {of} trials had begun."
         comparison = msgspec.structs.replace(comparison, words=(*comparison.words, cut))
-    return run, msgspec.structs.replace(comparison, words=(*comparison.words, *session.remarks))
+    comparison = msgspec.structs.replace(comparison, words=(*comparison.words, *session.remarks))
+    session.keep(lambda store: store.put_comparison(run.id, comparison))
+    return run, comparison
 
 
 def of_trials(session: Session, recipes: Sequence[str], seeds: Sequence[int], stage: str) -> Comparison:

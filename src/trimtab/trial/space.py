@@ -20,11 +20,12 @@ import ast
 import inspect
 import itertools
 import math
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from trimtab.recipe import Recipe, RecipeError, nearest, technique_class
+from trimtab.recipe import Recipe, RecipeError, nearest, quoted, read_expression, read_literal, technique_class, written
 from trimtab.records import Axis
 
 DIGITS = 3  # of a number that is tried: recipes stay readable, and near ones are the same trial
@@ -320,9 +321,9 @@ class _Reader:
     def dimensions(self, text: str) -> Iterator[Dimension]:
         self._text = text
         try:
-            whole = ast.parse(f"_({text}\n)", mode="eval").body
-        except (SyntaxError, ValueError) as error:
-            raise self._unreadable(getattr(error, "msg", str(error))) from None
+            whole = read_expression(f"_({text}\n)")
+        except RecipeError as error:
+            raise self._unreadable(str(error)) from None
         if not (isinstance(whole, ast.Call) and isinstance(whole.func, ast.Name) and whole.func.id == "_"):
             raise self._unreadable("parentheses do not match")
         if not (whole.args or whole.keywords):
@@ -332,13 +333,19 @@ class _Reader:
         for keyword in whole.keywords:
             if keyword.arg not in SHORT:
                 raise self._unreadable(
-                    f"{ast.unparse(keyword)} belongs to no technique; only lr may stand alone, for learning_rate(lr=...)"
+                    f"{written(keyword)} belongs to no technique; only lr may stand alone, for learning_rate(lr=...)"
                 )
             yield self._dimension(keyword.value, keyword.arg)
 
+    def _literal(self, node: ast.expr, why: str) -> Any:
+        try:
+            return read_literal(node)
+        except RecipeError:
+            raise self._unreadable(why) from None
+
     def _unreadable(self, why: str) -> SpaceError:
         return SpaceError(
-            f"The search {self._text!r} does not read: {why}. "
+            f"The search {quoted(self._text)} does not read: {why}. "
             'Write it like "dropout(p=uniform(0, 0.6)) | none" or "lr=log(1e-4, 1)".'
         )
 
@@ -369,17 +376,17 @@ class _Reader:
             return (Call(technique, ((short, self._value(node, f"{technique}.{short}")),)),)
         if isinstance(node, ast.Call) and (name := _called(node)):
             if name in _KINDS:
-                raise self._unreadable(f"{ast.unparse(node)} stands alone; name the technique and the value it is for")
+                raise self._unreadable(f"{written(node)} stands alone; name the technique and the value it is for")
             if any(isinstance(a, ast.Starred) for a in node.args) or not all(k.arg for k in node.keywords):
                 raise self._unreadable("arguments cannot be unpacked with * or **")
             fields = self._fields(name)
             given = [*zip(fields, node.args, strict=False), *((str(k.arg), k.value) for k in node.keywords)]
             if len(given) < len(node.args) + len(node.keywords) or len({key for key, _ in given}) < len(given):
                 raise self._unreadable(
-                    f"{ast.unparse(node)} gives a value twice, or too many; {name} takes {', '.join(fields)}"
+                    f"{written(node)} gives a value twice, or too many; {name} takes {', '.join(fields)}"
                 )
             return (Call(name, tuple((key, self._value(value, f"{name}.{key}")) for key, value in given)),)
-        raise self._unreadable(f"{ast.unparse(node)} is no technique: write name, name(key=value) or none")
+        raise self._unreadable(f"{written(node)} is no technique: write name, name(key=value) or none")
 
     def _fields(self, name: str) -> tuple[str, ...]:
         try:
@@ -393,23 +400,15 @@ class _Reader:
             return Slot(self._name(name), self._distribution(node))
         if isinstance(node, (ast.Tuple, ast.List)) and any(isinstance(part, ast.Call) for part in ast.walk(node)):
             return tuple(self._value(part, f"{name}[{place}]") for place, part in enumerate(node.elts))
-        try:
-            return ast.literal_eval(node)
-        except ValueError:
-            raise self._unreadable(
-                f"{ast.unparse(node)} is neither a plain Python value (number, text, list) nor a distribution ({', '.join(_KINDS)})"
-            ) from None
+        kinds = f"a plain Python value (number, text, list) nor a distribution ({', '.join(_KINDS)})"
+        return self._literal(node, f"{written(node)} is neither {kinds}")
 
     def _distribution(self, node: ast.Call) -> Range | Choice:
-        kind, text = _called(node), ast.unparse(node)
+        kind, text = _called(node), written(node)
         if kind not in _KINDS:
-            raise SpaceError(f"There is no distribution called {ast.unparse(node.func)!r}. {nearest(kind, _KINDS)}")
-        try:
-            values = tuple(ast.literal_eval(argument) for argument in node.args)
-        except ValueError:
-            raise self._unreadable(
-                f"the arguments in {text} must be plain Python values (numbers, text, lists)"
-            ) from None
+            raise SpaceError(f"There is no distribution called {written(node.func)!r}. {nearest(kind, _KINDS)}")
+        plain = f"the arguments in {text} must be plain Python values (numbers, text, lists)"
+        values = tuple(self._literal(argument, plain) for argument in node.args)
         if node.keywords:
             raise self._unreadable(f"the arguments in {text} have no names; write {kind}({_KINDS[kind]})")
         if kind == "choice":
@@ -417,8 +416,8 @@ class _Reader:
         if len(values) != 2 or any(isinstance(v, bool) or not isinstance(v, (int, float)) for v in values):
             raise self._unreadable(f"{text} must have two numbers: {kind}({_KINDS[kind]})")
         low, high = values
-        if not (math.isfinite(low) and math.isfinite(high)):
-            raise self._unreadable(f"the bounds of {text} must be finite")
+        if not all(-sys.float_info.max <= bound <= sys.float_info.max for bound in values):  # nor whole numbers beyond
+            raise self._unreadable(f"the bounds of {quoted(text)[1:-1]} must be finite")
         if low >= high:
             raise self._unreadable(f"in {text} the first number must lie below the second")
         if "int" in kind and any(not float(v).is_integer() for v in values):

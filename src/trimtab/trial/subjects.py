@@ -70,9 +70,23 @@ def subject_of(what: Subject | str | os.PathLike) -> Subject:
     """A subject from any of its forms: itself, or the path of a script.
 
     Raises:
-        SubjectError: if there is no such script.
+        SubjectError: if there is no such script, or it is no subject.
     """
-    return Script(os.fspath(what)) if isinstance(what, (str, os.PathLike)) else what
+    if isinstance(what, (str, os.PathLike)):
+        return Script(os.fspath(what))
+    if not isinstance(what, type) and all(hasattr(what, part) for part in ("label", "folder", "fingerprint", "run")):
+        return what
+    told = (
+        f"the {'class' if isinstance(what, type) else 'function'} {what.__name__}"
+        if hasattr(what, "__name__")
+        else repr(what)
+    )
+    raise SubjectError(
+        f"A subject is the path of a script, a Script with its arguments, or a Task; got {told[:200]}. Every trial runs in a process "
+        "of its own, so what trains must be found there: put it into a file and give that, 'train.py' or "
+        "tt.Script('train.py', ('--lr', '0.1')); or describe it by functions that can be imported from a file: "
+        "tt.Task('digits', model=make_model, data=load_data)."
+    )
 
 
 @dataclass(frozen=True)
@@ -96,17 +110,35 @@ class Script:
         if self.module:
             if self._module_file() is None:
                 raise SubjectError(
-                    f"There is no module {self.target!r} that python -m could run from {Path.cwd()}.{_near_modules(self.target)}"
+                    f"There is no module {_shown(self.target)} that python -m could run from {Path.cwd()}.{_near_modules(self.target)}"
                 )
-        elif not Path(self.target).is_file():
-            what = "is a folder, not a script." if Path(self.target).is_dir() else "does not exist."
+            return
+        path, name = Path(self.target), _shown(self.target)
+        try:
+            there = path.is_file()
+        except OSError:  # a name that no file can have
             raise SubjectError(
-                f"{self.target!r} {what}{_near_files(Path(self.target))} Give the path of a Python file that trains a network."
+                f"{name} does not exist. Give the path of a Python file that trains a network."
+            ) from None
+        if not there:
+            what = "is a folder, not a script." if path.is_dir() else "does not exist."
+            raise SubjectError(
+                f"{name} {what}{_near_files(path)} Give the path of a Python file that trains a network."
+            )
+        if path.suffix == ".ipynb":
+            raise SubjectError(
+                f"{name} is a notebook, not a Python file. Make it one, and run that: jupyter nbconvert --to script {path}. "
+                "Or stay in the notebook: a cell with tt.attach(model, optimizer).watch() watches what is trained below it."
+            )
+        if path.suffix in (".sh", ".bash", ".zsh"):
+            raise SubjectError(
+                f"{name} is a shell script, not a Python file. Give the Python file that it starts, with the arguments it gives."
             )
 
     @property
     def label(self) -> str:
-        return " ".join(["-m" if self.module else "", self.target, *self.arguments]).strip()
+        said = " ".join(["-m" if self.module else "", self.target, *self.arguments]).strip()
+        return said.encode(errors="replace").decode()  # an argument may be no text at all; records are
 
     @property
     def path(self) -> Path:
@@ -123,7 +155,11 @@ class Script:
             spec = importlib.util.find_spec(self.target)
             if spec is not None and spec.submodule_search_locations is not None:  # a package runs its __main__
                 spec = importlib.util.find_spec(f"{self.target}.__main__")
-        except (ImportError, ValueError):  # a package on the way is missing, or is no package
+        except (
+            ImportError,
+            ValueError,
+            RecursionError,
+        ):  # a package on the way is missing, or is no package; no end of dots
             return None
         finally:
             sys.path[0] = found
@@ -157,6 +193,11 @@ class Script:
             at_end=heard.at_end,
             file=heard.file,
         )
+
+
+def _shown(name: str, most: int = 100) -> str:
+    """A name as it was given, for a message; a very long one cut short."""
+    return repr(name) if len(name) <= most else f"{name[:most]!r}..."
 
 
 def _near_files(path: Path) -> str:

@@ -177,7 +177,7 @@ def _search_words(search: Search, probes: Sequence[Probe], trials: int, budget: 
         return [f"The budget of {budget:g} s was over before a recipe could be tried. Give more, or none."]
     ends = Counter(probe.status for probe in tried)
     doctored = sum(probe.status == "pruned" and BY_DOCTOR in probe.error for probe in tried)
-    by = f" ({doctored} by the doctor)" if doctored else ""
+    by = " by the doctor" if doctored == ends["pruned"] else f" ({doctored} by the doctor)" if doctored else ""
     said = ", ".join(f"{ends[end]} {_ENDS[end]}{by if end == 'pruned' else ''}" for end in _ENDS if ends[end])
     words = [f"Recipes tried on seed {SEED}: {len(tried)}{f', of which {said}' if tried else ''}."]
     lost = [probe for probe in tried if probe.status in ("failed", "no_effect")]

@@ -47,7 +47,7 @@ def exploding_gradient(training: TrainingRecord) -> Iterator[Finding]:
         evidence=(
             Evidence(
                 text=f"The gradient norm is {usual:.3g} in the median of {len(gradient)} steps and more than {SPIKE:g} times that on "
-                f"{len(spikes)} of them; at step {worst} it is {largest:.3g}, {largest / max(usual, 1e-30):.0f} times as much.",
+                f"{len(spikes)} of them; at step {worst} it is {largest:.3g}, {largest / max(usual, 1e-30):.3g} times as much.",
                 numbers={"median": usual, "largest": largest, "step": float(worst), "spikes": float(len(spikes))},
                 shows=("grad_norm", "grad_norms"),
             ),

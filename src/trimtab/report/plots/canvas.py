@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
 # Each is a colour that nothing else draws with; the page's style sheet says what it looks like.
@@ -127,6 +128,15 @@ def _clean(root: xml.Element) -> None:
             element.attrib["style"] = re.sub(
                 r"font: (?:\w+ )*?([\d.]+px)[^;]*", r"font-size: \1", element.attrib["style"]
             )
+
+
+def digits(axis: Axis) -> int:
+    """How many digits tell the ticks of an axis apart; four, unless they lie close together."""
+    ticks = sorted({float(tick) for tick in axis.get_majorticklocs()})
+    if len(ticks) < 2 or axis.get_scale() != "linear":
+        return 4
+    ratio = max(map(abs, ticks)) / (ticks[1] - ticks[0])
+    return min(max(math.ceil(math.log10(ratio)) + 1, 4), 12) if math.isfinite(ratio) and ratio > 0 else 4
 
 
 def jsonable(value: Any) -> Any:

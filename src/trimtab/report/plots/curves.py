@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 
 from trimtab.quantities import Quantity
 from trimtab.records import TrainingRecord
-from trimtab.report.plots.canvas import COLOURS, SERIES, axis_attributes, label, place, sheet, to_svg
+from trimtab.report.plots.canvas import COLOURS, SERIES, axis_attributes, digits, label, place, sheet, to_svg
 from trimtab.report.plots.decimate import decimate
 
+Scale = Literal["linear", "log", "symlog"]
 WIDTH, HEIGHT = 560, 250
 _LOG_FROM = 300.0  # a positive quantity that spans more than this factor is drawn on a log scale
+_SYMLOG_FROM = (
+    1e4  # any other, whose largest value is more than so many times a usual one, linearly around 0 and log beyond
+)
 
 
 @dataclass(frozen=True)
@@ -44,7 +49,7 @@ class CurvesData:
 
     title: str
     curves: tuple[Curve, ...]
-    log: bool = False
+    scale: Scale = "linear"
     names: tuple[str, ...] = field(default=())
 
     @property
@@ -88,8 +93,22 @@ def curves_data(training: TrainingRecord, names: Iterable[str], title: str) -> C
     if not curves:
         return None
     # The shape of a schedule is read on a linear scale, even where it ends near zero.
-    log = not curves[0].stays and wants_log(np.concatenate([curve.values for curve in curves]))
-    return CurvesData(title, tuple(curves), log, tuple(names))
+    scale = "linear" if curves[0].stays else scale_of(np.concatenate([curve.values for curve in curves]))
+    return CurvesData(title, tuple(curves), scale, tuple(names))
+
+
+def scale_of(values: np.ndarray) -> Scale:
+    """The scale on which all of the values can be seen."""
+    if wants_log(values):
+        return "log"
+    sizes = np.abs(values[np.isfinite(values)])
+    return "symlog" if sizes.max(initial=0.0) > _SYMLOG_FROM * _usual(values) > 0 else "linear"
+
+
+def _usual(values: np.ndarray) -> float:
+    """The size that a quarter of the values do not reach; 0 where all of them are 0."""
+    sizes = np.abs(values[np.isfinite(values) & (values != 0)])
+    return float(np.quantile(sizes, 0.25, method="lower")) if len(sizes) else 0.0
 
 
 def wants_log(values: np.ndarray) -> bool:
@@ -100,21 +119,24 @@ def wants_log(values: np.ndarray) -> bool:
 
 def draw_curves(data: CurvesData) -> str:
     """The SVG: class ``series series-0`` ... on the lines, ``band`` on the ranges, ``broken`` on the non-finite steps."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, SymmetricalLogLocator
 
     with sheet(WIDTH, HEIGHT) as figure:
         axes = place(figure, 56, 18, 14, 34)
-        axes.set_yscale("log" if data.log else "linear")
+        if data.scale == "symlog":
+            near = max(_usual(np.concatenate([curve.values for curve in data.curves])), 1e-150)
+            axes.set_yscale("symlog", linthresh=near, linscale=2)
+        else:
+            axes.set_yscale(data.scale)
         axes.grid(axis="y")
         for i, curve in enumerate(data.curves):
             colour = COLOURS[curve.colour]
             if curve.band is not None and len(curve.band.steps):
                 around = np.concatenate([curve.band.steps, curve.band.steps[::-1]])
-                limits = np.concatenate([curve.band.low, curve.band.high[::-1]])
+                limits = _drawable(np.concatenate([curve.band.low, curve.band.high[::-1]]), data.scale)
                 axes.fill(around, limits, color=colour, alpha=0.18, linewidth=0, gid=f"tt-band--of-{i}")
             few = np.isfinite(curve.values).sum() <= 40
-            # A log axis cannot leave room around all that a float can be; the pointer still shows the true value.
-            drawn = np.clip(curve.values, 1e-150, 1e150) if data.log else curve.values
+            drawn = _drawable(curve.values, data.scale)
             axes.plot(curve.steps, drawn, color=colour, drawstyle="steps-post" if curve.stays else "default",
                       linewidth=1.1 if len(drawn) > 250 else 1.7, clip_on=not few, marker="o" if few else "",
                       markersize=3.5, gid=f"tt-series--series-{i}", solid_joinstyle="round")  # fmt: skip
@@ -130,16 +152,32 @@ def draw_curves(data: CurvesData) -> str:
                 axes.plot(curve.broken, np.full(len(curve.broken), 1.0), "x", color=COLOURS["bad"], markersize=5, clip_on=False,
                           transform=axes.get_xaxis_transform(), gid=f"tt-broken--of-{i}")  # fmt: skip
         axes.set_xlim(axes.get_xlim())
-        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        if high > low:
+            axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        else:
+            axes.set_xticks([low])
         axes.xaxis.set_major_formatter(FuncFormatter(lambda step, _: f"{step:,.0f}"))
-        if data.log:
+        if data.scale == "log":
             axes.yaxis.set_major_locator(LogLocator(numticks=6))
             axes.yaxis.set_minor_formatter(NullFormatter())
-        else:
+        elif data.scale == "linear":
             axes.yaxis.set_major_locator(MaxNLocator(5))
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.4g}"))
+        else:
+            locator = SymmetricalLogLocator(base=10, linthresh=near)
+            locator.set_params(numticks=6)
+            axes.yaxis.set_major_locator(locator)
+            if min(np.nanmin(curve.values, initial=np.inf) for curve in data.curves) >= 0:
+                axes.set_ylim(bottom=0)
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.{digits(axes.yaxis)}g}"))
         axes.set_xlabel("step")
         return to_svg(figure, f"{label(data.title, 80)} over steps", "curves", _hover(data), axis_attributes(axes))
+
+
+def _drawable(values: np.ndarray, scale: Scale) -> np.ndarray:
+    """An axis cannot leave room around all that a float can be; the pointer still shows the true value."""
+    if scale == "linear":
+        return values
+    return np.clip(values, 1e-150 if scale == "log" else -1e150, 1e150)
 
 
 def _hover(data: CurvesData) -> list[dict[str, object]]:

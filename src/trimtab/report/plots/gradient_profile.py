@@ -22,7 +22,8 @@ def gradient_profile_data(training: TrainingRecord, title: str = "Gradient profi
 
 def by_layer(profile: Profile, training: TrainingRecord) -> Profile:
     """Columns of one layer's parameters joined into the norm of them all; columns of no layer stay, at the end."""
-    table = {name: profile.array[:, column] for column, name in enumerate(profile.names)}
+    array = profile.array
+    table = {name: array[:, column] for column, name in enumerate(profile.names)}
     rows: dict[str, np.ndarray] = {}
     for layer in training.layers:
         parts = [table.pop(name) for name in layer.parameters if name in table]

@@ -11,8 +11,9 @@ from trimtab.report.plots.canvas import COLOURS, axis_attributes, label, place, 
 from trimtab.report.plots.decimate import bucket_edges
 
 WIDTH = 560
-_CELLS = 12_000  # a page holds several maps, and each cell's number is kept for the pointer
+_CELLS = 8_000  # a page holds several maps, and each cell's number is kept for the pointer
 _COLUMNS = 300
+_ROWS = 200
 _NAN, _INFINITE = (0.96, 0.55, 0.14, 1.0), (0.90, 0.16, 0.25, 1.0)
 
 
@@ -20,6 +21,7 @@ _NAN, _INFINITE = (0.96, 0.55, 0.14, 1.0), (0.90, 0.16, 0.25, 1.0)
 class HeatmapData:
     """``cells[i, j]`` is layer ``names[i]`` on sampled steps ``first[j]`` to ``last[j]``: the largest, or a non-finite one.
 
+    Of very many layers, ``together`` neighbours at most share a row: the largest of theirs, and the median of their medians.
     ``waiting`` marks the cells before a layer's first number: nothing was wrong there, it was not measured yet.
     """
 
@@ -34,6 +36,7 @@ class HeatmapData:
     low: float
     high: float
     absent: tuple[str, ...] = ()
+    together: int = 1
 
     @property
     def broken(self) -> int:
@@ -54,17 +57,30 @@ def heatmap_data(profile: Profile, title: str, share: bool = False) -> HeatmapDa
     absent = tuple(layer for layer, keep in zip(profile.names, seen, strict=True) if not keep)
     table, steps = table[seen], np.asarray(profile.steps)
     finite = np.where(np.isfinite(table), table, np.nan)
-    median = np.array([np.median(row[~np.isnan(row)]) if not np.isnan(row).all() else np.nan for row in finite])
-    edges = bucket_edges(len(steps), max(1, min(_COLUMNS, _CELLS // len(names))))
+    median = np.array([_median(row) for row in finite])
+    rows = bucket_edges(len(names), _ROWS)
+    edges = bucket_edges(len(steps), max(1, min(_COLUMNS, _CELLS // (len(rows) - 1))))
     waiting = np.logical_and.accumulate(np.isnan(table), axis=1)
     # numpy's maximum lets NaN through: trouble is never averaged away
     cells = np.maximum.reduceat(np.where(waiting, -np.inf, table), edges[:-1], axis=1)
     waiting = np.logical_and.reduceat(waiting, edges[:-1], axis=1)
+    together = int(np.diff(rows).max())
+    if together > 1:
+        cells = np.maximum.reduceat(cells, rows[:-1], axis=0)
+        waiting = np.logical_and.reduceat(waiting, rows[:-1], axis=0)
+        median = np.array([_median(median[a:b]) for a, b in zip(rows[:-1], rows[1:], strict=True)])
+        ends = zip(rows[:-1], rows[1:] - 1, strict=True)
+        names = tuple(names[a] if a == b else f"{names[a]} to {names[b]}" for a, b in ends)
     cells = np.where(waiting, np.nan, cells)
     low, high, log = (0.0, 1.0, False) if share else _scale(finite)
     return HeatmapData(
-        title, names, steps[edges[:-1]], steps[edges[1:] - 1], cells, waiting, median, log, low, high, absent
+        title, names, steps[edges[:-1]], steps[edges[1:] - 1], cells, waiting, median, log, low, high, absent, together
     )
+
+
+def _median(values: np.ndarray) -> float:
+    known = values[~np.isnan(values)]
+    return float(np.median(known)) if len(known) else np.nan
 
 
 def _scale(values: np.ndarray) -> tuple[float, float, bool]:

@@ -5,6 +5,7 @@ Nothing here was recorded: the points are computed by the part or technique that
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from trimtab.report.files import write_whole
 from trimtab.report.plots.canvas import COLOURS, SERIES, axis_attributes, label, place, sheet, to_svg
 from trimtab.report.plots.decimate import decimate
 
@@ -65,15 +67,16 @@ def schedule_data(
 
 def write_schedule(data: ScheduleData, path: Path) -> None:
     """Write the picture to a file, in the form of its suffix: SVG (light and dark) or PNG (light)."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix.lower() == ".svg":
-        path.write_text(draw_schedule(data), encoding="utf-8")
+        write_whole(path, draw_schedule(data).encode())
         return
     colours = _page_colours()[0]
     drawn_with = {name: colours[name] for name in COLOURS}
     with sheet(WIDTH, HEIGHT, drawn_with) as figure:
         _draw(figure, data, drawn_with)
-        figure.savefig(path, format="png", dpi=144, facecolor=colours["card"], metadata={"Software": None})
+        picture = io.BytesIO()
+        figure.savefig(picture, format="png", dpi=144, facecolor=colours["card"], metadata={"Software": None})
+    write_whole(path, picture.getvalue())
 
 
 def draw_schedule(data: ScheduleData) -> str:

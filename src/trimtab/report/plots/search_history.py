@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from trimtab.records import Tuning
-from trimtab.report.plots.canvas import COLOURS, axis_attributes, label, place, sheet, to_svg
+from trimtab.report.plots.canvas import COLOURS, axis_attributes, digits, label, place, sheet, to_svg
 from trimtab.report.plots.curves import HEIGHT, WIDTH, wants_log
 
 
@@ -108,7 +108,7 @@ def draw_history(data: HistoryData) -> str:
             axes.yaxis.set_minor_formatter(NullFormatter())
         else:
             axes.yaxis.set_major_locator(MaxNLocator(5))
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.4g}"))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.{digits(axes.yaxis)}g}"))
         axes.set_xlabel("trial")
         hover = {
             "metric": label(data.metric, 60),

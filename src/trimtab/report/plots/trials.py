@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 WIDTH, ROW = 300, 34
+_FAR = 1000.0  # times the size of a usual difference
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,9 @@ def trials_data(comparison: Comparison) -> TrialsData | None:
     numbers = numbers[np.isfinite(numbers)]
     if not len(numbers):
         return None
+    sizes = np.abs(numbers[numbers != 0])
+    if len(sizes):  # what lies far off stands at the edge: one seed that diverged does not hide all others
+        numbers = numbers[np.abs(numbers) <= _FAR * np.median(sizes)]
     low, high = min(0.0, float(numbers.min())), max(0.0, float(numbers.max()))
     margin = 0.06 * (high - low) or 1.0
     return TrialsData(arms, low - margin, high + margin)
@@ -63,18 +67,17 @@ def _arm(arm: Arm) -> ArmData:
 def draw_trials(data: TrialsData, row: int) -> str:
     """The strip of one arm: class ``zero`` on the line of no effect, ``interval``, ``dots`` and ``effect``."""
     arm = data.arms[row]
+    effect, low, high = (np.clip([arm.effect, arm.low, arm.high], data.low, data.high)).tolist()
     colour = COLOURS["good"] if arm.proven else COLOURS["bad"] if arm.high < 0 else COLOURS["muted"]
     with sheet(WIDTH, ROW) as figure:
         axes = _axes(figure, data)
-        axes.plot(arm.differences, np.full(len(arm.differences), -0.55), "o", color=colour, alpha=0.55, markersize=4, markeredgewidth=0,
+        axes.plot(np.clip(arm.differences, data.low, data.high), np.full(len(arm.differences), -0.55), "o", color=colour, alpha=0.55, markersize=4, markeredgewidth=0,
                   gid="tt-dots")  # fmt: skip
         if np.isfinite([arm.low, arm.high]).all():
-            axes.plot(
-                [arm.low, arm.high], [0.35, 0.35], color=colour, linewidth=3, gid="tt-interval", solid_capstyle="round"
-            )
+            axes.plot([low, high], [0.35, 0.35], color=colour, linewidth=3, gid="tt-interval", solid_capstyle="round")
         if np.isfinite(arm.effect):
             axes.plot(
-                [arm.effect], [0.35], "D", color=colour, markersize=7, markeredgecolor=COLOURS["card"], gid="tt-effect"
+                [effect], [0.35], "D", color=colour, markersize=7, markeredgecolor=COLOURS["card"], gid="tt-effect"
             )
         hover = {"seeds": arm.seeds, "differences": arm.differences}
         title = f"{label(arm.recipe, 80)}: effect {arm.effect:.4g}, interval {arm.low:.4g} to {arm.high:.4g}"
@@ -90,7 +93,9 @@ def draw_axis(data: TrialsData) -> str:
         axes.set_xlim(data.low, data.high)
         axes.set_yticks([])
         axes.xaxis.set_major_locator(MaxNLocator(5))
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: "0" if abs(value) < 1e-12 else f"{value:+.3g}"))
+        axes.xaxis.set_major_formatter(
+            FuncFormatter(lambda value, _: "0" if abs(value) < 1e-9 * (data.high - data.low) else f"{value:+.3g}")
+        )
         return to_svg(figure, "axis of the effects", "axis", {}, axis_attributes(axes))
 
 
