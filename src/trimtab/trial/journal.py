@@ -2,7 +2,7 @@
 
 In the process of a trial an audit hook hears of every file that is opened, moved or removed from Python (and of what ``torch.save``
 writes). Before something outside of the view is changed for the first time, what was there is kept, so that the driver can put it back.
-Two trials that reach for the same file outside are noticed before either has changed it.
+A trial that runs beside others changes nothing there: it ends at once, and is run again alone.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 MOST = 20_000  # files in the view that are remembered
-NAME, KEPT, CONFLICT = "journal", "kept", "conflict"
+NAME, KEPT, DISTURBS = "journal", "kept", "disturbs"
 
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 _NO_FILES = ("/dev/", "/proc/", "/sys/", "/run/")
@@ -54,8 +54,7 @@ class Journal:
     Args:
         home: the folder of the trial; ``journal`` in it gets a line for every entry, ``kept`` what was there before.
         inside: whether a path (absolute, without links) lies in the view of the trial.
-        claims: a folder in which trials that run side by side note what they write outside; ``None`` if this one runs alone.
-        name: the trial's, for its claims.
+        alone: whether it is the only trial that runs; others end before they change something outside.
         before_write: is called with every path in the view that is going to be opened for writing, and whether it will be emptied.
     """
 
@@ -63,23 +62,22 @@ class Journal:
         self,
         home: Path,
         inside: Callable[[str], bool],
-        claims: Path | None,
-        name: str,
+        alone: bool,
         before_write: Callable[[str, bool], None] = lambda path, anew: None,
     ) -> None:
-        self.home, self.inside, self.name, self.before_write = home, inside, name, before_write
+        self.home, self.inside, self.alone, self.before_write = home, inside, alone, before_write
         self._main = os.getpid()
         # Opened now: in a view these folders cannot be seen.
         self._home = os.open(home, os.O_RDONLY | os.O_DIRECTORY)
         os.makedirs(home / KEPT, exist_ok=True)
         self._kept = os.open(home / KEPT, os.O_RDONLY | os.O_DIRECTORY)
         self._lines = os.open(home / NAME, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-        self._claims = None if claims is None else os.open(claims, os.O_RDONLY | os.O_DIRECTORY)
-        self._stamp, self._names = 0, set[str]()
         self._caches = caches()
         self._private: list[str] = []  # temporary files and folders that were made for this process alone
         self._seen: set[str] = set()
+        self._altered: list[str] = []  # folders of the view that are no longer those that were found
         self._changed: set[str] = set()
+        self._made: list[str] = []  # what was not there outside of the view before
         self._own = threading.local()  # what we do ourselves is not noted
 
     def begin(self) -> None:
@@ -138,12 +136,12 @@ class Journal:
             return
         if self.inside(place):
             self._see(place)
-        elif self._claims is not None and not place.startswith(_NO_FILES) and self._claimed():
-            self._look(os.path.realpath(place))
 
     def _see(self, place: str, anew: bool = False) -> None:
         """Note how a file in the view looked when the trial met it first; ``anew`` if it does not matter, since it is emptied."""
         self._seen.add(place)
+        if any(place.startswith(own) for own in self._altered):  # in a folder that the trial has made, or moved there
+            return
         if len(self._seen) <= MOST and "__pycache__" not in place:
             self._note("seen", place, anew=anew, state=state_of(place))
 
@@ -167,6 +165,8 @@ class Journal:
                 self._see(place, anew)
             if opens:
                 self.before_write(place, anew)
+            elif not (makes and os.path.lexists(place)) and place + os.sep not in self._altered:
+                self._altered.append(place + os.sep)
         # where it really goes: a link may lead outside, and the last part of a path is changed itself, unless it is opened
         real = (
             os.path.realpath(place)
@@ -175,7 +175,10 @@ class Journal:
         )
         if real in self._changed or self.inside(real) or self._may_be_shared(real) or (makes and os.path.lexists(real)):
             return
-        self._claim(real)
+        if not self.alone:
+            self._leave(real)
+        if any(real.startswith(made) for made in self._made):  # it goes with the folder
+            return
         self._changed.add(real)
         self._keep(real, whole)
 
@@ -192,9 +195,11 @@ class Journal:
             found = os.lstat(place)
         except OSError:
             self._note("made", place)
+            self._made.append(place + os.sep)
             return
+        times = [found.st_atime_ns, found.st_mtime_ns]
         if stat.S_ISLNK(found.st_mode):
-            self._note("link", place, to=os.readlink(place))
+            self._note("link", place, to=os.readlink(place), times=times)
         elif stat.S_ISDIR(found.st_mode):
             self._note("folder", place, mode=stat.S_IMODE(found.st_mode))
             for below in sorted(os.scandir(place), key=lambda entry: entry.name) if whole else ():
@@ -208,50 +213,16 @@ class Journal:
                 open(os.open(name, os.O_WRONLY | os.O_CREAT, 0o600, dir_fd=self._kept), "wb") as copy,
             ):
                 shutil.copyfileobj(source, copy, 1 << 20)
-            times = [found.st_atime_ns, found.st_mtime_ns]
             self._note("file", place, copy=name, mode=stat.S_IMODE(found.st_mode), times=times)
 
     def _note(self, what: str, place: str, **more: Any) -> None:
         os.write(self._lines, (json.dumps({"what": what, "path": place, **more}) + "\n").encode())
 
-    # -- trials side by side -----------------------------------------------------------------------------------------
-
-    def _claim(self, place: str) -> None:
-        if self._claims is None:
-            return
-        name = hashlib.sha256(os.fsencode(place)).hexdigest()[:32]
-        try:
-            claim = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=self._claims)
-        except FileExistsError:
-            self._look(place)
-        else:
-            os.write(claim, self.name.encode())
-            os.close(claim)
-
-    def _claimed(self) -> set[str]:
-        """The names of all claims."""
-        assert self._claims is not None
-        stamp = os.fstat(self._claims).st_mtime_ns
-        if stamp != self._stamp:
-            self._stamp, self._names = stamp, set(os.listdir(self._claims))
-        return self._names
-
-    def _look(self, place: str) -> None:
-        """End the trial if another one is writing this file."""
-        name = hashlib.sha256(os.fsencode(place)).hexdigest()[:32]
-        if name not in self._claimed():
-            return
-        try:
-            claim = os.open(name, os.O_RDONLY, dir_fd=self._claims)
-        except OSError:
-            return
-        owner = os.read(claim, 200).decode()
-        os.close(claim)
-        if owner == self.name:
-            return
-        conflict = os.open(CONFLICT, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600, dir_fd=self._home)
-        os.write(conflict, os.fsencode(place))
-        os.close(conflict)
+    def _leave(self, place: str) -> None:
+        """End the trial, before it changes what others may see."""
+        said = os.open(DISTURBS, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600, dir_fd=self._home)
+        os.write(said, os.fsencode(place))
+        os.close(said)
         with contextlib.suppress(OSError):
             if os.getpid() != self._main:
                 os.kill(self._main, 9)
@@ -304,12 +275,12 @@ class Deeds:
     """What a trial did to files, read from its journal.
 
     ``seen`` are the files of the view by path, each with its state when the trial met it, and whether it was emptied at once (``anew``);
-    ``outside`` what it changed elsewhere, in order.
+    ``outside`` what it changed elsewhere, in order; ``disturbs`` what it would have changed there beside others, if it ended before that.
     """
 
     seen: dict[str, dict[str, Any]] = field(default_factory=dict)
     outside: tuple[dict[str, Any], ...] = ()
-    conflict: str = ""
+    disturbs: str = ""
 
     @property
     def paths(self) -> tuple[str, ...]:
@@ -327,10 +298,10 @@ def deeds_of(home: Path) -> Deeds:
         else:
             outside.append(entry)
     try:
-        conflict = os.fsdecode((home / CONFLICT).read_bytes())
+        disturbs = os.fsdecode((home / DISTURBS).read_bytes())
     except OSError:
-        conflict = ""
-    return Deeds(seen, tuple(outside), conflict)
+        disturbs = ""
+    return Deeds(seen, tuple(outside), disturbs)
 
 
 def _entries(file: Path) -> Iterator[dict[str, Any]]:
@@ -379,6 +350,7 @@ def _restore(home: Path, entry: dict[str, Any]) -> None:
         if not path.is_symlink() or os.readlink(path) != entry["to"]:
             _remove(path)
             path.symlink_to(entry["to"])
+            os.utime(path, ns=tuple(entry["times"]), follow_symlinks=False)
         return
     kept = home / KEPT / entry["copy"]
     same = path.is_file() and not path.is_symlink() and path.stat().st_mtime_ns == entry["times"][1]

@@ -66,7 +66,7 @@ def as_python_would(
     sys.orig_argv = [sys.executable, *command]
     _signals()
     _multiprocessing()
-    _standard_input()
+    _standard_input(*streams)
     _quiet_mlflow()
     _quiet_wandb()
 
@@ -110,14 +110,14 @@ def _multiprocessing() -> None:
         setattr(module, name, new)
 
 
-def _standard_input() -> None:
+def _standard_input(encoding: str, errors: str) -> None:
     """Nothing comes in, as with ``< /dev/null``."""
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
     os.close(null)
     raw = io.FileIO(0, "r", closefd=False)
     raw.name = "<stdin>"
-    sys.stdin = io.TextIOWrapper(io.BufferedReader(raw), encoding="utf-8")
+    sys.stdin = io.TextIOWrapper(io.BufferedReader(raw), encoding, errors)
     sys.stdin.mode = "r"  # type: ignore[misc]
     sys.__stdin__ = sys.stdin  # type: ignore[misc]
 

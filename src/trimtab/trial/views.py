@@ -41,20 +41,19 @@ CHOICE = "TRIMTAB_VIEWS"
 class View:
     """What one trial sees, and where its changes go. Sent to the process of the trial.
 
-    ``roots`` are the folders that are its own; ``home`` has what it writes; ``claims`` is the folder where trials that run side by side
-    note what they write elsewhere, ``None`` for one that runs alone.
+    ``roots`` are the folders that are its own; ``home`` has what it writes; ``alone`` says that no other trial runs beside it.
     """
 
     how: How
     roots: tuple[Path, ...]
     home: Path
     hide: tuple[Path, ...] = ()
-    claims: Path | None = None
+    alone: bool = True
 
     def enter(self) -> None:
         """Begin to live in it: in the process of the trial, while that has one thread, in the folder where the command was given."""
         here = Path(os.path.realpath(os.getcwd()))
-        journal = Journal(self.home, self._inside, self.claims, self.home.name, self._before_write)
+        journal = Journal(self.home, self._inside, self.alone, self._before_write)
         if self.how == "overlay":
             overlay.mount_over(self.roots, self.home, self.hide)
             _rename_across_layers()
@@ -148,20 +147,16 @@ class Views:
         home = self.base / name
         clear(home)
         home.mkdir(parents=True)
-        claims = None if alone else self.base / "claims"
-        if claims is not None:
-            claims.mkdir(exist_ok=True)
         hide = tuple(dict.fromkeys([*(root / FOLDER for root in self.roots), self.folder]))
-        return View(self.how, self.roots, home, hide, claims)
+        return View(self.how, self.roots, home, hide, alone)
 
     def close(self, view: View) -> Deeds:
         """A trial has ended: put back what it changed outside, clear up, and tell what it did."""
         deeds = deeds_of(view.home)
         self.lost += put_back(view.home, deeds)
-        if view.claims is not None:
-            for path in deeds.paths:
-                (view.claims / hashlib.sha256(os.fsencode(path)).hexdigest()[:32]).unlink(missing_ok=True)
-        self.outside += [path for path in deeds.paths if path not in self.outside]
+        met = [*deeds.paths, *filter(None, [deeds.disturbs])]
+        self.outside += [path for path in met if path not in self.outside]
+        self.alone = self.alone or bool(met)
         for path, state in deeds.seen.items():
             self.seen.setdefault(self._original(view, path), state)
         if self.keep:
@@ -258,7 +253,7 @@ def recover(trials: Path) -> None:
             if lock is None:
                 continue
             for home in base.iterdir():
-                if home.is_dir() and home.name != "claims":
+                if home.is_dir():
                     put_back(home, deeds_of(home))
             lock.close()
             clear(base)

@@ -186,17 +186,12 @@ class _Task:
     told: set[int] = dataclasses.field(default_factory=set)  # the numbers of its reports: a second run tells them again
 
     def once_more(self, result: Result, exit_code: int | None) -> bool:
-        """Whether the trial says nothing of its job: it met another one's files, or something has killed it, the first time."""
-        if result.deeds.conflict:
-            self.views.alone = True
-            if result.deeds.conflict not in self.views.outside:
-                self.views.outside.append(result.deeds.conflict)
+        """Whether the trial says nothing of its job: it would have disturbed others, or something has killed it, the first time."""
+        if result.deeds.disturbs:
             return True
         if result.trial.status == "failed" and exit_code is not None and exit_code < 0 and not self.killed:
             self.killed += 1
             return True
-        if result.deeds.outside:
-            self.views.alone = True
         return False
 
 

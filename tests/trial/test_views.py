@@ -1,0 +1,436 @@
+"""Trials touch nothing and share nothing: each sees the folder as it is, in surroundings as Python makes them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+
+import trimtab as tt
+from tests.trial.conftest import clusters, mark
+from trimtab.trial import Script
+from trimtab.trial.engines import LocalEngine
+from trimtab.trial.journal import deeds_of, put_back
+from trimtab.trial.run import Job
+from trimtab.trial.views import CHOICE, Views, copy_folder, outermost, too_large
+
+TRAIN = """
+y = torch.arange(160) % 4
+x = torch.randn(4, 16)[y] + 1.4 * torch.randn(160, 16)
+model = nn.Sequential(nn.Linear(16, 24), nn.ReLU(), nn.Linear(24, 4))
+optimizer = torch.optim.SGD(model.parameters(), lr=0.02)
+def evaluate():
+    with torch.no_grad():
+        return (model(x[64:]).argmax(1) == y[64:]).float().mean().item()
+def epoch():
+    for batch in torch.randperm(64).split(16):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(x[batch]), y[batch]).backward()
+        optimizer.step()
+"""
+# Keeps its best weights and loads them at the end, goes on where it was, appends to a table, writes by an absolute path.
+HABITS = (
+    """
+import csv, os, pathlib, shutil, sys
+import torch
+from torch import nn
+torch.manual_seed(int(os.environ.get("SEED", "0")))
+here, best, first = pathlib.Path(__file__).resolve().parent, 0.0, 0
+"""
+    + TRAIN
+    + """
+if os.path.exists("checkpoint.pt"):
+    saved = torch.load("checkpoint.pt")
+    model.load_state_dict(saved["model"])
+    first = saved["epoch"] + 1
+os.makedirs("runs/new", exist_ok=True)
+for number in range(first, 6):
+    epoch()
+    accuracy = evaluate()
+    if accuracy > best:
+        best = accuracy
+        torch.save(model.state_dict(), "best.tmp")
+        os.replace("best.tmp", "runs/best.pt")
+    torch.save({"model": model.state_dict(), "epoch": number}, here / "checkpoint.pt")
+    with open(here / "log.csv", "a", newline="") as file:
+        csv.writer(file).writerow([number, accuracy])
+with open(here / "log.csv") as file:
+    rows = sum(1 for _ in file)
+assert rows == 9, rows  # three that were there, and six
+shutil.rmtree("old")
+assert sorted(os.listdir("runs")) == ["best.pt", "new"], os.listdir("runs")
+model.load_state_dict(torch.load(str(here / "runs" / "best.pt")))
+print(f"test accuracy: {evaluate():.6f}")
+out = os.environ.get("OUT")
+if out:
+    assert not os.path.exists(out) or open(out).read() == "mine", open(out).read()
+    os.makedirs(os.path.dirname(out), exist_ok=True)
+    with open(out, "w") as file:
+        file.write("a trial's")
+"""
+)
+
+
+def project(folder: Path) -> Path:
+    """A script that does all that, and what lies beside it."""
+    (folder / "runs").mkdir()
+    (folder / "old").mkdir()
+    (folder / "runs" / "best.pt").write_bytes(b"somebody's best")
+    (folder / "old" / "notes.txt").write_text("keep me")
+    (folder / "log.csv").write_text("a\nb\nc\n")
+    (folder / "link.csv").symlink_to("log.csv")
+    script = folder / "train.py"
+    script.write_text(HABITS)
+    return script
+
+
+def state(*folders: Path) -> str:
+    """All that is in some folders: names, kinds, modes, times, bytes."""
+    digest = hashlib.sha256()
+    for folder in folders:
+        for path in sorted(folder.rglob("*")):
+            if ".trimtab" in path.parts or path.name == ".trimtab":
+                continue
+            found = path.lstat()
+            times = (found.st_mtime_ns,) if not path.is_dir() else ()
+            digest.update(repr((str(path), found.st_mode, *times)).encode())
+            digest.update(path.read_bytes() if path.is_file() else b"")
+    return digest.hexdigest()
+
+
+def plainly(script: Path, seed: int, folder: Path) -> float:
+    """What the script comes to by itself, with that seed."""
+    folder.mkdir()
+    project(folder)
+    environment = {**os.environ, "SEED": str(seed * 1_000_003), "OMP_NUM_THREADS": "1"}
+    shown = subprocess.run(
+        [sys.executable, "train.py"], cwd=folder, capture_output=True, text=True, env=environment, check=True
+    )
+    return float(shown.stdout.split(":")[1])
+
+
+def engine(workers: int) -> LocalEngine:
+    made = LocalEngine(workers)
+    made.threads = 1
+    return made
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory) -> tuple[float, ...]:
+    """The script's own results for four seeds."""
+    base = tmp_path_factory.mktemp("alone")
+    return tuple(plainly(base / "train.py", seed, base / str(seed)) for seed in range(4))
+
+
+@pytest.mark.parametrize(
+    ("how", "workers", "out"),
+    [
+        ("overlay", 1, ""),
+        ("overlay", 2, ""),
+        ("overlay", 4, "out/there.txt"),
+        ("copy", 1, ""),
+        ("copy", 4, ""),
+        ("copy", 2, "out/new/file.txt"),
+        ("shared", 2, "out/there.txt"),
+    ],
+)
+def test_untreated_scores_are_the_scripts_own_and_the_folder_stays_as_it_is(
+    how, workers, out, alone, train, tmp_path, tmp_path_factory, monkeypatch
+):
+    script, elsewhere = project(tmp_path), tmp_path_factory.mktemp("elsewhere")
+    (elsewhere / "out").mkdir()
+    (elsewhere / "out" / "there.txt").write_text("mine")
+    monkeypatch.setenv(CHOICE, how)
+    if how == "overlay" and (why := Views([tmp_path], tmp_path / ".trimtab").why):
+        pytest.skip(f"this system gives no mount namespace: {why}")
+    if out:
+        monkeypatch.setenv("OUT", str(elsewhere / out))
+    before = state(tmp_path, elsewhere)
+    found = tt.compare(script, ["lr_scale(factor=0.001)"], seeds=4, engine=engine(workers))
+    assert found.metric.name == "printed test accuracy"
+    assert found.baseline == alone
+    assert found.arms[0].wins == 0 and found.arms[0].failed == 0
+    assert state(tmp_path, elsewhere) == before
+    said = " ".join(found.words)
+    assert ("writes outside of its folder" in said) == bool(out and how != "shared")
+    assert ("ran in a copy of the folder" in said) == (how == "copy")
+    assert ("could not have folders of their own" in said) == (how == "shared")
+    assert not (tmp_path / ".trimtab" / "trials").exists()
+
+
+def test_trials_that_reach_for_one_file_elsewhere_run_one_at_a_time_and_say_so(train, tmp_path_factory, monkeypatch):
+    """Only the treated script writes there, so that nothing was known of it when they began."""
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    target = elsewhere / "shared.txt"
+    end = f"""
+treated = hasattr(model[0], "norm")
+if treated:
+    import time
+    assert not os.path.exists({str(target)!r})
+    with open({str(target)!r}, "a") as file:
+        file.write("x")
+    time.sleep(0.5)
+    assert open({str(target)!r}).read() == "x"
+"""
+    train.write_text(clusters(begin="import os", end=end))
+    found = tt.compare(train, ["batch_norm"], seeds=4, engine=engine(2))
+    assert found.arms[0].failed == 0 and len(found.arms[0].differences) == 4, found.arms[0].note
+    assert any(f"writes outside of its folder: {target}." in word for word in found.words)
+    assert not target.exists()
+
+
+def test_a_second_session_knows_that_trials_cannot_be_kept_apart(train, tmp_path_factory):
+    target = tmp_path_factory.mktemp("elsewhere") / "shared.txt"
+    train.write_text(clusters(end=f"open({str(target)!r}, 'a').write('x'); assert open({str(target)!r}).read() == 'x'"))
+    for seeds in (2, 4):
+        found = tt.compare(train, ["he_init"], seeds=seeds, engine=engine(2))
+        assert found.arms[0].failed == 0
+        assert any("ran one at a time" in word for word in found.words)
+    assert not target.exists()
+
+
+def test_trials_are_run_again_when_what_they_read_has_changed(train):
+    begin = "import os\nopen(os.environ['MARKS'] + '/runs.txt', 'a').write('x')\nif os.path.exists('state.txt'): open('state.txt').read()\nopen('state.txt', 'w').write('trained')"
+    train.write_text(clusters(begin=begin))
+
+    def runs() -> int:
+        before = len(mark("runs.txt").read_text()) if mark("runs.txt").exists() else 0
+        tt.compare(train, ["he_init"], seeds=2, engine=engine(2))
+        return len(mark("runs.txt").read_text()) - before
+
+    assert [runs(), runs()] == [4, 0]
+    train.with_name("state.txt").write_text("trained by hand")
+    assert [runs(), runs()] == [4, 0]
+
+
+def test_keep_files_leaves_what_trials_wrote(train, tmp_path):
+    train.write_text(clusters(end="open('best.pt', 'w').write(str(len(model[0]._modules)))"))
+    keeps = LocalEngine(2, keep_files=True)
+    tt.compare(train, ["batch_norm"], seeds=2, engine=keeps)
+    kept = {
+        path.parent.parent.name.rsplit("-", 1)[0]: path.read_text()
+        for path in (tmp_path / ".trimtab" / "trials").glob("*/0/best.pt")
+    }
+    assert kept == {"untreated-seed0": "0", "untreated-seed1": "0", "batch_norm-seed0": "1", "batch_norm-seed1": "1"}
+    assert not train.with_name("best.pt").exists()
+
+
+def test_a_killed_worker_has_its_trial_tried_once_more(train):
+    once = "import os, signal\npath = os.environ['MARKS'] + '/killed'\nif not os.path.exists(path): open(path, 'w').close(); os.kill(os.getpid(), signal.SIGKILL)"
+    train.write_text(clusters(begin=once))
+    results = []
+    engine(1).run([Job(Script(str(train)), "", 0)], lambda job, result: results.append(result))
+    assert [result.trial.status for result in results] == ["ok"]
+
+
+def test_a_killed_driver_leaves_nothing_changed(train, tmp_path, tmp_path_factory):
+    """What its trials wrote elsewhere is put back by the next session."""
+    target = tmp_path_factory.mktemp("elsewhere") / "mine.txt"
+    target.write_text("mine")
+    train.write_text(clusters(end=f"open({str(target)!r}, 'w').write('a trial')\nimport time; time.sleep(60)"))
+    driver = tmp_path / "driver.py"
+    driver.write_text("import sys, trimtab as tt\ntt.compare(sys.argv[1], ['he_init'])")
+    process = subprocess.Popen(
+        [sys.executable, str(driver), str(train)], start_new_session=True, stderr=subprocess.DEVNULL
+    )
+    deadline = time.monotonic() + 60
+    while target.read_text() != "a trial" and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    time.sleep(0.5)
+    Views([tmp_path], tmp_path / ".trimtab")
+    assert target.read_text() == "mine"
+
+
+# -- surroundings ----------------------------------------------------------------------------------------------------
+
+PROBE = """
+import atexit, json, multiprocessing, os, signal, sys, threading
+found = {
+    "start method": multiprocessing.get_start_method(),
+    "process": [multiprocessing.current_process().name, multiprocessing.parent_process() is None, multiprocessing.active_children()],
+    "folder": os.getcwd(),
+    "argv": sys.argv,
+    "path": sys.path[0] == os.path.dirname(os.path.abspath(__file__)),
+    "main": sorted((name, str(value)) for name, value in globals().items() if name.startswith("__") and name not in ("__builtins__", "__loader__")),
+    "is main": sys.modules["__main__"].__dict__ is globals(),
+    "streams": [
+        [type(s).__name__, s.name, s.mode, s.encoding, s.errors, s.line_buffering, s.isatty(), s.fileno(), isinstance(s.buffer.raw.name, (int, str))]
+        for s in (sys.stdin, sys.stdout, sys.stderr)
+    ],
+    "same streams": [sys.stdout is sys.__stdout__, sys.stderr is sys.__stderr__, sys.stdin is sys.__stdin__],
+    "in": sys.stdin.read(),
+    "signals": {name: str(signal.getsignal(getattr(signal, name))) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGCHLD", "SIGPIPE")},
+    "blocked": sorted(signal.pthread_sigmask(signal.SIG_BLOCK, ())),
+    "threads": [thread.name for thread in threading.enumerate()],
+    "variables": sorted(set(os.environ) - set(json.loads(os.environ["KNOWN"]))),
+    "umask": os.umask(os.umask(0)),
+    "hook": sys.excepthook is sys.__excepthook__,
+    "group": os.getpid() == os.getpgrp(),
+}
+sys.stderr.flush()
+open(os.environ["MARKS"] + "/" + os.environ["NAME"], "w").write(json.dumps(found))
+# without a guard, and with what cannot be pickled: right where processes are forked
+import torch
+from torch.utils.data import DataLoader, Dataset
+class Data(Dataset):
+    def __init__(self):
+        self.change = lambda x: x * 2
+    def __len__(self):
+        return 32
+    def __getitem__(self, number):
+        return self.change(torch.randn(4)), number % 2
+net = torch.nn.Linear(4, 2)
+optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+for x, y in DataLoader(Data(), 8, num_workers=2):
+    optimizer.zero_grad(); torch.nn.functional.cross_entropy(net(x), y).backward(); optimizer.step()
+print("test accuracy 0.5")
+atexit.register(lambda: print("test accuracy 0.75"))
+threading.Thread(target=lambda: (threading.Event().wait(0.2), open(os.environ["MARKS"] + "/thread", "a").write("x"))).start()
+"""
+
+
+def test_the_surroundings_of_a_trial_are_those_of_python(train, monkeypatch):
+    train.write_text(textwrap.dedent(PROBE))
+    monkeypatch.setenv("KNOWN", "")
+    monkeypatch.setenv("NAME", "")
+    known = json.dumps(sorted(os.environ))
+    monkeypatch.setenv("KNOWN", known)
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
+    monkeypatch.setenv("NAME", "plain.json")
+    subprocess.run(
+        [sys.executable, "train.py", "--lr", "0.1", "a b"], check=True, stdin=subprocess.DEVNULL, capture_output=True,
+        start_new_session=True,
+    )  # fmt: skip
+    results = []
+    for how in ("overlay", "copy"):
+        monkeypatch.setenv(CHOICE, how)
+        monkeypatch.setenv("NAME", f"{how}.json")
+        job = Job(Script("train.py", ("--lr", "0.1", "a b")), "", 0)
+        engine(1).run([job], lambda _, result: results.append(result))
+    assert [result.trial.status for result in results] == ["ok", "ok"], results[0].log
+    assert [result.trial.value for result in results] == [0.75, 0.75]  # said when Python ends
+    assert mark("thread").read_text() == "xxx"
+    plain = json.loads(mark("plain.json").read_text())
+    for how in ("overlay", "copy"):
+        trial = json.loads(mark(f"{how}.json").read_text())
+        told = trial.pop("variables")
+        assert "TRIMTAB_TRIAL" in told and "WANDB_MODE" in told
+        expected = {name: value for name, value in plain.items() if name != "variables"}
+        if how == "copy":  # it lies elsewhere, and all else is the same
+            assert trial.pop("folder").startswith(f"{train.parent}/.trimtab/trials/") and expected.pop("folder")
+            trial["main"], expected["main"] = (
+                [pair for pair in one["main"] if pair[0] != "__file__"] for one in (trial, expected)
+            )
+        assert trial == expected
+
+
+# -- their parts -----------------------------------------------------------------------------------------------------
+
+
+def test_roots_are_the_outermost_folders(tmp_path):
+    inner, beside = tmp_path / "a" / "b", tmp_path / "c"
+    inner.mkdir(parents=True), beside.mkdir()
+    assert outermost([inner, tmp_path / "a", beside]) == (tmp_path / "a", beside)
+    assert outermost([Path("/"), inner]) == (inner,)
+
+
+def test_a_copy_has_links_where_copying_would_cost(tmp_path, monkeypatch):
+    monkeypatch.setattr("trimtab.trial.views.LINKED", 1000)
+    folder = tmp_path / "project"
+    (folder / ".git").mkdir(parents=True), (folder / "env").mkdir(), (folder / ".trimtab").mkdir()
+    (folder / "env" / "pyvenv.cfg").touch()
+    (folder / "small").write_text("s"), (folder / "large").write_bytes(b"l" * 2000)
+    (folder / "to small").symlink_to(folder / "small"), (folder / "away").symlink_to("/etc")
+    copy = tmp_path / "copy"
+    copy_folder(folder, copy)
+    links = {path.name: os.readlink(path) for path in copy.iterdir() if path.is_symlink()}
+    assert links == {
+        ".git": str(folder / ".git"),
+        "env": str(folder / "env"),
+        "large": str(folder / "large"),
+        "to small": str(copy / "small"),
+        "away": "/etc",
+    }
+    assert (copy / "small").stat().st_mtime_ns == (folder / "small").stat().st_mtime_ns
+    monkeypatch.setattr("trimtab.trial.views.MOST", 3)
+    assert "more than 3 files" in too_large([folder])
+
+
+def test_a_large_file_is_written_in_the_copy_alone(train, tmp_path, monkeypatch):
+    monkeypatch.setenv(CHOICE, "copy")
+    large = tmp_path / "large.bin"
+    large.write_bytes(b"l" * 60_000_000)
+    end = """
+with open("large.bin", "r+b") as file: file.write(b"x")
+assert os.path.getsize("large.bin") == 60_000_000 and open("large.bin", "rb").read(2) == b"xl"
+with open("large.bin", "wb") as file: file.write(b"y")
+assert os.path.getsize("large.bin") == 1
+"""
+    train.write_text(clusters(begin="import os", end=end))
+    results = []
+    engine(1).run([Job(Script(str(train)), "", 0)], lambda job, result: results.append(result))
+    assert results[0].trial.status == "ok", results[0].log
+    assert large.stat().st_size == 60_000_000 and large.read_bytes()[:2] == b"ll"
+
+
+DEEDS = """
+import os, shutil, tempfile, torch
+os.chdir({out!r})
+open("made.txt", "w").write("x")
+open("changed.txt", "a").write("x")
+os.remove("removed.txt")
+os.rename("moved.txt", "new.txt")
+os.replace("made.txt", "replaced.txt")
+os.makedirs("a/b/c"); open("a/b/c/d", "w").close()
+os.makedirs("kept", exist_ok=True)
+shutil.rmtree("tree")
+os.rename("folder", "folder2")
+os.symlink("x", "link"); os.remove("oldlink")
+os.chmod("mode.txt", 0o777)
+torch.save([1], "saved.pt")
+shutil.move("away.txt", "kept/away.txt")
+with tempfile.TemporaryDirectory() as own: open(own + "/file", "w").close()
+os.truncate("cut.txt", 1)
+"""
+
+
+def test_everything_that_python_changes_elsewhere_is_put_back(train, tmp_path, tmp_path_factory):
+    out = tmp_path_factory.mktemp("out")
+    for name in "changed removed moved replaced mode away cut".split():
+        (out / f"{name}.txt").write_text(f"the {name} one")
+    (out / "saved.pt").write_bytes(b"mine")
+    (out / "oldlink").symlink_to("there")
+    for name in ("kept", "tree/deep/er", "folder/inner"):
+        (out / name).mkdir(parents=True)
+    (out / "tree" / "deep" / "file").write_text("t"), (out / "folder" / "inner" / "file").write_text("f")
+    before = state(out)
+    train.write_text(clusters(end=DEEDS.format(out=str(out))))
+    results = []
+    engine(1).run([Job(Script(str(train)), "", 0)], lambda job, result: results.append(result))
+    assert results[0].trial.status == "ok", results[0].log
+    assert {Path(path).name for path in results[0].deeds.paths} >= {
+        "made.txt",
+        "removed.txt",
+        "a",
+        "saved.pt",
+        "folder2",
+    }
+    assert not any("/tmp" + os.sep + "tmp" in path for path in results[0].deeds.paths)
+    assert state(out) == before
+
+
+def test_a_journal_without_an_end_is_read_as_far_as_it_goes(tmp_path):
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "journal").write_text('{"what": "made", "path": "' + str(tmp_path / "made") + '"}\n{"what": "fi')
+    (tmp_path / "made").touch()
+    assert put_back(tmp_path, deeds_of(tmp_path)) == [] and not (tmp_path / "made").exists()
