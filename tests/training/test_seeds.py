@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from trimtab.training import shifted
+from trimtab.training.seeds import STRIDE
 
 WAYS = {
     "torch": lambda: (torch.manual_seed(3), torch.rand(4).tolist())[1],
@@ -82,32 +83,55 @@ def test_splits_with_a_state_of_their_own_stay():
 
 def test_everything_is_put_back():
     places = [
-        (torch, "manual_seed"),
-        (torch, "Generator"),
-        (torch, "seed"),
+        (torch._C.Generator, "manual_seed"),
+        (torch._C.Generator, "seed"),
         (random, "seed"),
         (np.random, "default_rng"),
+        (np.random, "seed"),
     ]
-    places += [(torch.cuda, "manual_seed_all"), (np.random, "seed"), (torch.random, "manual_seed")]
     before = [getattr(owner, name) for owner, name in places]
     with pytest.raises(RuntimeError, match="in between"):
         with shifted(1):
             assert all(getattr(owner, name) is not old for (owner, name), old in zip(places, before, strict=True))
             raise RuntimeError("in between")
     assert all(getattr(owner, name) is old for (owner, name), old in zip(places, before, strict=True))
+    assert torch.Generator().manual_seed(1).initial_seed() == 1
 
 
-def test_generators_keep_their_type_and_their_place_in_torch():
+def test_generators_are_those_of_torch():
+    kind = type(torch.default_generator)
     with shifted(1):
-        assert isinstance(torch.default_generator, torch.Generator)
-        assert isinstance(torch.Generator(), torch.Generator)
-        assert not isinstance(3, torch.Generator)
         made = torch.Generator("cpu")
+        assert type(made) is kind and isinstance(made, torch.Generator)
         assert made.manual_seed(1).initial_seed() == 1 + 1_000_003
         state = made.get_state()
         torch.randperm(5, generator=made)
         made.set_state(state)
+        compiled = torch.compile(lambda x: x + torch.rand(3, generator=made), backend="eager")
+        assert compiled(torch.zeros(3)).shape == (3,)
     assert torch.rand(1, generator=made).shape == (1,)  # still usable outside
+
+
+class Drawing(torch.utils.data.Dataset):
+    """Draws from every generator in the processes of a loader."""
+
+    def __len__(self):
+        return 8
+
+    def __getitem__(self, row):
+        return torch.tensor([row, torch.rand(1).item(), random.random(), np.random.rand()])
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_shifted_run_is_the_run_with_a_higher_seed(workers):
+    """Also where PyTorch hands seeds on: to samplers, and to the processes of a loader."""
+
+    def draw(seed):
+        torch.manual_seed(seed), random.seed(seed), np.random.seed(seed)
+        return torch.cat(list(torch.utils.data.DataLoader(Drawing(), shuffle=True, batch_size=4, num_workers=workers)))
+
+    for seed in (0, 2):
+        assert torch.equal(under(seed, lambda: draw(5)), draw(5 + seed * STRIDE))
 
 
 @pytest.mark.parametrize("seed", ["text", b"bytes", None])

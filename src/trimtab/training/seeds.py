@@ -8,10 +8,14 @@ Seed 0 is the script as it stands: what it seeds, it seeds unchanged. Seed k shi
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import functools
+import gc
 import itertools
 import random
+import sys
 from collections.abc import Callable, Iterator
+from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -19,20 +23,20 @@ import torch
 
 STRIDE = 1_000_003
 
-
-class _AnyGenerator(type(torch._C.Generator)):  # type: ignore[misc]
-    """Lets ``isinstance(x, torch.Generator)`` hold for all generators while the name stands for our subclass."""
-
-    def __instancecheck__(cls, instance: object) -> bool:
-        return isinstance(instance, torch._C.Generator)
+# These seed themselves from random numbers that were drawn before: from a generator that is shifted already.
+_DERIVED = ("torch/utils/data/_utils/worker.py", "torch/utils/data/sampler.py", "torch/utils/data/dataloader.py")
+_BETWEEN = (
+    *("torch/random.py", "torch/cuda/random.py", "torch/mps/__init__.py", "torch/xpu/random.py"),
+    *("torch/_compile.py", "torch/_dynamo/eval_frame.py"),
+)
 
 
 @contextlib.contextmanager
 def shifted(seed: int) -> Iterator[None]:
     """Seed all global generators with ``seed``, and shift every seed that is set inside the block.
 
-    Reaches ``torch.manual_seed``, ``torch.seed``, ``torch.cuda.manual_seed`` and ``manual_seed_all``, ``torch.Generator``,
-    ``random.seed``, ``numpy.random.seed`` and ``numpy.random.default_rng``.
+    Reaches ``torch.manual_seed``, ``torch.seed`` and every ``torch.Generator``, ``random.seed``, ``numpy.random.seed`` and
+    ``numpy.random.default_rng``. A script that sets its seeds ``k * 1_000_003`` higher by itself draws the same numbers.
 
     >>> def draw():
     ...     torch.manual_seed(7)  # as a script does
@@ -48,53 +52,70 @@ def shifted(seed: int) -> Iterator[None]:
     shift = seed * STRIDE
     substitutes = itertools.count(shift + 500_000)
 
-    class Generator(torch._C.Generator, metaclass=_AnyGenerator):
-        def manual_seed(self, seed: int) -> torch._C.Generator:
-            return super().manual_seed((int(seed) + shift) % 2**64 if shift else int(seed))
-
-        def seed(self) -> int:
-            chosen = next(substitutes)
-            super().manual_seed(chosen)
-            return chosen
-
     def moved(original: Callable, modulus: int = 2**63) -> Callable:
         @functools.wraps(original)
         def seeded(seed: Any = None, *args: Any, **kwargs: Any) -> Any:
             if seed is None:
                 return original(next(substitutes) % modulus)
             try:
-                seed = (int(seed) + shift) % modulus if shift else seed
+                seed = (int(seed) + shift) % modulus if shift and not _derived(sys._getframe(1)) else seed
             except (TypeError, ValueError):  # text, bytes, arrays, bit generators: not a plain seed, left alone
                 pass
             return original(seed, *args, **kwargs)
 
         return seeded
 
-    set_torch_seed = torch.manual_seed
+    set_seed = torch._C.Generator.manual_seed
 
-    def chosen_for_torch() -> int:
-        """In place of ``torch.seed()``, which would take one from the clock."""
-        chosen = next(substitutes)
-        set_torch_seed(chosen)
-        return chosen
+    def manual_seed(self: torch._C.Generator, seed: int) -> torch._C.Generator:
+        """Set the seed of a generator; in a trial it is shifted by that of the trial."""
+        if not shift or _derived(sys._getframe(1)):
+            return set_seed(self, seed)
+        return set_seed(self, (int(seed) + shift) % 2**64)
+
+    def chosen(self: torch._C.Generator) -> int:
+        """In place of a seed from the clock."""
+        number = next(substitutes)
+        set_seed(self, number)
+        return number
 
     torch.manual_seed(seed)
     random.seed(seed)
     np.random.seed(seed)
     with contextlib.ExitStack() as stack:
         for owner, name, stand_in in (
-            (torch, "manual_seed", moved(torch.manual_seed)),
-            (torch.random, "manual_seed", moved(torch.random.manual_seed)),
-            (torch, "seed", chosen_for_torch),
-            (torch.random, "seed", chosen_for_torch),
-            (torch, "Generator", Generator),
-            # torch.manual_seed comes through here too and shifts twice on an accelerator: as good as once
-            (torch.cuda, "manual_seed", moved(torch.cuda.manual_seed)),
-            (torch.cuda, "manual_seed_all", moved(torch.cuda.manual_seed_all)),
             (random, "seed", moved(random.seed)),
             (np.random, "seed", moved(np.random.seed, 2**32)),
             (np.random, "default_rng", moved(np.random.default_rng)),
         ):
             stack.callback(setattr, owner, name, getattr(owner, name))
             setattr(owner, name, stand_in)
+        stack.enter_context(_methods(torch._C.Generator, manual_seed=manual_seed, seed=chosen))
         yield
+
+
+@contextlib.contextmanager
+def _methods(kind: type, **stand_ins: Callable) -> Iterator[None]:
+    """Replace methods of a class that is not made in Python and does not let itself be changed.
+
+    A subclass would do for the script, but not for PyTorch: its compiler takes generators of this very class only.
+    """
+    (table,) = (one for one in gc.get_referents(kind.__dict__) if isinstance(one, dict))
+    before = {name: table[name] for name in stand_ins}
+
+    def put(methods: dict[str, Any]) -> None:
+        table.update(methods)
+        ctypes.pythonapi.PyType_Modified(ctypes.py_object(kind))
+
+    put(stand_ins)
+    try:
+        yield
+    finally:
+        put(before)
+
+
+def _derived(frame: FrameType | None) -> bool:
+    """Whether a seed is set by code of PyTorch's that has drawn it."""
+    while frame is not None and frame.f_code.co_filename.endswith(_BETWEEN):
+        frame = frame.f_back
+    return frame is not None and frame.f_code.co_filename.endswith(_DERIVED)
