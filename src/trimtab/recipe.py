@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from trimtab.records import Flow
+
 Place = Literal["data", "model", "loss", "update", "loop"]
 Event = Literal["forward", "backward", "gradients", "before_step", "after_step", "step", "evaluation"]
 
@@ -88,6 +90,8 @@ class TrainingLike(Protocol):
     def models(self) -> Sequence[nn.Module]: ...
     @property
     def optimizers(self) -> Sequence[torch.optim.Optimizer]: ...
+    @property
+    def seen(self) -> Flow | None: ...
     def named_modules(self) -> Iterator[tuple[str, nn.Module]]: ...
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]: ...
     @property

@@ -120,6 +120,18 @@ class Layer(Record):
     units: int = 0
 
 
+INPUT, OUTPUT = "<input>", "<output>"
+
+
+class Flow(Record):
+    """What goes where in a model, as one forward pass was seen: modules by their names in the order of their first call, and
+    ``(from, to, activated)`` for every value that goes from one to another, with an activation function on its way or without. It comes from
+    ``INPUT`` and ends at ``OUTPUT``."""
+
+    order: tuple[str, ...] = ()
+    edges: tuple[tuple[str, str, bool], ...] = ()
+
+
 class CodePlace(Record):
     """Where a script makes its optimizer, and what it calls model and optimizer there."""
 
@@ -191,6 +203,7 @@ class TrainingRecord(Record):
     notes: tuple[str, ...] = ()
     began: int = 0
     ended: int = 0
+    flow: Flow | None = None
 
     def _in_short(self) -> str:
         loss = self.get("loss")

@@ -11,7 +11,8 @@ from torch import nn
 
 import trimtab as tt
 from trimtab import nn as tnn
-from trimtab.techniques.norms import KINDS, Norm, fitting_groups, recognise
+from trimtab.reading.norms import KINDS, Norm, recognise
+from trimtab.techniques.norms import fitting_groups
 
 C = 8
 

@@ -365,7 +365,7 @@ def test_each_member_of_a_treated_model_is_treated(digits):
     ("text", "message"),
     [
         ("bagging(members=1)", "members=1 must be a whole number of at least 2"),
-        ("deep_ensemble(members=2.5)", "members=2.5 must be a whole number of at least 2"),
+        ("deep_ensemble(members=2.5)", "members=2.5 must be a whole number"),
         ("bagging, deep_ensemble", "cannot be combined with"),
     ],
 )

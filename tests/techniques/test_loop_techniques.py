@@ -289,7 +289,7 @@ def test_a_compiled_model(digits):
         ("ema(decay=1)", "ema: decay=1 must lie strictly between 0 and 1"),
         ("ema(batches=-1)", "ema: batches=-1 must be a whole number of inputs to keep, or 0."),
         ("swa(start=0)", "swa: start=0 must be a whole number of steps, at least 1."),
-        ("swa(batches=0.5)", "swa: batches=0.5 must be a whole number of inputs to keep, or 0."),
+        ("swa(batches=0.5)", "swa: batches=0.5 must be a whole number."),
         ("ema, swa", "ema cannot be combined with swa: both would put their own average into the model."),
         (
             "early_stopping, ema",

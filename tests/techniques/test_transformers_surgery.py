@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import trimtab as tt
-from trimtab.techniques.norms import Norm, recognise
+from trimtab.reading.norms import Norm, recognise
 
 transformers = pytest.importorskip("transformers")
 

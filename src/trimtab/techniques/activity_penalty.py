@@ -10,10 +10,10 @@ import torch
 from torch import nn
 
 from trimtab.nn.activation_penalties import activity_penalty, check_order
+from trimtab.reading.order import hidden_layers, hidden_modules, is_activation
 from trimtab.recipe import Change, Technique, TrainingLike, nearest
-from trimtab.techniques.insert import is_activation
 from trimtab.techniques.penalties import check_factors
-from trimtab.techniques.surgery import Hung, hidden_layers, layers, names, nothing, training_now
+from trimtab.techniques.surgery import Hung, names, nothing, training_now
 
 
 @dataclass(frozen=True)
@@ -97,9 +97,7 @@ class ActivityPenalty(Technique):
                 there = {type(module).__name__ for _, module in named} | {name for name, _ in named}
                 raise nothing(self, f"no module is called {self.only!r} or of that class. {nearest(self.only, there)}")
             return found
-        last = [id(module) for _, module in layers(training)][-1:]
-        end = next((place for place, (_, module) in enumerate(named) if id(module) in last), len(named))
-        found = [(n, m) for n, m in named[:end] if is_activation(m, None) or isinstance(m, nn.RNNBase)]
+        found = [(n, m) for n, m in hidden_modules(training) if is_activation(m, None) or isinstance(m, nn.RNNBase)]
         found = found or hidden_layers(training)
         if not found:
             raise nothing(self, "the model has no activation or layer in front of another layer.")

@@ -11,9 +11,9 @@ import torch
 from torch import fx, nn
 
 from trimtab.nn.flow import Flow, Scope, follow, only_user
+from trimtab.reading.order import CONV, LINEAR, hidden_layers, is_activation, is_norm
 from trimtab.recipe import Change, Technique, TrainingLike
-from trimtab.techniques.insert import is_activation
-from trimtab.techniques.surgery import CONV, LINEAR, hidden_layers, is_norm, names, nothing
+from trimtab.techniques.surgery import names, nothing
 from trimtab.techniques.zero_init_residual import branches
 
 

@@ -9,9 +9,10 @@ from torch import nn
 
 from trimtab.optim.adaptive_clipping import clip_grad_adaptive_
 from trimtab.optim.clip_stats import ClipStats
+from trimtab.reading.order import answers, layers
 from trimtab.recipe import Change, Technique, TrainingLike
 from trimtab.techniques.clips import clipping
-from trimtab.techniques.surgery import layers, nothing, weight_of
+from trimtab.techniques.surgery import nothing, weight_of
 
 
 @dataclass(frozen=True)
@@ -58,10 +59,8 @@ class Agc(Technique):
                 raise ValueError(f"{field}={getattr(self, field)} must be positive.")
 
     def apply(self, training: TrainingLike) -> Change:
-        known = {id(module) for _, module in layers(training)}
-        last = [[m for m in model.modules() if id(m) in known][-1:] for model in training.models if not self.last]
-        ends = {id(module) for found in last for module in found}
-        left_out = {id(p) for found in last for module in found for p in module.parameters()}
+        ends = set() if self.last else answers(training)
+        left_out = {id(p) for _, module in layers(training) if id(module) in ends for p in module.parameters()}
         clipped = [p for _, p in training.named_parameters() if id(p) not in left_out]
         if not clipped:
             raise nothing(self, "the model has but one layer, and the last is left out. Clip it too with last=True.")

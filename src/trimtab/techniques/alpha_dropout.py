@@ -9,7 +9,7 @@ from torch import nn
 
 from trimtab.nn.alpha_dropout import AlphaDropout as AlphaDropoutPart
 from trimtab.recipe import Change, Technique, TrainingLike
-from trimtab.techniques.hang_noise import behind_the_first, check_rate, hang_noise
+from trimtab.techniques.hang_noise import check_rate, hang_noise, hidden_inputs
 
 
 @dataclass(frozen=True)
@@ -46,5 +46,5 @@ class AlphaDropout(Technique):
         def make(_: nn.Module, generator: torch.Generator) -> nn.Module:
             return AlphaDropoutPart(self.p, generator=generator)
 
-        found = behind_the_first(self, training)
+        found = hidden_inputs(self, training)
         return hang_noise(self, training, f"alpha dropout with p={self.p:g}", found, make)

@@ -8,8 +8,9 @@ from fnmatch import fnmatchcase
 from torch import nn
 from torch.nn.utils import parametrize
 
+from trimtab.reading.order import CONV, LINEAR
 from trimtab.recipe import TrainingLike
-from trimtab.techniques.surgery import CONV, LINEAR, nothing
+from trimtab.techniques.surgery import nothing
 
 WEIGHTED = (*LINEAR, *CONV, nn.RNNBase, nn.RNNCellBase, nn.Bilinear, nn.MultiheadAttention)
 

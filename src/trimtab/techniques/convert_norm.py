@@ -12,16 +12,9 @@ import torch.distributed as dist
 from torch import nn
 
 from trimtab.nn.sync_batch_norm import SyncBatchNorm
+from trimtab.reading.norms import KINDS, Norm, recognise
 from trimtab.recipe import Change, Technique, TrainingLike, nearest
-from trimtab.techniques.norms import (
-    KINDS,
-    Norm,
-    build,
-    fitting_groups,
-    hand_over_hooks,
-    recognise,
-    refusal,
-)
+from trimtab.techniques.norms import build, fitting_groups, hand_over_hooks, refusal
 from trimtab.techniques.surgery import names, nothing, take_from_optimizers
 
 

@@ -10,9 +10,10 @@ from torch import nn
 from trimtab.nn.draws import check_choice
 from trimtab.nn.drop_block import DropBlock as DropBlockPart
 from trimtab.nn.drop_block import check_block
+from trimtab.reading.order import CONV, behind_the_first, hidden_layers
 from trimtab.recipe import Change, Technique, TrainingLike
 from trimtab.techniques.hang_noise import check_rate, hang_noise
-from trimtab.techniques.surgery import CONV, hidden_layers, layers, nothing
+from trimtab.techniques.surgery import nothing
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ class DropBlock(Technique):
 
     def apply(self, training: TrainingLike) -> Change:
         before = self.place == "before"
-        hidden = list(layers(training))[1:] if before else hidden_layers(training)
+        hidden = behind_the_first(training) if before else hidden_layers(training)
         found = [(name, layer) for name, layer in hidden if isinstance(layer, CONV)]
         if not found:
             raise nothing(

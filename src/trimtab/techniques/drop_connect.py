@@ -8,8 +8,9 @@ from typing import Any
 from torch import nn
 
 from trimtab.nn.drop_connect import DropConnectMask, put_in, recurrent_weights, take_out
+from trimtab.reading.order import hidden_layers
 from trimtab.recipe import Change, Technique, TrainingLike
-from trimtab.techniques.surgery import Hung, hidden_layers, names, nothing, training_now
+from trimtab.techniques.surgery import Hung, names, nothing, training_now
 
 KINDS = ("linear", "conv", "recurrent", "all")
 

@@ -13,9 +13,10 @@ from trimtab.nn.draws import check_choice
 from trimtab.nn.dropout import Dropout as DropoutPart
 from trimtab.nn.dropout import check_dropout
 from trimtab.nn.rates import rates_by_width
+from trimtab.reading.order import LINEAR
 from trimtab.recipe import Change, Technique, TrainingLike
-from trimtab.techniques.hang_noise import behind_the_first, check_rate, hang_noise
-from trimtab.techniques.surgery import LINEAR, training_now
+from trimtab.techniques.hang_noise import check_rate, hang_noise, hidden_inputs
+from trimtab.techniques.surgery import training_now
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ class Dropout(Technique):
             check_choice(self.name, "by", self.by, ("width",))
 
     def apply(self, training: TrainingLike) -> Change:
-        found = behind_the_first(self, training)
+        found = hidden_inputs(self, training)
         widths = [getattr(layer, "in_features" if isinstance(layer, LINEAR) else "in_channels") for _, layer in found]
         rates = iter(rates_by_width(widths, self.p) if self.by == "width" else [self.p] * len(found))
 

@@ -16,8 +16,9 @@ from torch.nn.utils import parametrize
 
 from trimtab.data import content_weights
 from trimtab.nn.ensemble import OF, average_members
+from trimtab.reading.order import CONV, LINEAR, NORM
 from trimtab.recipe import Change, LossCall, Technique, TrainingLike
-from trimtab.techniques.surgery import CONV, LINEAR, NORM, nothing, training_now
+from trimtab.techniques.surgery import nothing, training_now
 
 
 @dataclass(frozen=True)

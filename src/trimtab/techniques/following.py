@@ -20,9 +20,8 @@ from torch import fx, nn
 
 from trimtab.nn.flow import Flow, Scope, follow
 from trimtab.nn.gains import calculate_gain
+from trimtab.reading.order import is_activation, is_norm, layers
 from trimtab.recipe import TrainingLike
-from trimtab.techniques.insert import is_activation
-from trimtab.techniques.surgery import is_norm, layers
 
 # Where torch's gain does not do what it is for. A sigmoid has slope 1/4 at 0, and its outputs have a mean that carries no signal: with torch's
 # gain of 1 the signal, and the gradient, of a deep network shrink by 4 with every layer. So the slope decides (Glorot & Bengio 2010, whose

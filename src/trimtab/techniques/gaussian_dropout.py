@@ -10,7 +10,7 @@ from torch import nn
 from trimtab.nn.gaussian_dropout import GaussianDropout as GaussianDropoutPart
 from trimtab.nn.gaussian_dropout import check_gaussian
 from trimtab.recipe import Change, Technique, TrainingLike
-from trimtab.techniques.hang_noise import behind_the_first, check_rate, hang_noise
+from trimtab.techniques.hang_noise import check_rate, hang_noise, hidden_inputs
 
 
 @dataclass(frozen=True)
@@ -51,5 +51,5 @@ class GaussianDropout(Technique):
         def make(_: nn.Module, generator: torch.Generator) -> nn.Module:
             return GaussianDropoutPart(self.p, variance=self.variance, generator=generator)
 
-        found = behind_the_first(self, training)
+        found = hidden_inputs(self, training)
         return hang_noise(self, training, f"Gaussian dropout with p={self.p:g}", found, make)

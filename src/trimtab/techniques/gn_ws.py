@@ -11,9 +11,10 @@ from torch.nn.utils import parametrize
 
 from trimtab.nn.flow import follow
 from trimtab.nn.weight_norms import weight_standardization
+from trimtab.reading.order import followed_by_norm, layers
 from trimtab.recipe import Change, NothingToDo, Technique, TrainingLike
 from trimtab.techniques.convert_norm import ConvertNorm
-from trimtab.techniques.surgery import followed_by_norm, layers, names, nothing
+from trimtab.techniques.surgery import names, nothing
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,9 @@ import torch
 from torch import nn
 
 from trimtab.nn.rates import linear_ramp
+from trimtab.reading.order import behind_the_first
 from trimtab.recipe import Change, TrainingLike
-from trimtab.techniques.surgery import Hung, layers, names, nothing, training_now
+from trimtab.techniques.surgery import Hung, names, nothing, training_now
 
 Call = Callable[[Any, torch.Tensor], torch.Tensor]
 
@@ -21,9 +22,9 @@ def in_training(part: nn.Module, x: torch.Tensor) -> torch.Tensor:
     return part(x) if training_now(part) else x
 
 
-def behind_the_first(technique: Any, training: TrainingLike) -> list[tuple[str, Any]]:
-    """Every linear and convolution layer but the first: what goes into them are hidden units."""
-    found = list(layers(training))[1:]
+def hidden_inputs(technique: Any, training: TrainingLike) -> list[tuple[str, Any]]:
+    """Every linear and convolution layer but the first of a model: what goes into them are hidden units."""
+    found = behind_the_first(training)
     if not found:
         raise nothing(technique, "the model has no linear or convolution layer behind another one.")
     return found

@@ -9,10 +9,11 @@ from functools import partial
 from typing import Any
 
 from trimtab.nn.identity_init import PER_CHANNEL, PER_ROW
+from trimtab.reading.order import is_norm
 from trimtab.recipe import Change, Technique, TrainingLike
 from trimtab.techniques.initialize import redraw
 from trimtab.techniques.insert import Recover, forget
-from trimtab.techniques.surgery import is_norm, names, nothing
+from trimtab.techniques.surgery import names, nothing
 
 
 @dataclass(frozen=True)

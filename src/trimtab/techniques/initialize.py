@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from trimtab.reading.order import layers
 from trimtab.recipe import Change, Technique, TrainingLike
 from trimtab.techniques.following import ANSWER, Following, following
-from trimtab.techniques.surgery import layers, names, nothing, weight_of
+from trimtab.techniques.surgery import names, nothing, weight_of
 
 DRAWING = ("he_init", "lsuv_init", "orthogonal_init", "xavier_init")
 DISTRIBUTIONS = ("normal", "uniform")

@@ -9,8 +9,9 @@ from torch import nn
 
 from trimtab.data.input_report import KINDS
 from trimtab.data.preprocessing import Preprocessing
+from trimtab.reading.order import CONV, doubts, is_norm, takes_input
 from trimtab.recipe import Change, Technique, TrainingLike
-from trimtab.techniques.surgery import CONV, NORM, Hung, nothing
+from trimtab.techniques.surgery import Hung, names, nothing
 
 
 def normalize_inputs(
@@ -21,36 +22,47 @@ def normalize_inputs(
     done: str,
     most: int | None = None,
 ) -> Change:
-    """Put ``make(features, axis)`` in front of the first layer with weights. ``most``: features it may have.
+    """Put ``make(features, axis)`` in front of every layer that takes the model's input. ``most``: features it may have.
 
     Missing and infinite values become their feature's mean, so that they cannot make the loss NaN; the outcome tells
     how many.
     """
-    name, layer, features, axis = _first_layer(technique, training)
-    if most is not None and features > most:
-        raise nothing(
-            technique,
-            f"its first layer, {name}, has {features} input features, and a matrix of {features} x {features} would be too "
-            f"dear: it takes up to {most}.",
-        )
-    part = make(features, axis).to(next(layer.parameters(recurse=False)).device)
-    hung = Hung(layer, role, part, _call, before=True)
+    found = _first_layers(technique, training)
+    for name, _, features, _ in found:
+        if most is not None and features > most:
+            raise nothing(
+                technique,
+                f"its first layer, {name}, has {features} input features, and a matrix of {features} x {features} would be too "
+                f"dear: it takes up to {most}.",
+            )
+    parts = [make(features, axis).to(next(layer.parameters()).device) for _, layer, features, axis in found]
+    hung = [Hung(one[1], role, part, _call, before=True) for one, part in zip(found, parts, strict=True)]
+
+    def learning(on: bool) -> None:
+        for part in parts:
+            part.learning = on
+
     stops = (
         # A closure evaluates one batch several times: it counts once, and the loss must not change meanwhile.
-        training.on("gradients", lambda _: setattr(part, "learning", False)),
-        training.on("after_step", lambda _: setattr(part, "learning", True)),
+        training.on("gradients", lambda _: learning(False)),
+        training.on("after_step", lambda _: learning(True)),
     )
 
     def undo() -> None:
         for stop in stops:
             stop()
-        hung.take_off()
+        for one in hung:
+            one.take_off()
 
+    widths = ", ".join(map(str, dict.fromkeys(features for _, _, features, _ in found)))
     return Change(
-        f"{features} input features {done} before {name or 'the model'}",
+        f"{widths} input features {done} before {names([one[:2] for one in found]) if found[0][0] else 'the model'}",
         undo,
-        lambda: hung.called,
-        outcome=lambda: _outcome(part),
+        lambda: any(one.called for one in hung),
+        doubts(training),
+        outcome=lambda: "; ".join(
+            filter(None, (_outcome(one[0] if len(found) > 1 else "", p) for one, p in zip(found, parts, strict=True)))
+        ),
     )
 
 
@@ -62,34 +74,40 @@ def check_batches(batches: int | None) -> None:
         )
 
 
-def _first_layer(technique: Technique, training: TrainingLike) -> tuple[str, nn.Module, int, int]:
-    """The first layer with weights, how many features go into it, and on which axis."""
-    name, layer = next(
-        ((n, m) for n, m in training.named_modules() if any(True for _ in m.parameters(recurse=False))), ("", None)
-    )
-    if layer is None:
-        raise nothing(technique, "the model has no layer with parameters.")
-    kind = type(layer).__name__
-    if isinstance(layer, (*NORM, nn.Embedding)):
-        raise nothing(technique, f"its first layer, {name}, is a {kind} and takes its inputs as they are.")
-    if isinstance(layer, nn.Linear):
-        return name, layer, int(layer.in_features), -1
-    if isinstance(layer, CONV):
-        return name, layer, int(layer.in_channels), 1  # type: ignore[arg-type]
-    if isinstance(layer, (nn.RNNBase, nn.RNNCellBase)):
-        return name, layer, int(layer.input_size), -1
-    raise nothing(technique, f"its first layer, {name}, is a {kind}, whose input features are not known.")
+def _first_layers(technique: Technique, training: TrainingLike) -> list[tuple[str, nn.Module, int, int]]:
+    """The layers that take the input, how many features go into each, and on which axis."""
+    takers = takes_input(training)
+    found: list[tuple[str, nn.Module, int, int]] = []
+    refused = ""
+    for name, layer in training.named_modules():
+        if id(layer) not in takers:
+            continue
+        kind = type(layer).__name__
+        if is_norm(layer) or isinstance(layer, nn.Embedding):
+            refused = refused or f"its first layer, {name}, is a {kind} and takes its inputs as they are."
+        elif isinstance(layer, nn.Linear):
+            found.append((name, layer, int(layer.in_features), -1))
+        elif isinstance(layer, CONV):
+            found.append((name, layer, int(layer.in_channels), 1))  # type: ignore[arg-type]
+        elif isinstance(layer, (nn.RNNBase, nn.RNNCellBase)):
+            found.append((name, layer, int(layer.input_size), -1))
+        else:
+            refused = refused or f"its first layer, {name}, is a {kind}, whose input features are not known."
+    if not found:
+        raise nothing(technique, refused or "the model has no layer with parameters.")
+    return found
 
 
 def _call(part: nn.Module, x: torch.Tensor) -> torch.Tensor:
     return part(x) if x.is_floating_point() else x
 
 
-def _outcome(part: Preprocessing) -> str:
+def _outcome(name: str, part: Preprocessing) -> str:
     report = part.report()
     words = [report.in_words(KINDS[2:])]
     if part.filled:
         where = report.in_words(KINDS[:2])
         learned = f" (learning, it met {where})" if where else ""
         words.append(f"{part.filled} missing or infinite values became the mean of their feature{learned}")
-    return "; ".join(filter(None, [*words, *report.remarks]))
+    told = "; ".join(filter(None, [*words, *report.remarks]))
+    return f"{name}: {told}" if name and told else told

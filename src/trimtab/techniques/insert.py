@@ -17,22 +17,19 @@ from torch import fx, nn
 from trimtab.nn.flow import Flow, follow, only_user
 from trimtab.nn.identity_init import identity_init
 from trimtab.nn.layouts import BatchNormLast, GroupNormLast
-from trimtab.recipe import Change, TrainingLike
-from trimtab.techniques.surgery import (
+from trimtab.reading.order import (
     CONV,
     KINDS,
     LINEAR,
     NORM,
-    Hung,
+    behind_the_first,
     followed_by_norm,
     hidden_layers,
-    layers,
-    names,
-    nothing,
+    is_activation,
     preceded_by_norm,
-    training_now,
-    weight_of,
 )
+from trimtab.recipe import Change, TrainingLike
+from trimtab.techniques.surgery import Hung, names, nothing, training_now, weight_of
 
 PLACES = (*KINDS, "activation")
 CLASHES = {
@@ -136,9 +133,8 @@ def _sites(technique: Any, training: TrainingLike, passed_over: list[str]) -> It
     if "activation" in (technique.after, technique.before):
         yield from _at_activations(technique, training, passed_over)
     elif technique.before:
-        first = [id(layer) for _, layer in layers(training)][:1]
-        for name, layer in layers(training, technique.before):
-            if id(layer) not in first and not preceded_by_norm(training, layer):
+        for name, layer in behind_the_first(training, technique.before):
+            if not preceded_by_norm(training, layer):
                 features = getattr(layer, "in_features" if isinstance(layer, LINEAR) else "in_channels")
                 yield Site(name, layer, layer, int(features), True)
     else:
@@ -153,22 +149,6 @@ def features_of(layer: Any) -> int:
 
 
 # -- at activations ------------------------------------------------------------------------------------------------------
-
-_ACTIVATIONS = frozenset(
-    "relu relu_ relu6 leaky_relu leaky_relu_ prelu elu elu_ celu selu gelu silu mish sigmoid sigmoid_ tanh tanh_ hardswish "
-    "hardtanh hardsigmoid softplus softsign rrelu".split()
-)
-
-
-def is_activation(module: nn.Module | None, node: fx.Node | None) -> bool:
-    """Whether a node of a graph applies an activation function, as a module or as a function."""
-    if isinstance(module, nn.Module):
-        kind = type(module)
-        known = kind.__module__ in ("torch.nn.modules.activation", "transformers.activations")
-        return known and not any(word in kind.__name__ for word in ("Softmax", "Softmin", "Attention"))
-    if node is None or node.op not in ("call_function", "call_method"):
-        return False
-    return (node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")) in _ACTIVATIONS
 
 
 def _at_activations(technique: Any, training: TrainingLike, passed_over: list[str]) -> Iterator[Site]:

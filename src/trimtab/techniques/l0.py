@@ -11,10 +11,11 @@ from torch._compile import _disable_dynamo  # torch.compiler.disable would impor
 
 from trimtab.nn.drop_connect import put_in, take_out
 from trimtab.nn.hard_concrete import HardConcrete, check_hard_concrete, expected_l0
+from trimtab.reading.order import layers
 from trimtab.recipe import Change, Technique, TrainingLike
 from trimtab.techniques.choose import chosen
 from trimtab.techniques.penalties import act_on, check_factors, gradient_of
-from trimtab.techniques.surgery import Hung, layers, names, nothing, training_now, weight_of
+from trimtab.techniques.surgery import Hung, names, nothing, training_now, weight_of
 
 
 @dataclass(frozen=True)

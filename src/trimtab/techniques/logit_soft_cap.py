@@ -8,8 +8,9 @@ import torch
 from torch import nn
 
 from trimtab.nn.soft_cap import SoftCap, check_cap
+from trimtab.reading.order import answers, doubts, layers
 from trimtab.recipe import Change, LossCall, Technique, TrainingLike
-from trimtab.techniques.surgery import Hung, layers, nothing
+from trimtab.techniques.surgery import Hung, names, nothing
 
 OF_LOGITS = (
     "cross_entropy",
@@ -26,10 +27,10 @@ OF_LOGITS = (
 
 @dataclass(frozen=True)
 class LogitSoftCap(Technique):
-    """Bounds the logits smoothly: ``cap * tanh(x / cap)`` on the output of the model's last layer.
+    """Bounds the logits smoothly: ``cap * tanh(x / cap)`` on the output of the model's last layer, of each head by itself.
 
-    In training and evaluation alike: the cap belongs to the model from then on, and a checkpoint needs the same cap. The last
-    layer is the linear or convolution layer that is defined last. Only for classifiers: outputs that are numbers would be
+    In training and evaluation alike: the cap belongs to the model from then on, and a checkpoint needs the same cap. A last
+    layer is a linear or convolution layer with no other one behind it. Only for classifiers: outputs that are numbers would be
     bounded, too.
 
     Helps: logits that grow without bound at large learning rates or in low precision. Hurts: a cap that is reached often,
@@ -56,11 +57,11 @@ class LogitSoftCap(Technique):
         check_cap("logit_soft_cap", self.cap)
 
     def apply(self, training: TrainingLike) -> Change:
-        found = list(layers(training))
+        ends = answers(training)
+        found = [(name, layer) for name, layer in layers(training) if id(layer) in ends]
         if not found:
             raise nothing(self, "the model has no linear or convolution layer whose output could be its logits.")
-        name, layer = found[-1]
-        hung = Hung(layer, "soft_cap", SoftCap(self.cap), _call)
+        hung = [Hung(layer, "soft_cap", SoftCap(self.cap), _call) for _, layer in found]
         judged = False
 
         def listen(loss: LossCall) -> None:
@@ -71,10 +72,13 @@ class LogitSoftCap(Technique):
 
         def undo() -> None:
             stop()
-            hung.take_off()
+            for one in hung:
+                one.take_off()
 
-        summary = f"logits of {name or 'the model'} capped softly at {self.cap:g}"
-        return Change(summary, undo, lambda: hung.called and judged)
+        summary = (
+            f"logits of {names(found) if any(name for name, _ in found) else 'the model'} capped softly at {self.cap:g}"
+        )
+        return Change(summary, undo, lambda: any(one.called for one in hung) and judged, doubts(training))
 
 
 def _call(cap: nn.Module, x: torch.Tensor) -> torch.Tensor:

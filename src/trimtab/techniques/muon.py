@@ -10,8 +10,9 @@ import torch
 from torch import nn
 
 from trimtab import optim
+from trimtab.reading.order import answers, first_layers
 from trimtab.recipe import Change, Technique, TrainingLike
-from trimtab.techniques.choose import WEIGHTED, chosen
+from trimtab.techniques.choose import chosen
 from trimtab.techniques.optimizers import Becomes, Turn, check_lr, defaults_of
 from trimtab.techniques.surgery import names, nothing
 
@@ -140,11 +141,9 @@ class Muon(Becomes, Technique):
         return Change(summary, turn.undo, turn.acted, (f"Muon: {names(found)}", *turn.details))
 
     def _matrices(self, training: TrainingLike) -> list[tuple[str, nn.Parameter]]:
-        others: set[int] = set()
-        for model in training.models:
-            modules = [m for m in model.modules() if isinstance(m, (*WEIGHTED, *EMBEDDINGS))]
-            ends = [*modules[:1], *modules[-1:]]
-            others |= {id(p) for module in ends for p in module.parameters()}
+        ends = answers(training) | first_layers(training)
+        modules = [m for _, m in training.named_modules() if isinstance(m, EMBEDDINGS) or id(m) in ends]
+        others = {id(p) for module in modules for p in module.parameters()}
         held = {id(p) for o in training.optimizers for group in o.param_groups for p in group["params"]}
         weights = [(name, p) for name, p in chosen(self, training) if id(p) in held]
         found = [(name, p) for name, p in weights if p.ndim == 2 and id(p) not in others]

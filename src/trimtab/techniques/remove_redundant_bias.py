@@ -10,10 +10,11 @@ import torch
 from torch import nn
 
 from trimtab.nn.flow import Flow, follow
+from trimtab.reading.norms import Norm, recognise
+from trimtab.reading.order import BEFORE, NORM, layers
 from trimtab.recipe import Change, Technique, TrainingLike
 from trimtab.techniques.insert import features_of
-from trimtab.techniques.norms import Norm, recognise
-from trimtab.techniques.surgery import BEFORE, NORM, layers, names, nothing, take_from_optimizers
+from trimtab.techniques.surgery import names, nothing, take_from_optimizers
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,9 @@ import torch
 from torch import nn
 
 from trimtab.nn.standout import StandoutMask, check_standout
+from trimtab.reading.order import hidden_layers
 from trimtab.recipe import Change, Technique, TrainingLike
-from trimtab.techniques.surgery import Hung, hidden_layers, names, nothing, training_now
+from trimtab.techniques.surgery import Hung, names, nothing, training_now
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ parameters and their names in ``state_dict`` stay what they were; the child's pa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -15,34 +15,6 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from trimtab.recipe import NothingToDo, TrainingLike
-from trimtab.techniques.norms import Norm, recognise
-
-LINEAR: tuple[type[nn.Module], ...] = (nn.Linear,)
-CONV: tuple[type[nn.Module], ...] = (nn.modules.conv._ConvNd,)
-NORM: tuple[type[nn.Module], ...] = (
-    nn.modules.batchnorm._NormBase,
-    nn.LayerNorm,
-    nn.GroupNorm,
-    nn.RMSNorm,
-    nn.LocalResponseNorm,
-)
-KINDS = {"linear": LINEAR, "conv": CONV, "all": LINEAR + CONV}
-BEFORE = ("input_norm", "trimtab_input_norm")  # the roles of norms that act on a layer's input
-
-
-def layers(training: TrainingLike, kind: str = "all") -> Iterator[tuple[str, Any]]:
-    """Linear and convolution layers in the order of their definition.
-
-    Projections inside ``nn.MultiheadAttention`` are left out: it uses their weights without calling them.
-    """
-    inside_attention: set[int] = set()
-    for name, module in training.named_modules():
-        if isinstance(module, nn.MultiheadAttention):
-            inside_attention |= {id(part) for part in module.modules()}
-        if isinstance(module, KINDS[kind]) and id(module) not in inside_attention:
-            if isinstance(module.weight, nn.UninitializedParameter):
-                continue
-            yield name, module
 
 
 def weight_of(layer: Any) -> nn.Parameter | None:
@@ -51,41 +23,6 @@ def weight_of(layer: Any) -> nn.Parameter | None:
         return layer.weight
     original = getattr(layer.parametrizations.weight, "original", None)
     return original if original is not None and original.shape == layer.weight.shape else None
-
-
-def hidden_layers(training: TrainingLike, kind: str = "all") -> list[tuple[str, Any]]:
-    """:func:`layers` without the last of the model, whose output is the answer itself."""
-    last = [id(module) for _, module in layers(training)][-1:]
-    return [(name, module) for name, module in layers(training, kind) if id(module) not in last]
-
-
-def followed_by_norm(training: TrainingLike, layer: nn.Module) -> bool:
-    """Whether the next module defined after the layer (or one hung on it) is a normalization."""
-    if any(isinstance(child, NORM) and role not in BEFORE for role, child in layer.named_children()):
-        return True
-    modules = _in_order(training)
-    place = next(i for i, module in enumerate(modules) if module is layer)
-    return place + 1 < len(modules) and is_norm(modules[place + 1])
-
-
-def preceded_by_norm(training: TrainingLike, layer: nn.Module) -> bool:
-    """Whether the module defined before the layer (or one hung on the layer's input) is a normalization."""
-    if any(isinstance(child, NORM) and role in BEFORE for role, child in layer.named_children()):
-        return True
-    modules = _in_order(training)
-    place = next(i for i, module in enumerate(modules) if module is layer)
-    return place > 0 and is_norm(modules[place - 1])
-
-
-def is_norm(module: nn.Module) -> bool:
-    """Whether a module is a normalization: by its class, or by what it computes."""
-    return isinstance(module, NORM) or isinstance(recognise(module), Norm)
-
-
-def _in_order(training: TrainingLike) -> list[nn.Module]:
-    """All modules in the order of their definition, but containers and what hangs on a layer's input."""
-    named = ((name.rpartition(".")[2], module) for name, module in training.named_modules())
-    return [module for role, module in named if role not in BEFORE and not isinstance(module, nn.Sequential)]
 
 
 def training_now(module: nn.Module) -> bool:

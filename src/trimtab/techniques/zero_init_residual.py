@@ -12,10 +12,11 @@ import torch
 from torch import fx, nn
 
 from trimtab.nn.flow import Scope, follow
+from trimtab.reading.norms import Norm, recognise
+from trimtab.reading.order import CONV, LINEAR
 from trimtab.recipe import Change, Technique, TrainingLike
 from trimtab.techniques.initialize import redraw
-from trimtab.techniques.norms import Norm, recognise
-from trimtab.techniques.surgery import CONV, LINEAR, names, nothing, weight_of
+from trimtab.techniques.surgery import names, nothing, weight_of
 
 _ADDITIONS = (operator.add, operator.iadd, torch.add)
 PASSING = frozenset(

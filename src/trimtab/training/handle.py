@@ -11,10 +11,11 @@ import torch
 from torch import nn
 
 from trimtab.recipe import Change, Event, NothingToDo, Recipe, Technique
+from trimtab.records import Flow
 from trimtab.training import taps
 from trimtab.training.evaluations import Labels
 from trimtab.training.find import unwrap
-from trimtab.training.flow import Flow
+from trimtab.training.gates import Gates
 from trimtab.training.rates import Factor, Rates
 from trimtab.training.stage import stage
 from trimtab.training.steps import Backward, Member
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from trimtab.training.recorder import Recorder
 
 
-class Training(Flow):
+class Training(Gates):
     """A training in progress: its models, its optimizers, the step it is at, and the events it passes through.
 
     Made by :func:`trimtab.attach` in code of your own, and by the script runner for every model that an unmodified script
@@ -48,6 +49,7 @@ class Training(Flow):
         self._events: dict[str, list[Callable[..., None]]] = {}
         self._losses: list[Backward] = []
         self._stepped: set[int] | None = None  # the optimizers that took part in the last step
+        self.seen: Flow | None = None  # what goes where in the models, if a forward pass of theirs was recorded before
         self.labels = Labels()  # of the places where it is evaluated
         self._generators = 0
         self._rates = Rates()

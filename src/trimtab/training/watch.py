@@ -21,10 +21,11 @@ import torch
 from torch import nn
 
 import trimtab.signals as signals
-from trimtab.records import CodePlace, Layer, Profile, Series, TrainingRecord
+from trimtab.records import CodePlace, Flow, Layer, Profile, Series, TrainingRecord
 from trimtab.signals.signal import norms
 from trimtab.training.evaluations import accuracy
 from trimtab.training.find import is_compiled
+from trimtab.training.flow import FlowReader
 from trimtab.training.handle import Training
 
 if TYPE_CHECKING:
@@ -73,6 +74,8 @@ class Watch:
         self._hook: Any = None
         self._table: dict[int, str] = {}  # names of the modules to measure, by id
         self._seen: set[str] = set()
+        self.flow: Flow | None = None
+        self._reader: FlowReader | None = None  # until each model's forward pass was seen once
         self.began = self.seen_at = recorder.steps
         self.has_model = bool(training.models)
         safe = recorder.guarded
@@ -206,6 +209,8 @@ class Watch:
                 if not isinstance(module, (nn.Sequential, nn.ModuleList, nn.ModuleDict))
                 and (next(iter(module._modules), None) is None or next(iter(module._parameters), None) is not None)
             }
+            if self._samples == 1:
+                self._reader = FlowReader(training.models, self._table)
             self._hook = nn.modules.module.register_module_forward_hook(self.recorder.guarded(self._forward))
         self._spent += time.perf_counter() - began
 
@@ -219,12 +224,16 @@ class Watch:
 
     def _forward(self, module: nn.Module, inputs: tuple, output: Any) -> None:
         name = self._table.get(id(module))
-        if name is None or not torch.is_grad_enabled():
+        if (name is None and self._reader is None) or not torch.is_grad_enabled():
             return
         if torch.compiler.is_compiling():
             self.recorder.compiled = True
             return
-        if name in self._seen or torch._C._functorch.peek_interpreter_stack() is not None:
+        if torch._C._functorch.peek_interpreter_stack() is not None:
+            return
+        if self._reader is not None:
+            self._read_flow(module, inputs, output)
+        if name is None or name in self._seen:
             return
         tensor = _first_tensor(output)
         if tensor is None or not tensor.requires_grad:
@@ -242,6 +251,15 @@ class Watch:
             self.layers[name] = Layer(name=name, kind=type(module).__name__, parameters=own, units=units)
         for signal in self._signals:
             signal.forward(name, module, inputs, tensor)
+        self._spent += time.perf_counter() - began
+
+    def _read_flow(self, module: nn.Module, inputs: tuple, output: Any) -> None:
+        reader = self._reader
+        assert reader is not None
+        began = time.perf_counter()
+        reader.forward(module, inputs, output)
+        if reader.done:
+            self.flow, self._reader = reader.flow(), None
         self._spent += time.perf_counter() - began
 
     def _of(self, optimizer: torch.optim.Optimizer) -> list[tuple[str, torch.Tensor]]:
@@ -354,6 +372,8 @@ class Watch:
         if self._hook is not None:
             self._hook.remove()
         self._hook, self._table = None, {}
+        if self._reader is not None:
+            self._reader.forget()
 
     def record(self, heads: bool = False) -> TrainingRecord:
         """What is known of this training; with ``heads``, without the measured numbers."""
@@ -381,6 +401,7 @@ class Watch:
             notes=tuple(self.notes + ([COMPILED] if self.recorder.compiled else [])),
             began=self.began,
             ended=self.seen_at,
+            flow=self.flow or (self._reader.flow() if self._reader else None),
         )
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from trimtab.quantities import judged, value
 from trimtab.recipe import NothingToDo, Recipe
-from trimtab.records import Asked, CodePlace, Metric, RunRecord, Series, TrainingRecord, Trial
+from trimtab.records import Asked, CodePlace, Flow, Metric, RunRecord, Series, TrainingRecord, Trial
 from trimtab.store import Keeping
 from trimtab.training import Recorder, Training, shifted
 from trimtab.trial.journal import Deeds
@@ -25,7 +25,8 @@ CURVE = 200  # points that a trial keeps of a series at most
 @dataclass(frozen=True)
 class Job:
     """A trial to run. With ``watch``, layers and gradients are measured too and the run is kept in the store; with ``live``, it tells
-    of itself while it runs, and may be stopped. ``found`` stands for the files that the subject reads, as they are."""
+    of itself while it runs, and may be stopped. ``found`` stands for the files that the subject reads, as they are;
+    ``flows`` are what was seen of the models of each training before."""
 
     subject: Subject
     recipe: str
@@ -35,6 +36,7 @@ class Job:
     watch: bool = False
     live: Live | None = None
     found: str = ""
+    flows: tuple[Flow | None, ...] = ()
 
     @property
     def key(self) -> str:
@@ -80,9 +82,11 @@ def run_job(
     refused: list[str] = []
 
     def on_training(training: Training, code: CodePlace | None) -> None:
+        place = len(recorder.watches)
+        training.seen = job.flows[place] if place < len(job.flows) else None
         try:
             training.apply(recipe)
-            applied[len(recorder.watches)] = training
+            applied[place] = training
         except NothingToDo as error:
             refused.append(str(error))
         recorder.guarded(recorder.watch)(training, code)

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import msgspec
 
 from trimtab.quantities import may_judge
-from trimtab.records import Asked, Metric, RunRecord, Trial, Watched
+from trimtab.records import Asked, Flow, Metric, RunRecord, Trial, Watched
 from trimtab.store import FOLDER, Store, StoreError
 from trimtab.trial.engines import LocalEngine
 from trimtab.trial.engines.local import EngineError, Written
@@ -101,6 +101,7 @@ class Session:
         self.stop_at = self.started + budget
         self.metric: Metric | None = None
         self.found = ""  # stands for the files that the subject reads
+        self.flows: tuple[Flow | None, ...] = ()  # of the models, by training
         self.reused = 0
         self.store: Store | None
         self._memory: dict[str, Trial] = {}
@@ -143,13 +144,13 @@ class Session:
             self._put(self._job("", 0).key, trial)
             watched = Watched(run=run.id, seen=deeds.seen, outside=deeds.paths)
             self.keep(lambda store: store.put_watched(job.key, watched))
-        self.metric = run.metric
+        self.metric, self.flows = run.metric, tuple(training.flow for training in run.trainings)
         self.reused += before
         self.progress.advance(trial, before)
         return run
 
     def _job(self, recipe: str, seed: int, **more: Any) -> Job:
-        return Job(self.subject, recipe, seed, self.metric, self.asked, found=self.found, **more)
+        return Job(self.subject, recipe, seed, self.metric, self.asked, found=self.found, flows=self.flows, **more)
 
     def _run(self, jobs: Iterable[Job], done: Callable[[Job, Result], None], **more: Any) -> None:
         try:

@@ -1,0 +1,216 @@
+"""What techniques put into the flow of a training: other inputs, outputs and losses, and terms beside the loss.
+
+Gates stand at the root models while a training asks for them: at all trainings or at none, since each has to tell that its
+model ran. They take no part in evaluation, however the script evaluates: without gradients, in evaluation mode, or in training mode and
+with gradients that nobody uses (see :class:`~trimtab.training.evaluations.Uses`). Losses are changed where
+they are evaluated (see :mod:`trimtab.training.taps`), terms join where ``backward`` starts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from torch._compile import _disable_dynamo  # torch.compiler.disable would import the compiler at once
+
+from trimtab.recipe import LossCall
+from trimtab.training.evaluations import Uses
+from trimtab.training.places import Place, Places
+from trimtab.training.stage import stage
+
+
+class Gates:
+    """The part of a training through which its numbers pass."""
+
+    def __init__(self, models: tuple[nn.Module, ...]) -> None:
+        self.models = models
+        self._inputs: list[Callable[[torch.Tensor], torch.Tensor | None]] = []
+        self._outputs: list[Callable[[torch.Tensor], torch.Tensor | None]] = []
+        self.loss_changes: list[Callable[[LossCall], torch.Tensor | None]] = []
+        self.terms: list[Callable[[], torch.Tensor | None]] = []
+        self.asking = 0  # how many changes need gates
+        self._gates: list[Any] = []
+        self._repeats = False
+        self.evaluating = False  # the models were called last in an evaluation
+        self._places, self._uses = Places(), Uses()
+        self._at: Place | None = None  # where the models are being called from in training
+        self._last: Place | None = None  # where they were called from in training last
+
+    def change_input(self, call: Callable[[torch.Tensor], torch.Tensor | None]) -> Callable[[], None]:
+        """Let ``call(x)`` give another input to the model, in training only; the returned function ends it.
+
+        x is the first floating-point tensor among the arguments of the root model, or its first tensor if none is. ``None``
+        leaves the input as it is.
+        """
+        return self._change(self._inputs, call)
+
+    def change_output(self, call: Callable[[torch.Tensor], torch.Tensor | None]) -> Callable[[], None]:
+        """Let ``call(y)`` give another output of the model, in training only.
+
+        y is the output, or the first floating-point tensor in it (``logits`` if there is one of that name).
+        """
+        return self._change(self._outputs, call)
+
+    def change_loss(self, call: Callable[[LossCall], torch.Tensor | None]) -> Callable[[], None]:
+        """Let ``call(loss)`` give another value for a loss that is evaluated in training; see :class:`~trimtab.recipe.LossCall`.
+
+        The last one to come is asked first; what it computes with ``loss()`` has passed through the others. The recorded
+        training loss stays that of the script: runs with and without the change can be compared.
+        """
+        return self._change(self.loss_changes, call)
+
+    def add_loss(self, call: Callable[[], torch.Tensor | None]) -> Callable[[], None]:
+        """Add the number ``call()`` to the loss whenever ``backward`` starts from one; it is not part of the recorded loss.
+
+        Losses scaled by a ``GradScaler`` get it scaled alike. With gradient accumulation it is added in each of the parts.
+        """
+        return self._change(self.terms, call)
+
+    @contextlib.contextmanager
+    def repeating(self) -> Iterator[None]:
+        """Inside, models are called once more on inputs that were changed already: these stay, and nobody is told of a call.
+
+        Outputs and losses are changed as ever.
+        """
+        before, self._repeats = self._repeats, True
+        try:
+            yield
+        finally:
+            self._repeats = before
+
+    def end_changes(self) -> None:
+        """Take every change out of the flow."""
+        for listed in (self._inputs, self._outputs, self.loss_changes, self.terms):
+            listed.clear()
+        self.asking = 0
+        stage.settle()
+
+    def _change(self, listed: list, call: Callable) -> Callable[[], None]:
+        listed.append(call)
+        return self._with_gates(lambda: listed.remove(call) if call in listed else None)
+
+    def _with_gates(self, stop: Callable[[], None]) -> Callable[[], None]:
+        """Let gates stand until ``stop`` is called, by what is returned: once."""
+        self.asking += 1
+        stage.settle()
+        over = False
+
+        def ended() -> None:
+            nonlocal over
+            if not over:
+                over = True
+                stop()
+                self.asking = max(0, self.asking - 1)
+                stage.settle()
+
+        return ended
+
+    def stand(self, wanted: bool) -> None:
+        if wanted and not self._gates:
+            for model in self.models:
+                self._gates.append(model.register_forward_pre_hook(_Entry(self), prepend=True, with_kwargs=True))
+                self._gates.append(model.register_forward_hook(_Exit(self)))
+        elif not wanted:
+            while self._gates:
+                self._gates.pop().remove()
+
+    def _emit(self, event: str, *what: Any) -> None:
+        raise NotImplementedError
+
+    def _enter(self, model: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]] | None:
+        if not self._repeats:
+            self._emit("forward", model)
+        self._at = self._training_place(model)
+        if self._at is None or self._repeats or not self._inputs:
+            return None
+        listed, keys = list(args), list(kwargs)
+        values = [*listed, *kwargs.values()]
+        place = _place(values)
+        if place is None:
+            return None
+        x = _through(self._inputs, values[place])
+        if place < len(listed):
+            listed[place] = x
+            return tuple(listed), kwargs
+        return args, {**kwargs, keys[place - len(listed)]: x}
+
+    def _training_place(self, model: nn.Module) -> Place | None:
+        """Where the model is called from, if that trains; ``None`` in an evaluation."""
+        if not torch.is_grad_enabled():
+            return None  # also a part of training, such as a target: losses go on as they were
+        again = self._last if self._repeats else None
+        place = again or self._places.at(sys._getframe(1))
+        self.evaluating = again is None and self._uses.evaluates(place, model.training)
+        if self.evaluating or not model.training:
+            return None
+        self._last = place
+        stage.called = self  # type: ignore[assignment]
+        return place
+
+    def _leave(self, model: nn.Module, output: Any) -> Any:
+        place, self._at = self._at, None
+        if torch.is_grad_enabled() and model.training and not self._repeats:
+            self._follow(place or self._places.at(sys._getframe(1)), output)
+        if not self._outputs or place is None:
+            return None
+        if isinstance(output, torch.Tensor):
+            return _through(self._outputs, output)
+        if isinstance(output, Mapping):
+            named = {key: value for key, value in output.items() if isinstance(value, torch.Tensor)}
+            key = "logits" if "logits" in named else next((k for k, v in named.items() if v.is_floating_point()), None)
+            if key is not None:
+                output[key] = _through(self._outputs, named[key])  # type: ignore[index]
+            return output
+        if isinstance(output, (tuple, list)) and (which := _place(output)) is not None:
+            changed = list(output)
+            changed[which] = _through(self._outputs, changed[which])
+            return type(output)(changed) if type(output) in (tuple, list) else type(output)(*changed)
+        return None
+
+    def _follow(self, place: Place, output: Any) -> None:
+        values = output.values() if isinstance(output, Mapping) else output if isinstance(output, (tuple, list)) else ()
+        for value in (output, *values):
+            if isinstance(value, torch.Tensor):
+                self._uses.follow(place, value)
+
+
+def _place(values: Sequence[Any]) -> int | None:
+    """Where the first floating-point tensor is, or else the first tensor."""
+    tensors = [place for place, value in enumerate(values) if isinstance(value, torch.Tensor)]
+    return next((place for place in tensors if values[place].is_floating_point()), tensors[0] if tensors else None)
+
+
+def _through(calls: Sequence[Callable[[torch.Tensor], torch.Tensor | None]], x: torch.Tensor) -> torch.Tensor:
+    for call in tuple(calls):
+        changed = call(x)
+        x = x if changed is None else changed
+    return x
+
+
+class _Gate:
+    """A hook of a root model that tells its training. A copy of the model, or one read from a file, has lost the training."""
+
+    def __init__(self, gates: Gates | None = None) -> None:
+        self.training = (lambda: None) if gates is None else weakref.ref(gates)
+
+    def __reduce__(self) -> tuple:
+        return type(self), ()
+
+
+class _Entry(_Gate):
+    @_disable_dynamo
+    def __call__(self, model: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]] | None:
+        gates = self.training()
+        return None if gates is None else gates._enter(model, args, kwargs)
+
+
+class _Exit(_Gate):
+    @_disable_dynamo
+    def __call__(self, model: nn.Module, args: tuple, output: Any) -> Any:
+        gates = self.training()
+        return None if gates is None else gates._leave(model, output)
