@@ -110,6 +110,20 @@ class TrainingLike(Protocol):
     def generator(self, purpose: str, device: torch.device | None = None) -> torch.Generator: ...
 
 
+class Now:
+    """What goes on in this process, for the parts that techniques put into models.
+
+    Attributes:
+        evaluating: a model is being evaluated, although it may be in training mode and record gradients.
+    """
+
+    evaluating = False
+
+
+now = Now()
+"""The one of this process."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Change:
     """What applying a technique did: a sentence for the report, how to take it back, and whether it ever took effect.

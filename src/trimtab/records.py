@@ -125,11 +125,11 @@ INPUT, OUTPUT = "<input>", "<output>"
 
 class Flow(Record):
     """What goes where in a model, as one forward pass was seen: modules by their names in the order of their first call, and
-    ``(from, to, activated)`` for every value that goes from one to another, with an activation function on its way or without. It comes from
-    ``INPUT`` and ends at ``OUTPUT``."""
+    ``(from, to, activation)`` for every value that goes from one to another: the name of the activation function on its way, or nothing.
+    It comes from ``INPUT`` and ends at ``OUTPUT``."""
 
     order: tuple[str, ...] = ()
-    edges: tuple[tuple[str, str, bool], ...] = ()
+    edges: tuple[tuple[str, str, str], ...] = ()
 
 
 class CodePlace(Record):

@@ -17,7 +17,7 @@ from tests.conftest import network, same, train
 from trimtab.recipe import Recipe, Technique
 
 SETTINGS = {
-    "early_stopping": "early_stopping(patience=1, criterion='patience')",
+    "early_stopping": "early_stopping(patience=1, criterion='patience', min_improvement=1.0)",
     "swa": "swa(start=1, every=1)",
     "constrain": "constrain(radius=0.1)",
     "lr_scale": "lr_scale(factor=0.5)",

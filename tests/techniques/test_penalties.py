@@ -296,7 +296,6 @@ def test_l0_pickles_copies_and_compiles(digits):
     model = network()
     optimizer = torch.optim.Adam(model.parameters(), 0.02)
     tt.attach(model, optimizer).apply("l0(factor=0.01, p=0.4)")
-    train(model, optimizer, digits, 3)
     file = io.BytesIO()
     torch.save(model, file)
     file.seek(0)

@@ -77,11 +77,12 @@ def is_layer(module: nn.Module) -> bool:
 
 @dataclass(frozen=True)
 class _Edge:
-    """A value goes from a module to another one (or from the input, or to the output) with no layer and no norm in between."""
+    """A value goes from a module to another one (or from the input, or to the output) with no layer and no norm in between, but perhaps
+    an activation: a module, or a function of that name."""
 
     source: int
     target: int
-    activated: bool = False
+    activation: nn.Module | str = ""
 
 
 _IN, _OUT = 0, 1  # no object has these ids
@@ -93,7 +94,7 @@ class Order:
 
     how: Literal["code", "run", "definition"]
     places: dict[int, int] = field(default_factory=dict)
-    edges: set[_Edge] = field(default_factory=set)
+    edges: dict[_Edge, None] = field(default_factory=dict)  # an ordered set
     norms: set[int] = field(default_factory=set)
 
     def behind(self, module: nn.Module) -> list[_Edge]:
@@ -152,14 +153,16 @@ def _from_code(scope: Scope) -> Order:
         elif _name(node) in _MIXING:
             stops[node] = id(node)
     for node, source in stops.items():
-        todo, seen = deque([(node, False)]), {(node, False)}
+        start: tuple[fx.Node, nn.Module | str] = (node, "")
+        todo, seen = deque([start]), {start}
         while todo:
-            at, activated = todo.popleft()
+            at, activation = todo.popleft()
             for user in at.users:
                 if user in stops:
-                    order.edges.add(_Edge(source, stops[user], activated))
+                    order.edges.setdefault(_Edge(source, stops[user], activation))
                     continue
-                step = (user, activated or is_activation(scope.module(user), user))
+                module = scope.module(user)
+                step = (user, activation or (module or _name(user) if is_activation(module, user) else ""))
                 if step not in seen:
                     seen.add(step)
                     todo.append(step)
@@ -178,44 +181,42 @@ def _from_run(seen: Flow, known: dict[str, nn.Module]) -> Order:
             order.places.setdefault(ids[name], len(order.places))
     order.norms = {id(module) for module in known.values() if is_norm(module)}
     stops = order.norms | {id(m) for name, m in known.items() if name in seen.order and is_layer(m)} | {_IN, _OUT}
-    steps = [
-        (ids[source], ids[target], activated)
-        for source, target, activated in seen.edges
-        if {source, target} <= set(ids)
-    ]
-    activations = {id(module) for module in known.values() if is_activation(module, None)}
-    for start in stops:
-        todo, met = deque([(start, False)]), {(start, False)}
+    steps = [(ids[one], ids[other], by) for one, other, by in seen.edges if {one, other} <= set(ids)]
+    activations = {id(module): module for module in known.values() if is_activation(module, None)}
+    for first in stops:
+        start: tuple[int, nn.Module | str] = (first, "")
+        todo, met = deque([start]), {start}
         while todo:
-            at, active = todo.popleft()
-            for source, target, activated in steps:
+            at, activation = todo.popleft()
+            for source, target, by in steps:
                 if source != at:
                     continue
-                now = active or activated or target in activations
+                step = (target, activation or by or activations.get(target, ""))
                 if target in stops:
-                    order.edges.add(_Edge(start, target, now))
-                elif (target, now) not in met:
-                    met.add((target, now))
-                    todo.append((target, now))
+                    order.edges.setdefault(_Edge(first, target, step[1]))
+                elif step not in met:
+                    met.add(step)
+                    todo.append(step)
     return order
 
 
 def _from_definition(model: nn.Module) -> Order:
     """As if every module were called once, one after the other."""
     order = Order("definition")
-    last, activated = _IN, False
+    last: int = _IN
+    activation: nn.Module | str = ""
     for name, module in model.named_modules():
         if name.rpartition(".")[2] in BEFORE or (any(module.children()) and not is_layer_itself(module)):
             continue
         order.places[id(module)] = len(order.places)
-        activated = activated or is_activation(module, None)
+        activation = activation or (module if is_activation(module, None) else "")
         norm = is_norm(module)
         if norm or is_layer_itself(module):
-            order.edges.add(_Edge(last, id(module), activated))
-            last, activated = id(module), False
+            order.edges.setdefault(_Edge(last, id(module), activation))
+            last, activation = id(module), ""
         if norm:
             order.norms.add(id(module))
-    order.edges.add(_Edge(last, _OUT, activated))
+    order.edges.setdefault(_Edge(last, _OUT, activation))
     return order
 
 
@@ -337,12 +338,31 @@ def behind_the_first(training: Models, kind: str = "all") -> list[tuple[str, Any
     return [(name, module) for name, module in layers(training, kind) if id(module) not in first]
 
 
+def recorded_behind(training: Models, layer: nn.Module) -> list[tuple[nn.Module | str, bool]]:
+    """Where a value of a layer goes, for models whose code could not be followed and whose pass was recorded: by which activation, and whether
+    it then is an answer. It may pass through norms."""
+    found: list[tuple[nn.Module | str, bool]] = []
+    for order in orders(training):
+        todo, met = deque([id(layer)] if order.how == "run" else []), {id(layer)}
+        while todo:
+            at = todo.popleft()
+            for edge in order.edges:
+                if edge.source != at:
+                    continue
+                if edge.target not in order.norms or edge.activation:
+                    found.append((edge.activation, edge.target == _OUT))
+                elif edge.target not in met:
+                    met.add(edge.target)
+                    todo.append(edge.target)
+    return found
+
+
 def followed_by_norm(training: Models, layer: nn.Module) -> bool:
     """Whether a normalization takes the layer's value before an activation does (or one is hung on the layer)."""
     if any(isinstance(child, NORM) and role not in BEFORE for role, child in layer.named_children()):
         return True
     return any(
-        edge.target in order.norms and not edge.activated for order in orders(training) for edge in order.behind(layer)
+        edge.target in order.norms and not edge.activation for order in orders(training) for edge in order.behind(layer)
     )
 
 
@@ -351,7 +371,7 @@ def preceded_by_norm(training: Models, layer: nn.Module) -> bool:
     if any(isinstance(child, NORM) and role in BEFORE for role, child in layer.named_children()):
         return True
     return any(
-        edge.source in order.norms and not edge.activated for order in orders(training) for edge in order.before(layer)
+        edge.source in order.norms and not edge.activation for order in orders(training) for edge in order.before(layer)
     )
 
 

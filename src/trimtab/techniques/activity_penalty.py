@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from trimtab.nn.activation_penalties import activity_penalty, check_order
-from trimtab.reading.order import hidden_layers, hidden_modules, is_activation
+from trimtab.reading.order import doubts, hidden_layers, hidden_modules, is_activation
 from trimtab.recipe import Change, Technique, TrainingLike, nearest
 from trimtab.techniques.penalties import check_factors
 from trimtab.techniques.surgery import Hung, names, nothing, training_now
@@ -87,7 +87,7 @@ class ActivityPenalty(Technique):
                 one.take_off()
 
         summary = f"L{self.p} penalty of {self.factor:g} on the outputs of {len(found)} modules: {names(found)}"
-        return Change(summary, undo, lambda: acted)
+        return Change(summary, undo, lambda: acted, doubts(training))
 
     def _places(self, training: TrainingLike) -> list[tuple[str, Any]]:
         named = [(name, module) for name, module in training.named_modules() if name]

@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from trimtab.nn import SyncBatchNorm, recalibrate
 from trimtab.optim.averaging import WeightAverage
 from trimtab.optim.tensors import copied, fitting, write
-from trimtab.recipe import Change, TrainingLike
+from trimtab.recipe import Change, TrainingLike, now
 
 
 def tensors_of(training: TrainingLike) -> dict[str, torch.Tensor]:
@@ -76,14 +76,15 @@ class _Averaging:
             return
         self._called = model
         graph = torch.is_grad_enabled()
-        if self.training.phase == "train" or (graph and self._trains_in_eval_mode):
+        training = self.training.phase == "train" and not now.evaluating
+        if training or (graph and self._trains_in_eval_mode):
             self._take_out()
         else:
             self._put_in()
             self._differentiable |= graph
 
     def _backward(self) -> None:
-        # Some scripts train in evaluation mode (fine-tuning with frozen norms), some forget no_grad() when they evaluate. A backward tells
+        # Some scripts train in evaluation mode (fine-tuning with frozen norms), some forget no_grad() (or eval()) when they evaluate. A backward tells
         # them apart. Should the average be in by then, it stays until the gradients, which are its own, are there.
         if self._differentiable:
             self._trains_in_eval_mode = True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Iterable
 from fnmatch import fnmatchcase
 
 from torch import nn
@@ -10,13 +11,13 @@ from torch.nn.utils import parametrize
 
 from trimtab.reading.order import CONV, LINEAR
 from trimtab.recipe import TrainingLike
-from trimtab.techniques.surgery import nothing
+from trimtab.techniques.surgery import names, nothing
 
 WEIGHTED = (*LINEAR, *CONV, nn.RNNBase, nn.RNNCellBase, nn.Bilinear, nn.MultiheadAttention)
 
 
 def chosen(technique: object, training: TrainingLike, only: str = "") -> list[tuple[str, nn.Parameter]]:
-    """The parameters to act on, with their names: each once, in the order of the model.
+    """The parameters to act on, with their names: each once, in the order of the model; also those that are :func:`trained` later only.
 
     By default the weights proper: the parameters with two or more dimensions of linear, convolution, recurrent, bilinear and
     attention modules, by the type of the module. Biases, scales of normalizations and embeddings are left out. A weight that is
@@ -29,7 +30,7 @@ def chosen(technique: object, training: TrainingLike, only: str = "") -> list[tu
             stands for all its parameters, biases too.
 
     Raises:
-        NothingToDo: if there is none.
+        NothingToDo: if there is none, or none that is trained.
     """
     named = [(name, p) for name, p in training.named_parameters() if not isinstance(p, nn.UninitializedParameter)]
     modules = [module for _, module in training.named_modules()]
@@ -46,7 +47,15 @@ def chosen(technique: object, training: TrainingLike, only: str = "") -> list[tu
         raise nothing(technique, f"the model has no parameter and no class of modules {only!r}. {offer}")
     if not found:
         raise nothing(technique, "the model has no linear, convolution, recurrent, bilinear or attention weights.")
+    if not trained(training, found):
+        raise nothing(technique, f"none of these is trained, they are frozen or in no optimizer: {names(found)}.")
     return list({id(p): (name, p) for name, p in found}.values())  # models that are trained together may share some
+
+
+def trained(training: TrainingLike, named: Iterable[tuple[str, nn.Parameter]]) -> list[tuple[str, nn.Parameter]]:
+    """Those of the parameters that are trained as things stand: they need gradients, and an optimizer holds them."""
+    held = {id(p) for optimizer in training.optimizers for group in optimizer.param_groups for p in group["params"]}
+    return [(name, p) for name, p in named if p.requires_grad and id(p) in held]
 
 
 def _own(module: nn.Module) -> list[nn.Parameter]:

@@ -12,7 +12,7 @@ from torch import nn
 from trimtab.optim import constraints
 from trimtab.optim.lagrangian import Lagrangian
 from trimtab.recipe import Change, Technique, TrainingLike
-from trimtab.techniques.choose import chosen
+from trimtab.techniques.choose import chosen, trained
 from trimtab.techniques.penalties import act_on, gradient_of
 
 METHODS = ("projection", "lagrangian")
@@ -118,18 +118,31 @@ class Constrain(Technique):
             return weight, (0,) if weight.ndim else ()
 
         radius = "" if self.to in ("unit_norm", "non_negative") else f" of radius {self.radius:g}"
-        summary = f"{len(found)} weights constrained to {self.to}{radius} by {self.method}"
+        summary = f"{len(trained(training, found))} weights constrained to {self.to}{radius} by {self.method}"
 
         if self.method == "projection" or size is None:
+            steps, moved = 0, torch.zeros((), dtype=torch.long)  # weights that were stepped, and that left the set
 
             @torch.no_grad()
             def step(optimizer: torch.optim.Optimizer) -> None:
+                nonlocal steps, moved
                 for weight in (w for group in optimizer.param_groups for w in group["params"]):
                     if id(weight) in ids and weight.grad is not None:
                         view, dims = by_unit(weight)
+                        before = view.clone()
                         project(view, self.radius, dims)
+                        steps, moved = steps + 1, moved.to(weight.device) + (view != before).any()
 
-            return Change(summary, training.on("after_step", step))
+            return Change(
+                summary,
+                training.on("after_step", step),
+                lambda: bool(moved),
+                outcome=lambda: (
+                    f"they had left it, and were put back, in {100 * int(moved) / steps:.0f} % of the steps"
+                    if steps
+                    else ""
+                ),
+            )
 
         lagrangians = {
             id(w): Lagrangian(self.radius, self.multiplier_lr, size(*by_unit(w)).shape).to(

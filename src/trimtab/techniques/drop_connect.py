@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from trimtab.nn.drop_connect import DropConnectMask, put_in, recurrent_weights, take_out
-from trimtab.reading.order import hidden_layers
+from trimtab.reading.order import doubts, hidden_layers
 from trimtab.recipe import Change, Technique, TrainingLike
 from trimtab.techniques.surgery import Hung, names, nothing, training_now
 
@@ -87,7 +87,7 @@ class DropConnect(Technique):
         listed = names([(name, layer) for name, layer, _ in found])
         details = tuple(f"{name}: left alone, its weights are computed from other tensors" for name in computed)
         summary = f"DropConnect with p={self.p:g} on {len(found)} layers: {listed}"
-        return Change(summary, undo, lambda: any(one.called for one in hung), details)
+        return Change(summary, undo, lambda: any(one.acted for one in hung), (*details, *doubts(training)))
 
 
 class _Masked(Hung):
@@ -99,10 +99,10 @@ class _Masked(Hung):
         self.end = layer.register_forward_hook(self._after, always_call=True)
 
     def _before(self, layer: nn.Module, inputs: tuple) -> None:  # type: ignore[override]
-        self.called = True
         mask = layer._modules[self.child]
         assert mask is not None
         if training_now(mask):
+            self.acted = True
             masked = mask(*(getattr(layer, name) for name in self.weights))
             self.call(layer, dict(zip(self.weights, masked, strict=True)))
 

@@ -77,7 +77,7 @@ class DropPath(Technique):
 
         summary = f"stochastic depth with p up to {self.p:g} on {len(found)} residual branch{'es' if len(found) > 1 else ''}: {names(found)}"
         details = [f"{name}: p={rate:g}" for (name, _), rate in zip(found, rates, strict=True)]
-        return Change(summary, undo, lambda: any(one.called for one in hung), (*details, *passed_over))
+        return Change(summary, undo, lambda: any(one.acted for one in hung), (*details, *passed_over))
 
 
 def _call(part: nn.Module, y: torch.Tensor) -> torch.Tensor:

@@ -155,7 +155,7 @@ def _join(technique: Technique, training: TrainingLike, members: int, bootstrap:
     stops = [training.change_loss(losses), training.on("after_step", lambda optimizer: gather.recent.clear())]
     handles = [
         model.register_forward_pre_hook(gather.before, prepend=True, with_kwargs=True),
-        model.register_forward_hook(gather.after, with_kwargs=True),
+        model.register_forward_hook(gather.after, prepend=True, with_kwargs=True),
     ]
 
     def undo() -> None:

@@ -1,8 +1,8 @@
 """Which activation follows each layer: what decides the gain of an initialization.
 
 It is read from the code of the model (:mod:`trimtab.nn.flow`), where activations may be modules or function calls; norms, dropouts, pooling,
-reshaping and residual additions may stand in between. Where the code cannot be followed, the order in which modules are defined is
-taken instead, and it is said so.
+reshaping and residual additions may stand in between. Where the code cannot be followed, a forward pass that was recorded says it, and where there
+is none the order in which modules are defined; then it is said so.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch import fx, nn
 
 from trimtab.nn.flow import Flow, Scope, follow
 from trimtab.nn.gains import calculate_gain
-from trimtab.reading.order import is_activation, is_norm, layers
+from trimtab.reading.order import answers, is_activation, is_norm, layers, recorded_behind
 from trimtab.recipe import TrainingLike
 
 # Where torch's gain does not do what it is for. A sigmoid has slope 1/4 at 0, and its outputs have a mean that carries no signal: with torch's
@@ -54,14 +54,17 @@ _LAST = Following(1.0, "the last layer by the order of definition")
 def following(training: TrainingLike) -> dict[int, Following]:
     """What follows each linear and convolution layer, by the ``id`` of the layer."""
     found: dict[int, Following] = {}
+    ends = answers(training)
+    known = [layer for _, layer in layers(training)]
     for model in training.models:
         flow = follow(model)
         inside = {id(module) for module in model.modules()}
         of_torch = dict(_inside_encoders(model))
-        mine = [layer for _, layer in layers(training) if id(layer) in inside]
-        for layer in mine:
-            last = _LAST if layer is mine[-1] else None
-            found[id(layer)] = _read(flow, layer) or of_torch.get(id(layer)) or last or _defined_next(model, layer)
+        for layer in known:
+            if id(layer) in inside:
+                last = _LAST if id(layer) in ends else None
+                read = _read(flow, layer) or of_torch.get(id(layer)) or _seen(training, layer)
+                found[id(layer)] = read or last or _defined_next(model, layer)
     return found
 
 
@@ -71,6 +74,21 @@ def _read(flow: Flow, layer: nn.Module) -> Following | None:
     if len({one.gain for one in found}) > 1:
         return Following(found[0].gain, f"{found[0].why} where it is called first")
     return found[0] if found else None
+
+
+def _seen(training: TrainingLike, layer: nn.Module) -> Following | None:
+    """What a recorded forward pass says of a layer."""
+    ways = recorded_behind(training, layer)
+    for activation, ends in ways:
+        if activation:
+            name = activation if isinstance(activation, str) else type(activation).__name__
+            if ends:
+                return Following(1.0, f"{name} follows, but behind it comes the model's output")
+            function = activation if isinstance(activation, nn.Module) else getattr(F, name, None)
+            return Following(_gain(name.lower(), function), f"{name} follows")
+    if not ways:
+        return None
+    return ANSWER if any(ends for _, ends in ways) else Following(1.0, "no activation follows in the recorded pass")
 
 
 def _behind(scope: Scope, node: fx.Node) -> Following:

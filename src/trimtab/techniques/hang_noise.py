@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from trimtab.nn.rates import linear_ramp
-from trimtab.reading.order import behind_the_first
+from trimtab.reading.order import behind_the_first, doubts
 from trimtab.recipe import Change, TrainingLike
 from trimtab.techniques.surgery import Hung, names, nothing, training_now
 
@@ -57,7 +57,7 @@ def hang_noise(
 
     slowly = f", reached after {ramp} steps," if ramp else ""
     summary = f"{what}{slowly} {'before' if before else 'behind'} {len(found)} layers: {names(found)}"
-    return Change(summary, undo, lambda: any(one.called for one in hung), details)
+    return Change(summary, undo, lambda: any(one.acted for one in hung), (*details, *doubts(training)))
 
 
 def _raise_rates(training: TrainingLike, parts: list[Any], steps: int) -> Callable[[], None]:

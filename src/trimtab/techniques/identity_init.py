@@ -11,6 +11,7 @@ from typing import Any
 from trimtab.nn.identity_init import PER_CHANNEL, PER_ROW
 from trimtab.reading.order import is_norm
 from trimtab.recipe import Change, Technique, TrainingLike
+from trimtab.techniques.choose import trained
 from trimtab.techniques.initialize import redraw
 from trimtab.techniques.insert import Recover, forget
 from trimtab.techniques.surgery import names, nothing
@@ -53,12 +54,15 @@ class IdentityInit(Technique):
     def apply(self, training: TrainingLike) -> Change:
         found: list[tuple[str, Any]] = []
         left: list[str] = []
+        held = {id(p) for _, p in trained(training, training.named_parameters())}
         for name, module in training.named_modules():
             if fnmatchcase(name, self.only) and is_norm(module):
                 if not isinstance(module, PER_CHANNEL + PER_ROW):
                     left.append(f"{name}: left alone: {type(module).__name__} is none of torch's classes of norms")
                 elif module._parameters.get("weight") is None:
                     left.append(f"{name}: left alone: {type(module).__name__} has no gain")
+                elif id(module._parameters["weight"]) not in held:
+                    left.append(f"{name}: left alone: it is not trained")
                 else:
                     found.append((name, module))
         if not found:

@@ -11,6 +11,7 @@ from torch import nn
 
 from trimtab.reading.order import layers
 from trimtab.recipe import Change, Technique, TrainingLike
+from trimtab.techniques.choose import trained
 from trimtab.techniques.following import ANSWER, Following, following
 from trimtab.techniques.surgery import names, nothing, weight_of
 
@@ -76,7 +77,7 @@ def draw_anew(
     optimizer's state of these parameters is forgotten; undo brings values and state back. Random numbers come from a generator of
     their own.
     """
-    found = weights_of(technique, training)
+    found, left = weights_of(technique, training)
     behind = following(training) if gain is None else {}
     told, gains = [], []
     for name, layer, _ in found:
@@ -87,23 +88,36 @@ def draw_anew(
         assert one.gain is not None
         gains.append(one.gain)
         told.append(f"{name or '(model)'}: gain {one.gain:.4g}: {why}")
-    undo = redraw(training, [p for _, layer, weight in found for p in (weight, layer.bias) if p is not None])
+    undo = redraw(training, [p for _, layer, weight in found for p in (weight, bias_of(layer)) if p is not None])
     with torch.no_grad():
         for (name, layer, weight), factor in zip(found, gains, strict=True):
             draw(layer, weight, factor, training.generator(f"init {name}", weight.device))
-            if layer.bias is not None:
+            if bias_of(layer) is not None:
                 layer.bias.zero_()
     summary = f"{technique.name} of {len(found)} layers: {names([one[:2] for one in found])}"
-    return Change(summary, undo, details=tuple(told))
+    return Change(summary, undo, details=(*told, *left))
 
 
-def weights_of(technique: Technique, training: TrainingLike) -> list[tuple[str, Any, nn.Parameter]]:
-    """The linear and convolution layers with the parameters that their weights are, or are computed from."""
+def weights_of(
+    technique: Technique, training: TrainingLike
+) -> tuple[list[tuple[str, Any, nn.Parameter]], tuple[str, ...]]:
+    """The linear and convolution layers that are trained, with the parameters that their weights are, or are computed from; and a line for
+    each of those that are not: what they have learned elsewhere is not drawn anew."""
     found = [(name, layer, weight) for name, layer in layers(training) if (weight := weight_of(layer)) is not None]
     found = [one for one in found if isinstance(one[2], nn.Parameter)]  # else a hook computes it from others
     if not found:
         raise nothing(technique, "the model has no linear or convolution layer.")
-    return found
+    moving = {id(p) for _, p in trained(training, [(name, weight) for name, _, weight in found])}
+    left = [one[:2] for one in found if id(one[2]) not in moving]
+    if len(left) == len(found):
+        raise nothing(technique, f"no layer is trained, they are frozen or in no optimizer: {names(left)}.")
+    told = tuple(f"{name or '(model)'}: left alone: it is not trained" for name, _ in left)
+    return [one for one in found if id(one[2]) in moving], told
+
+
+def bias_of(layer: Any) -> nn.Parameter | None:
+    """The bias of a layer, if it has one that is not frozen."""
+    return layer.bias if layer.bias is not None and layer.bias.requires_grad else None
 
 
 def redraw(training: TrainingLike, changed: Iterable[torch.Tensor]) -> Callable[[], None]:

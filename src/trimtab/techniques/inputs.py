@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
@@ -11,7 +12,7 @@ from trimtab.data.input_report import KINDS
 from trimtab.data.preprocessing import Preprocessing
 from trimtab.reading.order import CONV, doubts, is_norm, takes_input
 from trimtab.recipe import Change, Technique, TrainingLike
-from trimtab.techniques.surgery import Hung, names, nothing
+from trimtab.techniques.surgery import Hung, names, nothing, training_now
 
 
 def normalize_inputs(
@@ -58,7 +59,7 @@ def normalize_inputs(
     return Change(
         f"{widths} input features {done} before {names([one[:2] for one in found]) if found[0][0] else 'the model'}",
         undo,
-        lambda: any(one.called for one in hung),
+        lambda: any(bool(part.count) for part in parts),
         doubts(training),
         outcome=lambda: "; ".join(
             filter(None, (_outcome(one[0] if len(found) > 1 else "", p) for one, p in zip(found, parts, strict=True)))
@@ -98,8 +99,15 @@ def _first_layers(technique: Technique, training: TrainingLike) -> list[tuple[st
     return found
 
 
-def _call(part: nn.Module, x: torch.Tensor) -> torch.Tensor:
-    return part(x) if x.is_floating_point() else x
+def _call(part: Any, x: torch.Tensor) -> torch.Tensor:
+    if not x.is_floating_point():
+        return x
+    learning = part.learning
+    part.learning = learning and training_now(part)
+    try:
+        return part(x)
+    finally:
+        part.learning = learning
 
 
 def _outcome(name: str, part: Preprocessing) -> str:

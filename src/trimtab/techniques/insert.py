@@ -23,6 +23,7 @@ from trimtab.reading.order import (
     LINEAR,
     NORM,
     behind_the_first,
+    doubts,
     followed_by_norm,
     hidden_layers,
     is_activation,
@@ -105,8 +106,8 @@ def insert_norms(technique: Any, training: TrainingLike, what: str, make: Make) 
     return Change(
         summary,
         lambda: _take_off(training, hung),
-        lambda: any(one.called for one in hung),
-        (*details, *passed_over),
+        lambda: any(one.acted for one in hung),
+        (*details, *passed_over, *doubts(training)),
     )
 
 

@@ -13,7 +13,7 @@ from trimtab.nn.drop_connect import put_in, take_out
 from trimtab.nn.hard_concrete import HardConcrete, check_hard_concrete, expected_l0
 from trimtab.reading.order import layers
 from trimtab.recipe import Change, Technique, TrainingLike
-from trimtab.techniques.choose import chosen
+from trimtab.techniques.choose import chosen, trained
 from trimtab.techniques.penalties import act_on, check_factors, gradient_of
 from trimtab.techniques.surgery import Hung, names, nothing, training_now, weight_of
 
@@ -60,7 +60,7 @@ class L0(Technique):
         check_hard_concrete("l0", self.temperature, (-0.1, 1.1), self.p)
 
     def apply(self, training: TrainingLike) -> Change:
-        ids = {id(p) for _, p in chosen(self, training, self.only)}
+        ids = {id(p) for _, p in trained(training, chosen(self, training, self.only))}
         weighted = [(n, layer, weight_of(layer)) for n, layer in layers(training)]
         parametrized = [n for n, layer, w in weighted if w is not layer.weight and id(w) in ids]
         details = tuple(f"{name}: left alone: its weight is parametrized." for name in parametrized)
@@ -87,7 +87,7 @@ class L0(Technique):
         return Change(
             f"{self} on the weights of {len(found)} layers: {names(found)}",
             undo,
-            lambda: any(one.called for one in hung),
+            lambda: any(one.acted for one in hung) or any(bool((one.gates(drawn=False) != 1).any()) for one in gates),
             details,
             lambda: _closed(gates),
         )
@@ -120,9 +120,10 @@ class Gated(Hung):
 
     @_disable_dynamo
     def _before(self, layer: nn.Module, inputs: tuple) -> None:  # type: ignore[override]
-        self.called = True
         gates: Any = layer._modules[self.child]
-        self.call(layer, {"weight": layer.weight * gates.gates(training_now(gates))})
+        drawn = training_now(gates)
+        self.acted = self.acted or drawn
+        self.call(layer, {"weight": layer.weight * gates.gates(drawn)})
 
     @_disable_dynamo
     def _after(self, layer: nn.Module, inputs: tuple, output: Any) -> None:  # type: ignore[override]

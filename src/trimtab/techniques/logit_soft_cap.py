@@ -78,7 +78,7 @@ class LogitSoftCap(Technique):
         summary = (
             f"logits of {names(found) if any(name for name, _ in found) else 'the model'} capped softly at {self.cap:g}"
         )
-        return Change(summary, undo, lambda: any(one.called for one in hung) and judged, doubts(training))
+        return Change(summary, undo, lambda: any(one.acted for one in hung) and judged, doubts(training))
 
 
 def _call(cap: nn.Module, x: torch.Tensor) -> torch.Tensor:

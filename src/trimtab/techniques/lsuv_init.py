@@ -13,7 +13,7 @@ from torch._compile import _disable_dynamo  # torch.compiler.disable would impor
 
 from trimtab.nn.lsuv import LsuvLayer, orthogonal_, scale_in_order
 from trimtab.recipe import Change, Technique, TrainingLike
-from trimtab.techniques.initialize import clashes_of, redraw, weights_of
+from trimtab.techniques.initialize import bias_of, clashes_of, redraw, weights_of
 from trimtab.techniques.surgery import names, nothing, training_now
 
 Found = list[tuple[str, Any, nn.Parameter]]
@@ -45,7 +45,7 @@ class LsuvInit(Technique):
     >>> model = nn.Sequential(nn.Linear(4, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 2))
     >>> training = tt.attach(model, torch.optim.SGD(model.parameters(), lr=0.1)).apply("lsuv_init")
     >>> print(training.changes[0])
-    LSUV initialization of 3 layers: 0, 2, 4: waits for the first training batch
+    LSUV initialization of 3 layers: 0, 2, 4: waits for the first batch in training mode
     >>> abs(model(torch.randn(64, 4)).std() - 1) < 0.1
     tensor(True)
     """
@@ -67,12 +67,12 @@ class LsuvInit(Technique):
     def apply(self, training: TrainingLike) -> Change:
         if _several_processes():
             raise nothing(self, "several processes train, and each would measure on a batch of its own.")
-        found = weights_of(self, training)
-        undo = redraw(training, [p for _, layer, weight in found for p in (weight, layer.bias) if p is not None])
+        found, left = weights_of(self, training)
+        undo = redraw(training, [p for _, layer, weight in found for p in (weight, bias_of(layer)) if p is not None])
         with torch.no_grad():
             for name, layer, weight in found:
                 orthogonal_(weight, 1.0, training.generator(f"init {name}", weight.device))
-                if layer.bias is not None:
+                if bias_of(layer) is not None:
                     layer.bias.zero_()
         results: list[LsuvLayer] = []
         waiting = []
@@ -91,6 +91,7 @@ class LsuvInit(Technique):
             f"LSUV initialization of {len(found)} layers: {names([one[:2] for one in found])}",
             put_back,
             lambda: any(not one.why_not for one in results),
+            left,
             outcome=lambda: _outcome(results),
         )
 
@@ -102,7 +103,7 @@ def _several_processes() -> bool:
 
 def _outcome(results: list[LsuvLayer]) -> str:
     if not results:
-        return "waits for the first training batch"
+        return "waits for the first batch in training mode"
     met = [one for one in results if not one.why_not]
     words = [f"{one.name or '(model)'}: {one.why_not}" for one in results if one.why_not][:3]
     if met:

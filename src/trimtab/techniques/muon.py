@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from trimtab import optim
-from trimtab.reading.order import answers, first_layers
+from trimtab.reading.order import answers, doubts, first_layers
 from trimtab.recipe import Change, Technique, TrainingLike
-from trimtab.techniques.choose import chosen
+from trimtab.techniques.choose import chosen, trained
 from trimtab.techniques.optimizers import Becomes, Turn, check_lr, defaults_of
 from trimtab.techniques.surgery import names, nothing
 
@@ -138,14 +138,13 @@ class Muon(Becomes, Technique):
             f"{named} becomes Muon with a learning rate of {self.lr:g} for {len(found)} hidden {many}, and AdamW with "
             f"{self.adamw_lr:g} for all else"
         )
-        return Change(summary, turn.undo, turn.acted, (f"Muon: {names(found)}", *turn.details))
+        return Change(summary, turn.undo, turn.acted, (f"Muon: {names(found)}", *turn.details, *doubts(training)))
 
     def _matrices(self, training: TrainingLike) -> list[tuple[str, nn.Parameter]]:
         ends = answers(training) | first_layers(training)
         modules = [m for _, m in training.named_modules() if isinstance(m, EMBEDDINGS) or id(m) in ends]
         others = {id(p) for module in modules for p in module.parameters()}
-        held = {id(p) for o in training.optimizers for group in o.param_groups for p in group["params"]}
-        weights = [(name, p) for name, p in chosen(self, training) if id(p) in held]
+        weights = trained(training, chosen(self, training))
         found = [(name, p) for name, p in weights if p.ndim == 2 and id(p) not in others]
         if not found:
             raise nothing(

@@ -10,6 +10,7 @@ from torch import nn
 
 from trimtab.nn.lsuv import orthogonal_
 from trimtab.recipe import Change, NothingToDo, Technique, TrainingLike
+from trimtab.techniques.choose import trained
 from trimtab.techniques.initialize import check_gain, clashes_of, draw_anew, redraw
 
 
@@ -53,12 +54,13 @@ class OrthogonalInit(Technique):
         def draw(layer: Any, weight: torch.Tensor, gain: float, generator: torch.Generator) -> None:
             orthogonal_(weight, gain, generator)
 
+        held = {id(p) for _, p in trained(training, training.named_parameters())}
         recurrent = [
             (f"{name}.{key}".lstrip("."), module.hidden_size, weight)
             for name, module in training.named_modules()
             if isinstance(module, (nn.RNNBase, nn.RNNCellBase))
             for key, weight in module.named_parameters(recurse=False)
-            if key.startswith("weight_hh")
+            if key.startswith("weight_hh") and id(weight) in held
         ]
         try:
             change = draw_anew(self, training, draw, self.gain)

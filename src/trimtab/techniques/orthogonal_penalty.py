@@ -8,7 +8,7 @@ import torch
 
 from trimtab.nn.orthogonal import orthogonal_penalty
 from trimtab.recipe import Change, Technique, TrainingLike
-from trimtab.techniques.choose import chosen
+from trimtab.techniques.choose import chosen, trained
 from trimtab.techniques.penalties import act_on, check_factors, gradient_of
 from trimtab.techniques.surgery import names, nothing
 
@@ -61,10 +61,11 @@ class OrthogonalPenalty(Technique):
             return self.factor * torch.stack([orthogonal_penalty(w) for w in moved]).sum()
 
         stop, acted = act_on(self, training, weights, gradient_of(penalty))
-        summary = f"orthogonal penalty of {self.factor:g} on {len(found)} weights: {names(found)}"
+        now = trained(training, found)
+        summary = f"orthogonal penalty of {self.factor:g} on {len(now)} weights: {names(now)}"
 
         @torch.no_grad()
         def outcome() -> str:
-            return f"the penalty is {float(penalty(weights)):.4g}"
+            return f"the penalty is {float(penalty([w for w in weights if w.requires_grad])):.4g}"
 
         return Change(summary, stop, acted, outcome=outcome)

@@ -15,7 +15,7 @@ import torch
 from trimtab.optim.penalties import add_penalty_gradient_, elastic_net_penalty, proximal_step_
 from trimtab.optim.sgd import SGD
 from trimtab.recipe import Change, TrainingLike
-from trimtab.techniques.choose import chosen
+from trimtab.techniques.choose import chosen, trained
 from trimtab.techniques.surgery import names, nothing
 
 Penalty = Callable[[list[torch.Tensor]], torch.Tensor]
@@ -63,9 +63,10 @@ def act_on_chosen(technique: Any, training: TrainingLike, penalty: Penalty, act:
 
     @torch.no_grad()
     def outcome() -> str:
-        return f"the penalty is {float(penalty(weights)):.4g}"
+        return f"the penalty is {float(penalty([p for p in weights if p.requires_grad])):.4g}"
 
-    return Change(f"{technique} on {len(found)} parameters: {names(found)}", stop, acted, tuple(details), outcome)
+    now = trained(training, found)
+    return Change(f"{technique} on {len(now)} parameters: {names(now)}", stop, acted, tuple(details), outcome)
 
 
 def act_on(

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from trimtab.nn.standout import StandoutMask, check_standout
-from trimtab.reading.order import hidden_layers
+from trimtab.reading.order import doubts, hidden_layers
 from trimtab.recipe import Change, Technique, TrainingLike
 from trimtab.techniques.surgery import Hung, names, nothing, training_now
 
@@ -65,7 +65,7 @@ class Standout(Technique):
         summary = (
             f"standout with alpha={self.alpha:g} and beta={self.beta:g} behind {len(found)} layers: {names(found)}"
         )
-        return Change(summary, undo, lambda: any(one.called for one in hung))
+        return Change(summary, undo, lambda: any(one.acted for one in hung), doubts(training))
 
 
 def _call(mask: nn.Module, z: torch.Tensor) -> torch.Tensor:

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-from trimtab.recipe import NothingToDo, TrainingLike
+from trimtab.recipe import NothingToDo, TrainingLike, now
 
 
 def weight_of(layer: Any) -> nn.Parameter | None:
@@ -29,20 +29,24 @@ def training_now(module: nn.Module) -> bool:
     """Whether an inserted module should behave as in training.
 
     Scripts without normalization or dropout often never call ``eval()``, which is right for them; a module that we insert
-    must not make it wrong. So training behaviour needs training mode *and* gradients.
+    must not make it wrong. So training behaviour needs training mode *and* gradients, and that nothing else tells of an evaluation.
     """
-    return module.training and torch.is_grad_enabled()
+    return module.training and torch.is_grad_enabled() and not now.evaluating
 
 
 class Hung:
-    """A module hung on a layer; calls it on the layer's output (or, with ``before``, on its first input)."""
+    """A module hung on a layer; calls it on the layer's output (or, with ``before``, on its first input).
+
+    Attributes:
+        acted: whether it gave another value than it got, with gradients: what is evaluated trains nothing.
+    """
 
     def __init__(
         self, layer: nn.Module, role: str, child: nn.Module, call: Callable[..., Any], before: bool = False
     ) -> None:
         self.layer, self.call = layer, call
         self.child = role if role not in layer._modules and not hasattr(layer, role) else f"trimtab_{role}"
-        self.called = False
+        self.acted = False
         child.train(layer.training)
         layer.add_module(self.child, child)
         self.handle = (
@@ -51,12 +55,15 @@ class Hung:
 
     # The child is looked up by name, so that a deep copy of the layer calls its own copy.
     def _after(self, layer: nn.Module, inputs: tuple, output: torch.Tensor) -> torch.Tensor:
-        self.called = self.called or True
-        return self.call(layer._modules[self.child], output)
+        return self._tell(output, self.call(layer._modules[self.child], output))
 
     def _before(self, layer: nn.Module, inputs: tuple) -> tuple:
-        self.called = self.called or True
-        return (self.call(layer._modules[self.child], inputs[0]), *inputs[1:])
+        return (self._tell(inputs[0], self.call(layer._modules[self.child], inputs[0])), *inputs[1:])
+
+    def _tell(self, given: torch.Tensor, value: Any) -> Any:
+        if not self.acted and value is not given and torch.is_grad_enabled():
+            self.acted = True
+        return value
 
     def take_off(self) -> None:
         self.handle.remove()

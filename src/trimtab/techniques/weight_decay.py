@@ -9,7 +9,7 @@ import torch
 
 from trimtab.optim.weight_decay import check_kind, scheduled_base_lr, weight_decay_
 from trimtab.recipe import Change, Technique, TrainingLike
-from trimtab.techniques.choose import chosen
+from trimtab.techniques.choose import chosen, trained
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,8 @@ class WeightDecay(Technique):
         check_kind("weight_decay", self.kind)
 
     def apply(self, training: TrainingLike) -> Change:
-        decayed = [p for _, p in chosen(self, training, self.only)]
+        found = chosen(self, training, self.only)
+        decayed = [p for _, p in found]
         largest: weakref.WeakKeyDictionary[torch.optim.Optimizer, list[float]] = weakref.WeakKeyDictionary()
 
         def base_lr(optimizer: torch.optim.Optimizer) -> list[float]:
@@ -74,4 +75,4 @@ class WeightDecay(Technique):
             weight_decay_(optimizer, decayed, self.factor, self.kind, base_lr=rates)
 
         stop = training.on("gradients" if self.kind == "coupled" else "before_step", decay)
-        return Change(f"{self.kind} weight decay of {self.factor:g} on {len(decayed)} weights", stop)
+        return Change(f"{self.kind} weight decay of {self.factor:g} on {len(trained(training, found))} weights", stop)

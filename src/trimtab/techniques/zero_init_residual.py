@@ -15,6 +15,7 @@ from trimtab.nn.flow import Scope, follow
 from trimtab.reading.norms import Norm, recognise
 from trimtab.reading.order import CONV, LINEAR
 from trimtab.recipe import Change, Technique, TrainingLike
+from trimtab.techniques.choose import trained
 from trimtab.techniques.initialize import redraw
 from trimtab.techniques.surgery import names, nothing, weight_of
 
@@ -67,18 +68,24 @@ class ZeroInitResidual(Technique):
 
     def apply(self, training: TrainingLike) -> Change:
         named = {id(parameter): name for name, parameter in training.named_parameters()}
+        held = {id(p) for _, p in trained(training, training.named_parameters())}
         found: list[tuple[str, list[nn.Parameter]]] = []
         for model in training.models:
             ends = (_scales(scope, self.weights) for scope in follow(model).scopes)
             for one in (*ends, _of_encoders(model) if self.weights else ()):
                 for scales in one:
                     name = named.get(id(scales[0]), "")
-                    if fnmatchcase(name, self.only) and all(scales[0] is not known[0] for _, known in found):
+                    if (
+                        fnmatchcase(name, self.only)
+                        and id(scales[0]) in held
+                        and all(scales[0] is not known[0] for _, known in found)
+                    ):
                         found.append((name, scales))
         if not found:
             also = ", or in a layer" if self.weights else ""
             raise nothing(
-                self, f"the model has no residual branch that ends in a norm with a gain or in a layer scale{also}."
+                self,
+                f"the model has no residual branch that ends in a norm with a gain or in a layer scale{also}, and that is trained.",
             )
         changed = [parameter for _, scales in found for parameter in scales]
         undo = redraw(training, changed)

@@ -6,6 +6,7 @@ lead back to it. Nothing is computed, and nothing is kept beyond the pass.
 
 from __future__ import annotations
 
+import re
 import weakref
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -16,7 +17,23 @@ from torch import nn
 from trimtab.records import INPUT, OUTPUT, Flow
 
 FAR = 2000  # nodes between two modules at most
-_ACTIVATIONS = "Relu Threshold Gelu Silu Sigmoid Tanh Elu Selu Celu Hardtanh Hardswish Hardsigmoid Mish Softplus LeakyRelu Prelu".split()
+_ACTIVATIONS = {  # by the node of the graph that goes back through one
+    "Relu": "relu",
+    "Threshold": "threshold",
+    "Gelu": "gelu",
+    "Silu": "silu",
+    "Sigmoid": "sigmoid",
+    "Tanh": "tanh",
+    "Elu": "elu",
+    "Hardtanh": "hardtanh",
+    "Hardswish": "hardswish",
+    "Hardsigmoid": "hardsigmoid",
+    "Mish": "mish",
+    "Softplus": "softplus",
+    "LeakyRelu": "leaky_relu",
+    "PreluKernel": "prelu",
+}
+_NODE = re.compile(r"(\w+?)Backward\d*")
 
 
 class FlowReader:
@@ -32,7 +49,7 @@ class FlowReader:
         self._roots = {id(root) for root in roots}
         self._open = {id(root) for root in roots}  # those that were not called yet
         self._order: dict[str, None] = {}
-        self._edges: dict[tuple[str, str, bool], None] = {}
+        self._edges: dict[tuple[str, str, str], None] = {}
         self._makers: dict[Any, str] = {}  # by the node of a value
         self._values: dict[
             int, tuple[weakref.ref, str]
@@ -53,7 +70,7 @@ class FlowReader:
             if name is not None and not any(True for _ in module.children()):
                 self._order.setdefault(name)
                 self._lead(inputs, name)
-                self._edges.setdefault((name, OUTPUT, False))
+                self._edges.setdefault((name, OUTPUT, ""))
             else:
                 self._lead(output, OUTPUT)
             self._open.discard(id(module))
@@ -75,31 +92,32 @@ class FlowReader:
 
     def _lead(self, values: Any, target: str) -> None:
         for tensor in _tensors(values):
-            for source, activated in self._sources(tensor):
+            for source, activation in self._sources(tensor):
                 if source != target:
-                    self._edges.setdefault((source, target, activated))
+                    self._edges.setdefault((source, target, activation))
 
-    def _sources(self, tensor: torch.Tensor) -> Iterator[tuple[str, bool]]:
-        """The modules whose values a tensor was made from, or the input; and whether an activation function lies between."""
+    def _sources(self, tensor: torch.Tensor) -> Iterator[tuple[str, str]]:
+        """The modules whose values a tensor was made from, or the input; and the first activation function that lies between."""
         if tensor.grad_fn is None:
             made, name = self._values.get(id(tensor), (None, ""))
-            yield (name if made is not None and made() is tensor else INPUT), False
+            yield (name if made is not None and made() is tensor else INPUT), ""
             return
         found = False
-        todo, met = [(tensor.grad_fn, False)], {(tensor.grad_fn, False)}
+        todo, met = [(tensor.grad_fn, "")], {(tensor.grad_fn, "")}
         while todo and len(met) < FAR:
-            node, activated = todo.pop()
+            node, activation = todo.pop()
             if node in self._makers:
                 found = True
-                yield self._makers[node], activated
+                yield self._makers[node], activation
                 continue
-            activated = activated or node.name().startswith(tuple(_ACTIVATIONS))
+            kind = _NODE.fullmatch(node.name())
+            activation = _ACTIVATIONS.get(kind[1], activation) if kind else activation
             for before, _ in node.next_functions:
-                if before is not None and (before, activated) not in met:
-                    met.add((before, activated))
-                    todo.append((before, activated))
+                if before is not None and (before, activation) not in met:
+                    met.add((before, activation))
+                    todo.append((before, activation))
         if not found:
-            yield INPUT, False
+            yield INPUT, ""
 
 
 def _tensors(values: Any, depth: int = 0) -> Iterator[torch.Tensor]:

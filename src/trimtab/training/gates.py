@@ -18,7 +18,7 @@ import torch
 from torch import nn
 from torch._compile import _disable_dynamo  # torch.compiler.disable would import the compiler at once
 
-from trimtab.recipe import LossCall
+from trimtab.recipe import LossCall, now
 from trimtab.training.evaluations import Uses
 from trimtab.training.places import Place, Places
 from trimtab.training.stage import stage
@@ -35,6 +35,7 @@ class Gates:
         self.terms: list[Callable[[], torch.Tensor | None]] = []
         self.asking = 0  # how many changes need gates
         self._gates: list[Any] = []
+        self._standing = 0
         self._repeats = False
         self.evaluating = False  # the models were called last in an evaluation
         self._places, self._uses = Places(), Uses()
@@ -110,22 +111,27 @@ class Gates:
 
         return ended
 
-    def stand(self, wanted: bool) -> None:
-        if wanted and not self._gates:
-            for model in self.models:
-                self._gates.append(model.register_forward_pre_hook(_Entry(self), prepend=True, with_kwargs=True))
-                self._gates.append(model.register_forward_hook(_Exit(self)))
-        elif not wanted:
-            while self._gates:
-                self._gates.pop().remove()
+    def stand(self, wanted: int) -> None:
+        """Let gates stand or not: 0 for none, 1 for some that only tell evaluations apart, 2 for those that change what passes. Code is compiled
+        as if the former were not there; the latter break it."""
+        if wanted == self._standing:
+            return
+        self._standing = wanted
+        while self._gates:
+            self._gates.pop().remove()
+        for model in self.models if wanted else ():
+            entry, leave = _Entry(self, wanted > 1), _Exit(self, wanted > 1)
+            self._gates.append(model.register_forward_pre_hook(entry, prepend=True, with_kwargs=True))
+            self._gates.append(model.register_forward_hook(leave, always_call=True))
 
     def _emit(self, event: str, *what: Any) -> None:
         raise NotImplementedError
 
     def _enter(self, model: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]] | None:
+        self._at = self._training_place(model)
+        now.evaluating = self.evaluating and model.training  # else the modes of its parts say what they do
         if not self._repeats:
             self._emit("forward", model)
-        self._at = self._training_place(model)
         if self._at is None or self._repeats or not self._inputs:
             return None
         listed, keys = list(args), list(kwargs)
@@ -153,7 +159,7 @@ class Gates:
         return place
 
     def _leave(self, model: nn.Module, output: Any) -> Any:
-        place, self._at = self._at, None
+        place, self._at, now.evaluating = self._at, None, False
         if torch.is_grad_enabled() and model.training and not self._repeats:
             self._follow(place or self._places.at(sys._getframe(1)), output)
         if not self._outputs or place is None:
@@ -195,22 +201,29 @@ def _through(calls: Sequence[Callable[[torch.Tensor], torch.Tensor | None]], x: 
 class _Gate:
     """A hook of a root model that tells its training. A copy of the model, or one read from a file, has lost the training."""
 
-    def __init__(self, gates: Gates | None = None) -> None:
+    def __init__(self, gates: Gates | None = None, breaks: bool = False) -> None:
         self.training = (lambda: None) if gates is None else weakref.ref(gates)
+        self.breaks = breaks
 
     def __reduce__(self) -> tuple:
         return type(self), ()
 
 
 class _Entry(_Gate):
-    @_disable_dynamo
     def __call__(self, model: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]] | None:
+        return self._pass(model, args, kwargs) if self.breaks or not torch.compiler.is_compiling() else None
+
+    @_disable_dynamo
+    def _pass(self, model: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]] | None:
         gates = self.training()
         return None if gates is None else gates._enter(model, args, kwargs)
 
 
 class _Exit(_Gate):
-    @_disable_dynamo
     def __call__(self, model: nn.Module, args: tuple, output: Any) -> Any:
+        return self._pass(model, output) if self.breaks or not torch.compiler.is_compiling() else None
+
+    @_disable_dynamo
+    def _pass(self, model: nn.Module, output: Any) -> Any:
         gates = self.training()
         return None if gates is None else gates._leave(model, output)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -44,6 +45,7 @@ class Training(Gates):
         super().__init__(tuple(unwrap(model) for model in models))
         self.step = 0
         self.changes: list[Change] = []
+        self._recipes: list[Recipe] = []  # that were applied, or wait for another optimizer
         self.kept: list[torch.optim.Optimizer] = []  # optimizers that live at least as long as the handle
         self.members: list[Member] = []
         self._events: dict[str, list[Callable[..., None]]] = {}
@@ -144,13 +146,35 @@ class Training(Gates):
         self._emit("evaluation", name, value)
 
     def join(self, optimizer: torch.optim.Optimizer) -> None:
-        """Let another optimizer take part in this training."""
+        """Let another optimizer take part in this training. Before the first step, what was applied is applied anew: it now speaks of
+        all that is trained."""
         if any(known is optimizer for known in self.optimizers):
             return
         self.members = [member for member in self.members if member.optimizer() is not None]
         # The hooks keep the handle alive as long as the optimizer.
         hooks = optimizer.register_step_pre_hook(self._before_step), optimizer.register_step_post_hook(self._after_step)
         self.members.append(Member(optimizer, hooks))
+        if self._recipes and self.step == 0 and self._stepped is None:
+            self._apply_anew()
+
+    def _apply_anew(self) -> None:
+        applied, newest = len(self.changes), self.members[-1]
+        for members in (self.members, self.members[:-1]):  # what refuses the new optimizer stays with the others
+            recipes = self._recipes
+            self.undo()
+            self.members, self._generators = members, 0
+            for recipe in recipes:
+                with contextlib.suppress(NothingToDo):
+                    self.apply(recipe)
+            if len(self.changes) >= applied:
+                break
+        if newest not in self.members:
+            self.members.append(newest)
+
+    @property
+    def tells(self) -> bool:
+        """Whether parts of the model that techniques have put there need to know what is an evaluation."""
+        return bool(self.changes) and any(one.acts_on == "model" for recipe in self._recipes for one in recipe)
 
     def _member(self, optimizer: torch.optim.Optimizer) -> Member:
         return next(member for member in self.members if member.optimizer() is optimizer)
@@ -256,15 +280,21 @@ class Training(Gates):
 
         Parameters keep their identity and their optimizer state; new parameters join the optimizer. :meth:`undo` takes
         everything back. Raises :class:`~trimtab.recipe.RecipeError` for a text that does not read and
-        :class:`~trimtab.recipe.NothingToDo` when a technique finds nothing to act on; then nothing is changed.
+        :class:`~trimtab.recipe.NothingToDo` when a technique finds nothing to act on; then nothing is changed, unless another
+        optimizer joins before the first step and it then does.
         """
-        self.changes += Recipe.of(what).apply(self)
+        recipe = Recipe.of(what)
+        self._recipes.append(recipe)
+        self.changes += recipe.apply(self)
+        stage.settle()
         return self
 
     def undo(self) -> Training:
         """Take back everything that :meth:`apply` changed, newest first."""
         while self.changes:
             self.changes.pop().undo()
+        self._recipes = []
+        stage.settle()
         return self
 
     def add_parameters(self, parameters: Iterable[nn.Parameter], beside: nn.Parameter | None) -> None:

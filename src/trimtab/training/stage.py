@@ -112,8 +112,9 @@ class Stage:
     def _settle(self) -> None:
         live = self.alive()
         asked = any(training.asking for training in live)
+        told = any(training.tells for training in live)
         for training in live:
-            training.stand(asked)
+            training.stand(2 if asked else int(told))
         _keep(self._steps, bool(live), self._tap_steps)
         _keep(self._changes, asked, self._tap_changes)
         heard = bool(self._hearers) or any(training.listens_to("evaluation") for training in live)

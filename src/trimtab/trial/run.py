@@ -78,15 +78,15 @@ def run_job(
     follower = (
         Follower(job.live, job.metric, recorder, tell) if job.live is not None and job.metric is not None else None
     )
-    applied: dict[int, Training] = {}  # by the place of the training in the run
+    tried: dict[int, Training] = {}  # by the place of the training in the run
     refused: list[str] = []
 
     def on_training(training: Training, code: CodePlace | None) -> None:
         place = len(recorder.watches)
         training.seen = job.flows[place] if place < len(job.flows) else None
         try:
+            tried[place] = training
             training.apply(recipe)
-            applied[place] = training
         except NothingToDo as error:
             refused.append(str(error))
         recorder.guarded(recorder.watch)(training, code)
@@ -105,14 +105,15 @@ def run_job(
         outcome = job.subject.run(heard)
     recorder.exit_code, recorder.error = outcome.exit_code, outcome.error
     run = recorder.close()
-    return Result(_judge(job, run, _idle(job, run, applied, refused), recorder.off), run)
+    return Result(_judge(job, run, _idle(job, run, tried, refused), recorder.off), run)
 
 
-def _idle(job: Job, run: RunRecord, applied: dict[int, Training], refused: list[str]) -> list[str]:
+def _idle(job: Job, run: RunRecord, tried: dict[int, Training], refused: list[str]) -> list[str]:
     """Why the recipe had no effect on what is judged: it was refused everywhere, or a part of it never acted where it counts."""
     if job.recipe == BASELINE:
         return []
-    counts = {index: applied[index] for index in _beside(run, job.metric or run.metric) if index in applied}
+    beside = _beside(run, job.metric or run.metric)
+    counts = {index: tried[index] for index in beside if index in tried and tried[index].changes}
     if not counts:
         return refused or ["it was applied to no training that made a step"]
     idle = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import sqlite3
 import time
@@ -19,7 +20,7 @@ from trimtab.store import FOLDER, Store, StoreError
 from trimtab.trial.engines import LocalEngine
 from trimtab.trial.engines.local import EngineError, Written
 from trimtab.trial.live import Live, Report
-from trimtab.trial.run import Job, Result
+from trimtab.trial.run import BASELINE, Job, Result
 from trimtab.trial.subjects import Subject, subject_of
 from trimtab.trial.views import changed_since
 
@@ -262,7 +263,11 @@ class Session:
             self.progress.advance(result.trial, False)
 
         self._run(missing, done, stop_at=self.stop_at)
-        return {recipe: sorted(trials, key=lambda trial: trial.seed) for recipe, trials in found.items()}
+        untreated = {trial.seed: trial for trial in found.get(BASELINE, ())}
+        return {
+            recipe: unmoved(sorted(trials, key=lambda trial: trial.seed), untreated) if recipe != BASELINE else trials
+            for recipe, trials in found.items()
+        }
 
     def explore(
         self,
@@ -349,6 +354,28 @@ class Session:
                 stacklevel=3,
             )
             self.store = None
+
+
+def unmoved(trials: list[Trial], untreated: dict[int, Trial]) -> list[Trial]:
+    """The trials of an arm; without effect, all of them, if every number of each is that of the untreated run of its seed.
+
+    A bound that some of the runs reach and others do not has an effect: those that it left alone count with a difference of 0.
+    """
+    if not trials or not all(trial.status == "ok" and _alike(trial, untreated.get(trial.seed)) for trial in trials):
+        return trials
+    return [
+        msgspec.structs.replace(
+            trial,
+            status="no_effect",
+            value=math.nan,
+            error="; ".join(["every number of the run is that of the untreated one", *trial.changed]),
+        )
+        for trial in trials
+    ]
+
+
+def _alike(one: Trial, other: Trial | None) -> bool:
+    return other is not None and one.value == other.value and bool(one.curves) and one.curves == other.curves
 
 
 def _digest(seen: dict[str, dict]) -> str:
