@@ -13,7 +13,7 @@ from torch import nn
 
 from trimtab.recipe import Change, Event, NothingToDo, Recipe, Technique
 from trimtab.records import Flow
-from trimtab.training import taps
+from trimtab.training import taps, twins
 from trimtab.training.evaluations import Labels
 from trimtab.training.find import unwrap
 from trimtab.training.gates import Gates
@@ -46,6 +46,7 @@ class Training(Gates):
         self.step = 0
         self.changes: list[Change] = []
         self._recipes: list[Recipe] = []  # that were applied, or wait for another optimizer
+        self._names: list[set[str]] = []  # of the weights, before techniques have changed the models
         self.kept: list[torch.optim.Optimizer] = []  # optimizers that live at least as long as the handle
         self.members: list[Member] = []
         self._events: dict[str, list[Callable[..., None]]] = {}
@@ -174,7 +175,7 @@ class Training(Gates):
     @property
     def tells(self) -> bool:
         """Whether parts of the model that techniques have put there need to know what is an evaluation."""
-        return bool(self.changes) and any(one.acts_on == "model" for recipe in self._recipes for one in recipe)
+        return bool(self._names)
 
     def _member(self, optimizer: torch.optim.Optimizer) -> Member:
         return next(member for member in self.members if member.optimizer() is optimizer)
@@ -285,7 +286,15 @@ class Training(Gates):
         """
         recipe = Recipe.of(what)
         self._recipes.append(recipe)
-        self.changes += recipe.apply(self)
+        held = twins.revert(self.models)
+        names = self._names or [set(model.state_dict()) for model in self.models]
+        try:
+            self.changes += recipe.apply(self)
+        finally:
+            twins.restore(held)
+        if any(twins.treated(model, before) for model, before in zip(self.models, names, strict=True)):
+            self._names = names
+            stage.treated.add(self.models, names)
         stage.settle()
         return self
 
@@ -293,7 +302,8 @@ class Training(Gates):
         """Take back everything that :meth:`apply` changed, newest first."""
         while self.changes:
             self.changes.pop().undo()
-        self._recipes = []
+        self._recipes, self._names = [], []
+        stage.treated.discard(self.models)
         stage.settle()
         return self
 

@@ -17,6 +17,7 @@ from torch import nn
 from trimtab.training import taps
 from trimtab.training.evaluations import Evaluations, Labels
 from trimtab.training.steps import Backward, Member
+from trimtab.training.twins import Treated
 
 if TYPE_CHECKING:
     from trimtab.training.handle import Training
@@ -36,7 +37,10 @@ class Stage:
     """Trainings enter when they are made and leave when they are closed or collected."""
 
     def __init__(self) -> None:
-        self.trainings: weakref.WeakSet[Training] = weakref.WeakSet()
+        self.trainings: weakref.WeakKeyDictionary[Training, None] = (
+            weakref.WeakKeyDictionary()
+        )  # in the order of their beginnings
+        self.treated = Treated()
         self.evaluations = Evaluations()  # what was evaluated since the last step
         self._stepped: weakref.ref[Training] | None = None
         self._called: weakref.ref[Training] | None = None
@@ -51,13 +55,13 @@ class Stage:
 
     def enter(self, training: Training) -> None:
         """A training begins."""
-        self.trainings.add(training)
+        self.trainings[training] = None
         weakref.finalize(training, self.settle).atexit = False
         self.settle()
 
     def leave(self, training: Training) -> None:
         """A training is over."""
-        self.trainings.discard(training)
+        self.trainings.pop(training, None)
         self.settle()
 
     def alive(self) -> list[Training]:

@@ -14,6 +14,7 @@ from trimtab.recipe import NothingToDo, Recipe
 from trimtab.records import Asked, CodePlace, Flow, Metric, RunRecord, Series, TrainingRecord, Trial
 from trimtab.store import Keeping
 from trimtab.training import Recorder, Training, shifted
+from trimtab.training.stage import stage
 from trimtab.trial.journal import Deeds
 from trimtab.trial.live import Follower, Live, Report
 from trimtab.trial.subjects import Heard, Subject
@@ -101,7 +102,7 @@ def run_job(
         at_end=at_end,
         file=file,
     )
-    with shifted(job.seed):
+    with shifted(job.seed), stage.treated.alone():
         outcome = job.subject.run(heard)
     recorder.exit_code, recorder.error = outcome.exit_code, outcome.error
     run = recorder.close()
