@@ -32,7 +32,7 @@ _SCORES: tuple[tuple[str, Goal, str], ...] = (
     ("log loss", "min", r"log ?loss"),
     ("log likelihood", "max", r"log ?likelihood|loglik|llh"),
     ("loss", "min", r"loss"),
-    ("f1", "max", r"f ?1|f1 ?score|f ?score|f ?beta"),
+    ("f1", "max", r"f ?1|f ?score|f ?beta"),
     ("auc", "max", r"roc auc|au ?roc|auc roc|auc|au ?prc|auc pr|pr auc"),
     ("average precision", "max", r"average precision|m ?ap(?:\s?@?\s?[\d:]+)?|ap ?50"),
     ("precision", "max", r"precision"),
@@ -41,7 +41,7 @@ _SCORES: tuple[tuple[str, Goal, str], ...] = (
     ("dice", "max", r"dice"),
     ("psnr", "max", r"psnr"),
     ("ssim", "max", r"ssim"),
-    ("bleu", "max", r"bleu|sacrebleu"),
+    ("bleu", "max", r"(?:sacre)?bleu|chrf|meteor|cider|bert ?score"),
     ("rouge", "max", r"rouge ?[12l]?"),
     ("kappa", "max", r"kappa"),
     ("mcc", "max", r"mcc|matthews"),
@@ -51,22 +51,26 @@ _SCORES: tuple[tuple[str, Goal, str], ...] = (
     ("hit rate", "max", r"hit ?rate|hits ?@ ?\d+"),
     ("exact match", "max", r"exact match"),
     ("elbo", "max", r"elbo"),
-    ("reward", "max", r"rewards?|episode return|average return|mean return|win ?rate"),
+    ("reward", "max", r"rewards?|rew|(?:episode|episodic|average|mean) returns?|(?:win|success) ?rate"),
+    ("speech quality", "max", r"pesq|stoi|(?:si )?s[dn]r"),
+    ("agreement", "max", r"nmi|ari|c ?index|concordance"),
     ("rmse", "min", r"rmse|root mean squared error"),
     ("mse", "min", r"mse|mean squared error"),
-    ("mape", "min", r"s?mape"),
+    ("log error", "min", r"r?msle"),
+    ("mape", "min", r"s?mape|mase"),
     ("mae", "min", r"mae|mean absolute error"),
     ("perplexity", "min", r"perplexity|ppl"),
     ("nll", "min", r"nll|negative log ?likelihood"),
     ("bits", "min", r"bp[cdb]|bits per \w+"),
-    ("fid", "min", r"fid"),
-    ("wer", "min", r"[wct]er"),
+    ("fid", "min", r"[fk]id"),
+    ("lpips", "min", r"lpips"),
+    ("wer", "min", r"[wct]er|equal error rate|eer"),
     ("brier", "min", r"brier"),
     ("calibration error", "min", r"ece|calibration error"),
     ("cross entropy", "min", r"cross ?entropy|b?ce"),
     ("error", "min", r"error|err"),
     ("cost", "min", r"cost"),
-    ("r2", "max", r"r ?\^? ?2(?: ?score)?|r²"),
+    ("r2", "max", r"r ?\^? ?2|r²|r squared|explained variance"),
     ("score", "max", r"score"),
 )
 _GOALS: dict[str, Goal] = {name: goal for name, goal, _ in _SCORES}
@@ -102,12 +106,15 @@ def score_in(words: str) -> tuple[str, Goal, tuple[int, int]] | None:
     >>> score_in("test set accuracy of the network")[:2], score_in("lossy")
     (('accuracy', 'max'), None)
     """
-    found = next(reversed(list(_SCORE.finditer(words))), None)
-    if found is None:
+    matches = list(_SCORE.finditer(words))
+    if not matches:
         return None
+    found, (start, end) = matches[-1], matches[-1].span()
+    if found[0] == "score" and len(matches) > 1 and matches[-2].end() == start - 1:  # "f1 score"
+        found, start = matches[-2], matches[-2].start()
     name, goal, _ = _SCORES[int(str(found.lastgroup)[1:]) if str(found.lastgroup)[1:].isdigit() else 0]
     rank = next((text for text in found.groups()[1:3] if text), "") if "{}" in name else ""
-    return name.format(rank), goal, found.span()
+    return name.format(rank), goal, (start, end)
 
 
 def split_in(words: str) -> Split | None:
@@ -214,6 +221,8 @@ def goal_of(name: str) -> Goal:
 
 _FIRST_FINAL = {"test": 0, "val": 1, "eval": 2}
 _FIRST_SERIES = {"val": 0, "eval": 1, "test": 2}
+_FIRST_SUMMARIES = {"mean": 0, "": 1, "final": 2, "best": 3}
+_FIRST_SCORES = {"accuracy": 0, "precision": 2, "recall": 2, "score": 3}  # all others: 1
 _SAYS = {"printed": 0, "logged": 1, "written": 2}
 
 
@@ -231,7 +240,8 @@ def judging(names: Iterable[str], seen: Mapping[str, Seen] | None = None) -> str
 
     What was asked for comes first. Then what the script itself says of held-out data: the mean over folds, a number that it gives when
     training is over, a number that it gives again and again (scores before losses). Then a score that it says without saying
-    of which data, if it says so at the end; what was measured on held-out data; and anything else that it says. The training loss is last.
+    of which data, if it says so at the end or if it is no accuracy; what was measured on held-out data; and anything else that it says.
+    The training loss is last.
 
     >>> judging(["loss", "val loss", "val accuracy"]), judging(["loss", "val accuracy", "printed val loss"]), judging(["train loss"])
     ('val accuracy', 'printed val loss', '')
@@ -246,27 +256,27 @@ def _rank(name: str, seen: Mapping[str, Seen]) -> tuple | None:
         return (0,)
     if quantity.split == "train" or (quantity.source == "measured" and name != "loss" and not quantity.held_out):
         return None
-    says = _SAYS.get(quantity.source, 9)
-    loss, other = quantity.goal == "min", quantity.what != "accuracy"
+    says, place = _SAYS.get(quantity.source, 9), ("val", "test", "eval", "").index(quantity.split)
+    # Which score: the accuracy, one that tells all, one of a pair, one that may be anything.
+    loss, what = quantity.goal == "min", _FIRST_SCORES.get(quantity.what, 1)
     if quantity.said:
         if quantity.goal is None:
             return None
         if how.final and how.folds and quantity.summary in ("mean", "final"):
-            return 1, loss, other, says
+            return 1, loss, what, says
         if how.final and quantity.held_out:
-            return 2, _FIRST_FINAL[quantity.split], loss, other, quantity.summary == "mean", says
+            return 2, _FIRST_FINAL[quantity.split], loss, what, quantity.summary == "mean", says
         if quantity.held_out:
-            return 3, loss, quantity.summary == "best", _FIRST_SERIES[quantity.split], other, says
+            return 3, loss, quantity.summary == "best", _FIRST_SERIES[quantity.split], what, says
         if how.final and not loss:
-            return 4, other, says
+            return 4, what, says
         if not loss:
-            return 6, other, quantity.summary == "best", says
-        return (8, says) if quantity.what != "loss" else None
+            rank = 7 if quantity.what in ("accuracy", "score") else 5  # these may be of the training data as well
+            return rank, what, _FIRST_SUMMARIES[quantity.summary], says
+        return (9, says) if quantity.what != "loss" else None
     if name == "loss":
-        return (9,)
-    if quantity.what == "accuracy":
-        return 5, ("val", "test", "eval").index(quantity.split), quantity.number
-    return 7, ("val", "test", "eval").index(quantity.split), quantity.number
+        return (10,)
+    return 6 if quantity.what == "accuracy" else 8, place, quantity.number
 
 
 def may_judge(name: str) -> bool:
@@ -316,8 +326,8 @@ def _places(run: RunRecord) -> dict[str, list[int]]:
     found: dict[str, list[int]] = {}
     for index, training in enumerate(run.trainings):
         for name, series in training.series.items():
-            if len(series):
-                found.setdefault(name, []).append(index)
+            if len(series) and not (Quantity.read(name).said and training.steps and series.steps[-1] == 0):
+                found.setdefault(name, []).append(index)  # said before training and never again: a setting, "val 0.1"
     return found
 
 
@@ -339,10 +349,13 @@ def _final(run: RunRecord, name: str) -> bool:
     index, series = found[0]
     training = run.trainings[index]
     over = training.steps > 0 and all(one.ended <= training.ended for one in run.trainings)
-    whole = (
-        Quantity.read(name).source == "written" and len(series) > 1
-    )  # a table: read at the end, written along the way
-    return over and not whole and series.steps[0] == training.steps
+    if Quantity.read(name).source == "written" and len(series) > 1:  # a table: read at the end, written along the way
+        return False
+    at_end = series.steps.count(training.steps)
+    again = at_end > max(
+        map(series.steps.count, set(series.steps) - {training.steps}), default=0
+    )  # "best val acc" of every epoch
+    return over and at_end > 0 and again
 
 
 def _asked_for(asked: Asked, places: Mapping[str, Sequence[int]]) -> str:
@@ -410,11 +423,19 @@ def value(run: RunRecord, metric: Metric) -> float:
     return _reduced(series, metric)
 
 
+def _settled(series: Series, name: str) -> Series:
+    """Of what is printed or logged several times between two steps, the last: running means, a batch at a time."""
+    if Quantity.read(name).source not in ("printed", "logged") or len(set(series.steps)) < 2:
+        return series
+    last = dict(zip(series.steps, series.values, strict=True))
+    return Series(steps=tuple(last), values=tuple(last.values()))
+
+
 def _reduced(series: Series, metric: Metric) -> float:
     if not len(series):
         return float("nan")
     if metric.best:
-        finite = series.finite.values
+        finite = _settled(series, metric.name).finite.values
         return (max if metric.goal == "max" else min)(finite) if finite else float("nan")
     if metric.name == "loss":
         values = series.array

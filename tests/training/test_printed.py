@@ -7,7 +7,7 @@ import math
 
 import pytest
 
-from trimtab.training.printed import Printed, printed_numbers
+from trimtab.training.printed import Lines, Printed, printed_numbers
 
 
 @pytest.mark.parametrize(
@@ -33,6 +33,21 @@ from trimtab.training.printed import Printed, printed_numbers
         ("perplexity = 12.5", {"perplexity": 12.5}),
         ("step 5: train loss 1.9, val loss -0.5", {"train loss": 1.9, "val loss": -0.5}),
         ("R2 score: 0.5", {"r2": 0.5}),
+        ("val 0.35", {"val loss": 0.35}),
+        ("val 40, test 360, val split 0.2, val: 0.3 s, val 12 ms, val_fraction=0.1", {}),
+        ("time: train 3.2, val 0.4", {}),
+        ("Epoch: 001, Loss: 1.9, Train: 0.4, Val: 0.3, Test: 0.2", {
+            "loss": 1.9, "train score": 0.4, "val score": 0.3, "test score": 0.2}),
+        ("train loss 0.5 | val 0.6", {"train loss": 0.5, "val loss": 0.6}),
+        ("Val: 92.5%", {"val score": 0.925}),
+        ("loss=0.5/0.6 train/val acc: train 0.7 val 0.6", {"loss": 0.5, "train accuracy": 0.7, "val accuracy": 0.6}),
+        ("train/val acc 0.9", {}),
+        ("| End of training | test loss 0.3", {"test loss": 0.3}),
+        ("val mse 1,234,567.50", {"val mse": 1234567.5}),
+        ("val acc 9,823/10,000", {"val accuracy": 0.9823}),
+        ("Test: [1/2] Loss 5.1e-01 (4.2e-01) Acc@1  70.00 ( 67.50)", {"test loss": 0.42, "test top-1 accuracy": 67.5}),
+        ("best val loss 0.52 (12)", {"best val loss": 0.52}),
+        ("Val F1-score (macro): 0.54", {"val f1": 0.54}),
         ("", {}),
         ("glossary 5, accelerate 3, losses 2", {}),
         ("lossy=3 loss_scale=65536 loss3 4", {}),
@@ -43,6 +58,24 @@ from trimtab.training.printed import Printed, printed_numbers
 )  # fmt: skip
 def test_printed_numbers(line, numbers):
     assert printed_numbers(line) == pytest.approx(numbers, nan_ok=True)
+
+
+@pytest.mark.parametrize(
+    ("lines", "numbers"),
+    [
+        (["epoch  train_loss   val_loss    val_acc", "    0     0.7123     0.5123     0.8100"], {
+            "train loss": 0.7123, "val loss": 0.5123, "val accuracy": 0.81}),
+        (["| split | loss | accuracy |", "|-------|------|----------|", "| test | 0.5 | 0.8 |"], {
+            "test loss": 0.5, "test accuracy": 0.8}),
+        (["  Class   Images   mAP50", "    all       40    0.51"], {"average precision": 0.51}),
+        (["epoch,valid_loss", "0,1.25"], {"val loss": 1.25}),
+        (["epoch  val_loss", "epoch 1 took 3 s"], {}),
+    ],
+)  # fmt: skip
+def test_tables(lines, numbers):
+    table = Lines()
+    *_, last = [table.read(line) for line in lines]
+    assert last == numbers
 
 
 def test_output_passes_through_and_lines_are_read():

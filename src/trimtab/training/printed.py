@@ -8,23 +8,25 @@ import io
 import math
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from trimtab.quantities import BEST, SPLIT, plain_words, score_in, split_in, summary_in
+from trimtab.quantities import BEST, SPLIT, Split, plain_words, score_in, split_in, summary_in
 
 LONGEST = 2000  # characters of a line that are read
 HINTS = 50  # labels of unknown numbers that are kept count of
 
 _COLOUR = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
-_PLAIN_NUMBER = r"[-+]?(?:\d+\.?\d*(?:[eE][-+]?\d+)?|\.\d+|nan|inf)"
+_PLAIN_NUMBER = r"[-+]?(?:\d{1,3}(?:,\d{3})+(?![,\d])(?:\.\d+)?|\d+\.?\d*(?:[eE][-+]?\d+)?|\.\d+|nan|inf)"
 _NUMBER = re.compile(rf"(?<![\w.@^]){_PLAIN_NUMBER}(?![\w@]|\.\w|-[A-Za-z])", re.IGNORECASE)
-_FRACTION = re.compile(r"\s?/\s?(\d+)(?![\w.])")
+_FRACTION = re.compile(r"\s?/\s?(\d[\d,]*)(?![\w.])")
+_AVERAGE = re.compile(rf"\s?\(\s*({_PLAIN_NUMBER})\s*\)", re.IGNORECASE)
 _PERCENT = re.compile(r"\s*\(?\s*%")
+_UNIT = re.compile(r"\s?(?:ms|s|sec|secs|seconds?|min|minutes?|h|hours?|[kmg]i?b)(?!\w)", re.IGNORECASE)
 _SPREAD = re.compile(r"(?:±|\+/?[-−])\s*\(?\s*$")
 _COLON = re.compile(  # said at more length: "accuracy of the network on the 10000 images: "
-    r"['\"\])]*\s*(?:(?:\(|on|of|for|over|in|after|at|across|by|using|with|per|so far)(?!\w)[^:=]{0,60})?[:=]\s*['\"(\[{]*\s*(?:\w*\()?\s*$",
+    r"['\"\])]*\s*(?:(?:\(|(?:on|of|for|over|in|after|at|across|by|using|with|per|so far)(?!\w))[^:=]{0,60})?[:=]\s*['\"(\[{]*\s*(?:\w*\()?\s*$",
     re.IGNORECASE,
 )
 # Words that may stand between a score and its number, or beside a part of the data, without changing what the number is.
@@ -52,29 +54,40 @@ def printed_numbers(line: str, header: str = "") -> dict[str, float]:
     {'mean test loss': 0.04, 'test accuracy': 0.9856}
     >>> printed_numbers("Accuracy: train 0.99, val 0.91 (best 0.93)")
     {'train accuracy': 0.99, 'val accuracy': 0.91, 'best val accuracy': 0.93}
+
+    What has the name of a part of the data alone is a loss, unless the line has a loss of its own.
+
+    >>> printed_numbers("train 2.06 val 2.11"), printed_numbers("Loss: 1.90, Train: 0.41, Val: 0.35")
+    ({'train loss': 2.06, 'val loss': 2.11}, {'loss': 1.9, 'train score': 0.41, 'val score': 0.35})
     """
     line = _COLOUR.sub("", line[:LONGEST])
     found: dict[str, float] = {}
-    split_so_far, score_so_far, begin = header, "", 0
+    split_so_far, begin = header, 0
+    carried: str | None = ""  # the score of numbers that have no name but a part of the data; None: something unknown
     for match in _NUMBER.finditer(line):
         if match.start() < begin:  # the second half of a fraction
             continue
         label = line[begin : match.start()]
         words, places = _words(label)
-        split, named = split_in(words), score_in(words)
+        named = score_in(words)
+        split = _split_of(words, named[2]) if named else split_in(words)
         score = ""
         if named is not None:
             if not _follows(label[places[named[2][1] - 1] + 1 :]):
                 continue  # "accuracy on the 10000 images: 54": the label goes on behind this number
             score = named[0]
-        elif score_so_far and (split or summary_in(words) == "best") and not _rest(words):
-            score = score_so_far  # "accuracy: train 0.99, val 0.91"
+            carried = "score" if score == "loss" and split == "" else score  # "loss: 1.9, train: 0.41" are two things
+        elif split and _rest(words):
+            carried = None  # "time: train 3.2, val 0.4"
+        elif carried and (split or summary_in(words) == "best"):
+            score = carried  # "accuracy: train 0.99, val 0.91"
+        elif carried == "" and split and _alone(words, line, match):
+            score = carried = "score" if _PERCENT.match(line, match.end()) else "loss"
         number, begin = _value(line, match)
         if split:
             split_so_far = split
         if not score or split is None or _SPREAD.search(label):
             continue
-        score_so_far = score
         summary = summary_in(words)
         name = " ".join(filter(None, (summary, split or split_so_far, score)))
         if name in found and not split:
@@ -113,13 +126,45 @@ def _rest(words: str) -> str:
     return re.sub(r"[\W_]+", "", _FILLING.sub(" ", BEST.sub(" ", SPLIT.sub(" ", words))))
 
 
+def _split_of(words: str, score: tuple[int, int]) -> Split | None:
+    """Which part of the data a score at a place in some words is of: where they speak of several, that beside the score.
+
+    ``None`` where several stand side by side: "train/val accuracy".
+    """
+    split = split_in(words)
+    if split is not None:
+        return split
+    before, after = words[: score[0]], words[score[1] :]
+    if (behind := split_in(after)) != "":
+        return behind
+    near = list(SPLIT.finditer(before))
+    if len(near) > 1 and not before[near[-2].end() : near[-1].start()].strip(" /&,").removeprefix("and"):
+        return None
+    return split_in(near[-1][0])
+
+
+def _alone(words: str, line: str, match: re.Match) -> bool:
+    """Whether a number has the name of a part of the data and nothing else, and is neither a count nor a time."""
+    return (
+        not re.search(r"[^\W_]", BEST.sub(" ", SPLIT.sub(" ", words)))
+        and not match[0].isdecimal()
+        and not _UNIT.match(line, match.end())
+    )
+
+
 def _value(line: str, match: re.Match) -> tuple[float, int]:
-    """The number, as a share where it is a fraction or has a percent sign, and where its text ends."""
-    value, end = float(match[0]), match.end()
+    """The number, as a share where it is a fraction or has a percent sign, and where its text ends.
+
+    Of ``0.51 (0.48)``, a batch and all until then, the mean.
+    """
+    text, end = match[0].replace(",", ""), match.end()
+    value = float(text)
     if fraction := _FRACTION.match(line, end):
-        return value / (float(fraction[1]) or math.nan), fraction.end()
+        return value / (float(fraction[1].replace(",", "")) or math.nan), fraction.end()
     if percent := _PERCENT.match(line, end):
-        return float(f"{match[0]}e-2" if match[0].lower().strip("+-.0123456789") == "" else value / 100), percent.end()
+        return float(f"{text}e-2" if text.lower().strip("+-.0123456789") == "" else value / 100), percent.end()
+    if (average := _AVERAGE.match(line, end)) and not average[1].isdecimal():  # "best 0.51 (12)" is of epoch 12
+        return float(average[1].replace(",", "")), average.end()
     return value, end
 
 
@@ -127,7 +172,7 @@ def _value(line: str, match: re.Match) -> tuple[float, int]:
 class Lines:
     """Reads the lines of one output in their order: tables have their names in a line of their own, and so may groups of lines."""
 
-    columns: list[str] = field(default_factory=list)
+    titles: list[list[str]] = field(default_factory=list)  # of the columns, for every way to cut the line that has them
     header: str = ""
     hints: dict[str, tuple[int, str]] = field(default_factory=dict)
 
@@ -143,19 +188,18 @@ class Lines:
         line = _COLOUR.sub("", line[:LONGEST])
         if not line[:1].isspace():
             self.header = ""
-        if not any(letter.isdigit() for letter in line) and not re.search(r"\b(?:nan|inf)\b", line, re.IGNORECASE):
+        if not _NUMBER.search(line):
             self._titles(line)
             return {}
-        found = printed_numbers(line, self.header) or self._row(line)
+        found = self._row(line) or printed_numbers(line, self.header)
         self._hint(line)
         return found
 
     def _titles(self, line: str) -> None:
         """A line without a number: the names of columns, the header of a group, or neither."""
-        cells = _cells(line)
-        names = [_column(cell) for cell in cells]
-        if sum(map(bool, names)) and len(cells) > 1:
-            self.columns = names
+        titles = [cells for cells in _cells(line) if any(map(_column, cells))]
+        if titles:
+            self.titles = titles
         words = plain_words(re.sub(r"[\"'{}\[\]:=#*|]", " ", line))
         split, score = split_in(words), score_in(words)
         if split and not _rest(words[: score[2][0]] + words[score[2][1] :] if score else words):
@@ -163,15 +207,25 @@ class Lines:
 
     def _row(self, line: str) -> dict[str, float]:
         """A row of the table whose names were printed last."""
-        cells = _cells(line)
-        if not any(self.columns) or len(cells) != len(self.columns):
-            return {}
-        found = {}
-        for name, cell in zip(self.columns, cells, strict=True):
-            match = _NUMBER.match(cell)
-            if name and match:
-                found[name] = _value(cell, match)[0]
-        return found
+        for cells in _cells(line) if self.titles else ():
+            titles = next((titles for titles in self.titles if len(titles) == len(cells)), [])
+            columns = (
+                [(name, cell) for title, cell in zip(titles, cells, strict=True) if (name := _column(title))]
+                if titles
+                else []
+            )
+            matches = [_NUMBER.match(cell) for _, cell in columns]
+            if not any(matches):
+                continue
+            of = next(
+                (split for cell in cells if (split := split_in(words := plain_words(cell))) and not _rest(words)), ""
+            )
+            return {
+                name if split_in(name) or not of else f"{of} {name}": _value(cell, match)[0]
+                for (name, cell), match in zip(columns, matches, strict=True)
+                if match
+            }
+        return {}
 
     def _hint(self, line: str) -> None:
         for match in _UNKNOWN.finditer(line):
@@ -190,12 +244,12 @@ class Lines:
         return tuple(f"{shown} ({count} times)" if count > 1 else shown for _, (count, shown) in ranked[:3])
 
 
-def _cells(line: str) -> list[str]:
+def _cells(line: str) -> Iterator[list[str]]:
+    """The ways to cut a line into cells, the surest first."""
     for separator in (r"\s*[|│┃]\s*", r"\t+", r"\s*,\s*", r"\s{2,}", r"\s+"):
         cells = [cell for cell in re.split(separator, line.strip(" \t|│┃")) if cell]
         if len(cells) > 1:
-            return cells
-    return [line.strip()]
+            yield cells
 
 
 def _column(title: str) -> str:
