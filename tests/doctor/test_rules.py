@@ -107,6 +107,91 @@ def test_lr_too_high(digits):
     assert finding.remedies[0] == "lr_scale(factor=0.1)" and finding.remedies[-1] == "adam"
 
 
+class Patches(nn.Module):
+    """A transformer with its norms behind the residuals: each row of a digit is a token."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.into = nn.Linear(8, 32)
+        layer = nn.TransformerEncoderLayer(32, 4, 64, dropout=0.0, batch_first=True)
+        self.layers = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+        self.out = nn.Linear(32, 10)
+
+    def forward(self, x):
+        return self.out(self.layers(self.into(x.view(-1, 8, 8))).mean(1))
+
+
+def test_a_slow_learner_has_no_rate_that_is_too_high(digits):
+    """The first step of Adam moves small weights by much of their size, and the loss stays where it began: more would be better."""
+    model = mlp(4, activation=nn.Tanh)
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.02)
+    run = watched(model, digits, lr=1e-3, steps=30, make=torch.optim.Adam)
+    training = run.trainings[0]
+    assert training.profiles["update_ratio"].array[0].max() > 0.03
+    assert training.get("loss").last > 0.9 * training.get("loss").values[0]
+    assert "lr_too_high" not in problems(run, "info")
+
+
+@pytest.mark.parametrize("make, lr, options", [(torch.optim.Adam, 0.1, {}), (torch.optim.SGD, 1.0, {"momentum": 0.9})])
+def test_a_rate_that_throws_the_loss_up_is_too_high(make, lr, options, digits):
+    torch.manual_seed(0)
+    finding = problems(watched(Patches(), digits, make=make, lr=lr, **options))["lr_too_high"]
+    numbers = finding.evidence[0].numbers
+    assert numbers["peak"] > 1.1 * numbers["before"] and numbers["step"] < 20
+    assert any(remedy.startswith("warmup") for remedy in finding.remedies)
+
+
+def test_a_loss_that_is_summed_up_has_no_known_constant(digits):
+    """The targets' variance says nothing of an error that is a sum over pixels: a training is not judged by it."""
+    x, _ = digits
+
+    def summed(output, target):
+        return nn.functional.mse_loss(output, target, reduction="sum") / len(output)
+
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 64))
+    run = watched(model, (x, x), lr=2e-3, steps=150, make=torch.optim.Adam, loss=summed)
+    assert "constant_loss" not in run.trainings[0].facts
+    assert problems(run) == {}
+
+
+def test_a_new_head_for_other_classes_is_no_harm(digits):
+    """The loss is that of another task from there on; the watch goes on, and nothing was thrown up by a step."""
+    x, y = digits
+    model = mlp()
+    first, second = y < 3, y >= 3
+    generator = torch.Generator().manual_seed(0)
+    with tt.attach(model, torch.optim.Adam(model.parameters(), lr=3e-3)).watch() as recorder:
+        for data, head in (((x[first], y[first]), nn.Linear(32, 3)), ((x[second], y[second] - 3), nn.Linear(32, 7))):
+            model[4] = head
+            optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+            recorder.watches[0].training().join(optimizer)
+            for _ in range(150):
+                rows = torch.randperm(len(data[0]), generator=generator)[:32]
+                optimizer.zero_grad()
+                cross_entropy(model(data[0][rows]), data[1][rows]).backward()
+                optimizer.step()
+    run = recorder.record()
+    assert recorder.off == "" and run.trainings[0].steps == 300
+    assert problems(run) == {}
+
+
+def test_a_classifier_that_also_rebuilds_its_input_is_watched(digits):
+    x, y = digits
+
+    def both(output, target):
+        return cross_entropy(output[:, :10], target[:, 0].long()) + nn.functional.mse_loss(
+            output[:, 10:], target[:, 1:]
+        )
+
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 74))
+    run = watched(model, (x, torch.cat([y[:, None].float(), x], 1)), lr=0.1, steps=60, loss=both)
+    assert run.trainings[0].steps == 60
+    assert problems(run) == {}
+
+
 def test_lr_too_low(digits):
     found = problems(watched(mlp(), digits, lr=1e-3, steps=600))
     assert set(found) == {"lr_too_low"}

@@ -68,6 +68,12 @@ def block_means(values: np.ndarray, count: int) -> np.ndarray:
     return np.array([values[a:b].mean() for a, b in zip(edges[:-1], edges[1:], strict=True)])
 
 
+def noise(values: np.ndarray) -> float:
+    """The standard deviation of a series around its own smooth course, from its second differences: a trend does not enter, and a
+    few outliers do not either."""
+    return float(np.median(np.abs(np.diff(values, 2)))) / (0.6745 * math.sqrt(6)) if len(values) > 4 else 0.0
+
+
 @dataclass(frozen=True)
 class Trend:
     """A straight line through block means: slope per block, and the two-sided probability of it under no trend."""

@@ -50,8 +50,9 @@ class DeadUnits(Signal):
             if len(candidates):
                 still[candidates] = ~grad.detach()[candidates].reshape(len(candidates), -1).ne(0).any(1)
             before = self._silent.get(name)
-            count = torch.zeros_like(still, dtype=torch.long) if before is None else before
-            self._silent[name] = (count + samples) * still
+            if before is None or before.shape != still.shape:  # another layer may have taken the place of the first
+                before = torch.zeros_like(still, dtype=torch.long)
+            self._silent[name] = (before + samples) * still
         self._seen.clear()
 
     def read(self) -> Reading:

@@ -28,7 +28,7 @@ class Movement(Signal):
     def before_step(self, parameters: Sequence[tuple[str, torch.Tensor]]) -> None:
         now = {name: thin(p, 1024) for name, p in parameters if p.ndim > 1}
         for name, parameter in parameters:
-            if name in now and name not in self._start:
+            if name in now and (name not in self._start or self._start[name].shape != now[name].shape):
                 self._start[name] = now[name]
                 # the entries stand for the whole tensor: weigh them by how many each of them stands for
                 self._scale[name] = parameter.numel() / max(1, now[name].numel())

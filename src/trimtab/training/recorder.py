@@ -130,11 +130,11 @@ class Recorder(Hearer):
         self.watches.append(watch)
         return watch
 
-    def loss(self, name: str, output: Any, target: Any) -> None:
+    def loss(self, name: str, output: Any, target: Any, value: torch.Tensor) -> None:
         """A training loss was evaluated."""
         watch = self.watches[0] if len(self.watches) == 1 else self.forwarded
         if watch is not None:
-            self.guarded(watch.on_training_loss)(name, output, target)
+            self.guarded(watch.on_training_loss)(name, output, target, value)
 
     def evaluation(self, training: Training | None, name: str, value: float) -> None:
         """A number was measured that judges the training as it stands now."""

@@ -29,7 +29,7 @@ class Hearer:
     def evaluation(self, training: Training | None, name: str, value: float) -> None:
         """A number was measured; ``None`` where no training has stepped yet."""
 
-    def loss(self, name: str, output: Any, target: Any) -> None:
+    def loss(self, name: str, output: Any, target: Any, value: torch.Tensor) -> None:
         """A training loss was evaluated."""
 
 
@@ -157,7 +157,7 @@ class Stage:
         taken = self.evaluations.add(name, output, target, value, kwargs, sys._getframe(1), mode)
         if not taken and value.requires_grad:
             for hearer in tuple(self._hearers):
-                hearer.loss(name, output, target)
+                hearer.loss(name, output, target, value)
 
     def close_evaluations(self, *, over: bool = False) -> None:
         """Training goes on: evaluations so far are complete. ``over`` when nothing follows."""

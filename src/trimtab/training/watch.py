@@ -60,7 +60,11 @@ class Watch:
         self.new_profiles: list[tuple[int, str, int, list[float]]] = []
         self._waiting: list[tuple[str, int, torch.Tensor]] = []  # numbers still on an accelerator
         self._rates: tuple[float, ...] = ()
-        self._targets: torch.Tensor | None = None  # what is known of the targets: class counts, or moments
+        self._targets: dict[
+            tuple[str, int], torch.Tensor
+        ] = {}  # what is known of them, by task: class counts, or moments
+        self._value: torch.Tensor | None = None  # what the loss function gave on the step being measured
+        self._comparable: bool | None = None  # whether training starts from that value, and not from another made of it
         self._signals = [make() for make in signals.ALL]
         self._sample: int | None = None  # the step being measured
         self._upcoming: int | None = None  # the step to be measured next: its forward pass has not begun
@@ -137,6 +141,7 @@ class Watch:
             return
         failed = False
         if loss is not None:
+            self._compare(loss)
             self.add("loss", self.step, loss)
             if loss.device.type == "cpu" and not math.isfinite(loss) and "first_nonfinite_loss" not in self.facts:
                 self.facts["first_nonfinite_loss"] = self.step
@@ -153,7 +158,16 @@ class Watch:
         if self.recorder.sampled and (failed or (self.step >= self._next and not self._postponed())):
             self._begin_sample()
 
-    def on_training_loss(self, name: str, output: Any, target: Any) -> None:
+    def _compare(self, loss: torch.Tensor) -> None:
+        """Once: a loss that is divided, weighed or summed up, or one part of several, is of another size than ``constant_loss``."""
+        if self._comparable is None and self._value is not None:
+            value, trained = float(self._value), float(loss)
+            self._comparable = 0.5 * abs(value) <= abs(trained) <= 2 * abs(value)
+            if not self._comparable:
+                self.facts.pop("constant_loss", None)
+        self._value = None
+
+    def on_training_loss(self, name: str, output: Any, target: Any, value: torch.Tensor) -> None:
         """A loss with gradients was evaluated: on sampled steps, note what it says of the task.
 
         ``constant_loss`` is the loss of the best answer that ignores the input: the entropy of the class frequencies, or
@@ -166,23 +180,32 @@ class Watch:
             self._timed(self._tell_of_loss)(name, output, target)
         if target.ndim:
             self.facts["batch_size"] = target.shape[0]
+        self._value = value.detach() if value.numel() == 1 else None
+        constant = None
         if name in ("cross_entropy", "nll_loss") and output.ndim > 1 and not target.is_floating_point():
             self.facts["classes"] = output.shape[1]
             counts = torch.bincount(target[target >= 0].reshape(-1).cpu(), minlength=output.shape[1])
-            self._targets = counts if self._targets is None else self._targets + counts
-            shares = self._targets[self._targets > 0] / self._targets.sum()
-            self.facts["constant_loss"] = float(-(shares * shares.log()).sum())
+            known = self._targets_of(name, counts)
+            shares = known[known > 0] / known.sum()
+            constant = float(-(shares * shares.log()).sum())
         elif name == "mse_loss" and target.numel() > 1 and target.is_floating_point():
             numbers = target.detach().double()
             moments = torch.stack(
                 [torch.tensor(float(target.numel())), numbers.sum().cpu(), numbers.square().sum().cpu()]
             )
-            self._targets = moments if self._targets is None else self._targets + moments
-            count, total, squares = self._targets.tolist()
-            self.facts["constant_loss"] = squares / count - (total / count) ** 2
+            count, total, squares = self._targets_of(name, moments).tolist()
+            constant = squares / count - (total / count) ** 2
+        if constant is not None and self._comparable is not False:
+            self.facts["constant_loss"] = constant
         hits = accuracy(name, output.detach(), target)
         if hits is not None:
             self.add("train accuracy", self.step, hits)
+
+    def _targets_of(self, name: str, more: torch.Tensor) -> torch.Tensor:
+        """What is known of the targets of one task; a head with other classes begins another."""
+        key = (name, len(more))
+        self._targets[key] = more + self._targets.get(key, torch.zeros_like(more))
+        return self._targets[key]
 
     def _tell_of_loss(self, name: str, output: torch.Tensor, target: torch.Tensor) -> None:
         for signal in self._signals:

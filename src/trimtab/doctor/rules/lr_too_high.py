@@ -1,26 +1,35 @@
-"""Learning rate too high: steps so large that the loss does not settle."""
+"""Learning rate too high: steps that throw the loss up instead of lowering it."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
 
-from trimtab.doctor.curves import progress, weight_layers
+from trimtab.doctor.curves import noise, progress, weight_layers
 from trimtab.records import Evidence, Finding, TrainingRecord
 
-LARGE = 0.03  # of a weight's size per step, in the median: after 30 such steps little of the start is left
+PEAK = 0.1  # above where the loss was before the first step
+LOST = 0.15  # of what had been learned
+SURE = 3.0  # standard errors of a mean
+WINDOW = 3  # steps that are averaged: one bad batch is no peak
+LARGE = 0.03  # of a weight's size: steps that were all smaller overshot nowhere
 
 
 def lr_too_high(training: TrainingRecord) -> Iterator[Finding]:
-    """Fires when the typical step moves the typical weight by more than 3 % of its size *and* the loss shows it: not finite, no
-    better than an answer that ignores the input, or risen again by a tenth of that.
+    """Fires when the loss itself shows that steps overshoot, beyond the noise of its batches, and some of them were large.
 
-    The update ratio is what the optimizer really did, so no limit on the rate itself is needed: 1.0 is right for Adadelta and
-    0.5 for logistic regression. Without a symptom large steps are no finding.
+    Either the loss was thrown up, by a tenth or more above what it was before the first step (or an answer that ignores the
+    input has, where that is more), and the training never got over it: not finite at the end, or less than half learned. Or a
+    seventh of what had been learned was lost again.
+
+    A slow learner does neither, however large its steps are beside its small weights (the first step of Adam is the rate itself:
+    0.05 of a weight of size 0.02 at rate 0.001), nor does a training that a higher rate would help. No limit on the rate is
+    needed: 1.0 is right for Adadelta and 0.5 for logistic regression.
     """
-    updates = training.profiles.get("update_ratio")
-    if updates is None or not updates.steps or not len(training.get("loss")):
+    updates, loss = training.profiles.get("update_ratio"), training.get("loss").finite
+    if updates is None or not updates.steps or not len(loss):
         return
     weights = {weight for _, weight in weight_layers(training)}
     columns = [i for i, name in enumerate(updates.names) if name in weights] or list(range(len(updates.names)))
@@ -28,30 +37,47 @@ def lr_too_high(training: TrainingRecord) -> Iterator[Finding]:
     rows = rows[np.isfinite(rows).any(1)]
     if not len(rows):
         return
-    typical = float(np.median(np.nanmedian(rows, 1)))
-    first = float(np.nanmedian(rows[0]))
+    moves = np.nanmedian(rows, 1)
+    typical, largest = float(np.median(moves)), float(moves.max())
     went = progress(training)
-    unsettled = not went.finite or went.learned < 0.1 or went.end - went.best > 0.1 * went.reference
-    if not (unsettled and max(typical, first if went.learned < 0.1 else 0.0) > LARGE):
+    values = loss.array
+    before = max(values[0], went.reference) if went.known_reference else values[0]
+    width = min(WINDOW, len(values))
+    means = np.convolve(values, np.ones(width) / width, "valid")
+    peak, at = float(means.max()), loss.steps[int(means.argmax())]
+    spread = noise(values)
+    thrown = peak - before > max(PEAK * abs(before), SURE * spread / math.sqrt(width))
+    lost = went.end - went.best > max(
+        LOST * (before - went.best), SURE * spread * math.sqrt(20 / len(values)), 0.05 * went.reference
+    )
+    # Rare large steps that cost what was learned are an explosion of the gradient. And without a known measure of learning a loss may rise
+    # by itself (of a generator, of a policy): there, too, large steps must be the usual ones.
+    thrown &= (largest if went.known_reference or not went.finite else typical) > LARGE
+    lost &= typical > LARGE
+    if not ((thrown and went.learned < 0.5) or (went.finite and lost)):
         return
     rate = training.get("lr").values
+    evidence = [
+        Evidence(
+            text=f"The loss was {values[0]:.4g} before the first step"
+            + (f" and {peak:.4g} around step {at}, the mean of {width} steps." if thrown else ".")
+            + (f" Its best tenth of the run averaged {went.best:.4g}, its last {went.end:.4g}." if lost else ""),
+            numbers={"before": float(values[0]), "peak": peak, "step": float(at), "best": went.best, "end": went.end},
+            shows=("loss",),
+        ),
+        Evidence(text=went.in_words, numbers={"learned": went.learned}, shows=("loss",)),
+        Evidence(
+            text=f"The largest of the sampled steps moved the typical weight by {largest:.2g} of its size; {typical:.2g} is usual.",
+            numbers={"largest_update_ratio": largest, "typical_update_ratio": typical},
+            shows=("update_ratio",),
+        ),
+    ]
     yield Finding(
         problem="lr_too_high",
         severity="error" if went.learned < 0.5 else "warning",
         where="optimizer",
         title="The learning rate is too high" + (f" ({rate[0]:g})" if rate else ""),
-        evidence=(
-            Evidence(
-                text=f"The typical step moves the typical weight by {typical:.2g} of its size; the first sampled one by {first:.2g}.",
-                numbers={"typical_update_ratio": typical, "first_update_ratio": first},
-                shows=("update_ratio",),
-            ),
-            Evidence(
-                text=went.in_words + (f" Its best tenth of the run averaged {went.best:.4g}." if went.finite else ""),
-                numbers={"learned": went.learned, "best": went.best},
-                shows=("loss",),
-            ),
-        ),
+        evidence=tuple(evidence),
         cause="A gradient step lowers the loss only while the second-order term of its Taylor expansion stays below the first-order "
         "one: lr < 2 g'g / g'Hg. Beyond that the step overshoots, and the loss jumps about or grows.",
         source="Goodfellow, Bengio, Courville, Deep Learning, 2016, section 4.3.1; LeCun et al. 1998",
@@ -59,6 +85,7 @@ def lr_too_high(training: TrainingRecord) -> Iterator[Finding]:
             "lr_scale(factor=0.1)",
             "lr_scale(factor=0.01)",
             "lr_scale(factor=0.3)",
+            *([f"warmup(steps={max(10, training.steps // 20)})"] if thrown else []),
             "batch_norm",
             "clip_norm(max_norm=1.0)",
             "adam",
