@@ -182,6 +182,13 @@ class Technique:
         """Change the training in place and say what was changed; raise :class:`NothingToDo` if nothing could be."""
         raise TypeError(f"{type(self).__name__} does not implement apply(training)")
 
+    def plain(self, training: TrainingLike) -> str:
+        """How plain torch does the same to this training, for those who keep the technique without trimtab: code, and where it goes.
+
+        Asked before :meth:`apply`. Empty, unless there is a simple way that gives the same values, or says how close it comes.
+        """
+        return ""
+
     def __str__(self) -> str:
         """The text form: ``name(field=value, ...)`` with the fields that differ from their defaults."""
         given = [

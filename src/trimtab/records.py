@@ -133,13 +133,30 @@ class Flow(Record):
 
 
 class CodePlace(Record):
-    """Where a script makes its optimizer, and what it calls model and optimizer there."""
+    """Where a script makes its optimizer, and what it calls model and optimizer there.
+
+    ``lines`` keep a recipe, with ``.apply(...)`` in the place of its text. They go after the statement of ``source``, which ends in
+    ``line``; before it, it begins in ``first``; or stand instead of it.
+    """
 
     file: str
     line: int
     source: str
     model_name: str = ""
     optimizer_name: str = ""
+    first: int = 0
+    where: Literal["after", "before", "instead"] = "after"
+    lines: tuple[str, ...] = ()
+
+
+class Applied(Record):
+    """What a trial has applied to one of its trainings: where the lines that keep it go, how plain torch says the same, what weights the
+    model has more than before, and whether the optimizer's groups go on showing the script's rate."""
+
+    code: CodePlace | None = None
+    plain: tuple[str, ...] = ()
+    weights: tuple[str, ...] = ()
+    rates: bool = False
 
 
 class Asked(Record):
@@ -292,6 +309,7 @@ class Trial(Record):
     error: str = ""
     curves: dict[str, Series] = {}
     changed: tuple[str, ...] = ()
+    applied: tuple[Applied, ...] = ()
 
     def _in_short(self) -> str:
         ended = _short(self.value) if self.status == "ok" else self.status
@@ -311,7 +329,8 @@ class Arm(Record):
     """A recipe against the baseline over paired seeds. Effects are oriented so that positive is better.
 
     ``low``/``high`` bound the mean paired difference (t interval at ``Comparison.level``), ``p_sign`` is the exact two-sided
-    sign-flip probability, ``p_holm`` the t-test probability after Holm's correction over the arms.
+    sign-flip probability, ``p_holm`` the t-test probability after Holm's correction over the arms. ``lines`` keep the recipe of an arm
+    that is proven.
     """
 
     recipe: str
@@ -331,6 +350,7 @@ class Arm(Record):
     no_effect: int = 0
     baseline_diverged: int = 0
     note: str = ""
+    lines: tuple[str, ...] = ()
 
     def _in_short(self) -> str:
         interval = f" [{_short(self.low)}, {_short(self.high)}]"

@@ -17,10 +17,11 @@ import trimtab as tt
 from tests.trial.conftest import DEEP, clusters, mark
 from trimtab.records import Arm, Comparison, Metric, Trial
 from trimtab.store import Store
+from trimtab.trial.permanent import permanent_lines
 from trimtab.trial.run import Job
 from trimtab.trial.session import Session
 from trimtab.trial.subjects import Script
-from trimtab.trial.treat import FRESH, permanent_lines, treat_watched
+from trimtab.trial.treat import FRESH, treat_watched
 
 TREAT = importlib.import_module("trimtab.trial.treat")  # the name is also that of its function
 SICK = clusters(DEEP, epochs=16)
@@ -48,6 +49,7 @@ def test_a_sick_script_is_treated_and_the_lines_keep_the_effect(train, engine, m
     # the lines, put where they say, give by hand what the trial of seed 0 gave
     where, *lines = found.lines
     number = int(re.fullmatch(r"# in train.py, after line (\d+): optimizer = torch.optim.SGD\(.*", where)[1])
+    assert [arm.lines for arm in found.confirmation.arms] == [found.lines]
     text = SICK.splitlines()
     train.with_name("by_hand.py").write_text("\n".join([*text[:number], *lines, *text[number:]]))
     command = [sys.executable, str(train.with_name("by_hand.py"))]
@@ -115,7 +117,7 @@ def test_a_budget_for_nothing_says_so(train, engine):
 
 
 def test_lines_for_code_that_was_not_found():
-    assert permanent_lines("he_init", None)[-1] == 'tt.attach(model, optimizer).apply("he_init")'
+    assert permanent_lines("he_init", [])[-1] == 'tt.attach(model, optimizer).apply("he_init")'
 
 
 # -- resumed after a kill --------------------------------------------------------------------------------------------

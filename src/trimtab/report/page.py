@@ -90,7 +90,7 @@ def page(
     shown = headline(treatment, comparison, tuning)
     return environment.from_string((room / "page.html").read_text(encoding="utf-8")).render(
         run=run, findings=findings, treatment=treatment, tuning=tuning, searched=searched, tables=tables, sections=sections,
-        lines=next((one.lines for one in (tuning, treatment) if one is not None and one.lines), ()),
+        kept=_kept(treatment, comparison, tuning),
         leading=words.leading(tuning.probes, tuning.metric, BEST) if tuning is not None else (),
         main=next((section for section in sections if section.training is run.main), None),
         verdict=verdict(run, findings, treatment, comparison, tuning), tone=tone(run, findings, treatment, comparison, tuning),
@@ -99,6 +99,15 @@ def page(
         style=Markup((room / "page.css").read_text(encoding="utf-8")),
         script=Markup((room / "page.js").read_text(encoding="utf-8")),
     )  # fmt: skip
+
+
+def _kept(
+    treatment: Treatment | None, comparison: Comparison | None, tuning: Tuning | None
+) -> list[tuple[str, tuple[str, ...]]]:
+    """What is proven, with the lines that keep it."""
+    found = [(one.recipe, one.lines) for one in (tuning, treatment) if one is not None][:1]
+    found += [(arm.recipe, arm.lines) for arm in comparison.arms] if comparison is not None else []
+    return [(recipe, lines) for recipe, lines in found if lines]
 
 
 def _tables(treatment: Treatment | None, comparison: Comparison | None, tuning: Tuning | None) -> Iterator[Table]:

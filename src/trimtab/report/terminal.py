@@ -81,15 +81,17 @@ def findings_view(findings: Sequence[Finding]) -> RenderableType:
     return Group(*blocks)
 
 
-def comparison_view(comparison: Comparison, words: bool = True) -> RenderableType:
-    """The arms in a table: mean, effect with interval, probabilities, wins, lost seeds; then notes and words."""
+def comparison_view(comparison: Comparison, words: bool = True, lines: bool = True) -> RenderableType:
+    """The arms in a table: mean, effect with interval, probabilities, wins, lost seeds; then notes and words, and the lines that keep what
+    is proven."""
     noted: dict[str, list[str]] = {}
     for arm in comparison.arms:
         if arm.note:
             noted.setdefault(arm.note, []).append(arm.recipe)
     notes = [_hanging("-", _text(f"{'; '.join(recipes)}: {note}")) for note, recipes in noted.items()]
     sentences = comparison.words if words else ()
-    return Group(_Arms(comparison), *notes, *(_hanging("-", _text(sentence)) for sentence in sentences))
+    kept = [part for arm in comparison.arms if lines for part in _lines(arm.lines, f" for {arm.recipe}")]
+    return Group(_Arms(comparison), *notes, *(_hanging("-", _text(sentence)) for sentence in sentences), *kept)
 
 
 class _Arms:
@@ -148,9 +150,13 @@ def treatment_view(treatment: Treatment) -> RenderableType:
     parts: list[RenderableType] = []
     if treatment.search is not None:
         last = treatment.confirmation is None  # what the statistics can show is said once, below the last table
-        parts += [_text("Search", style="bold"), comparison_view(treatment.search, words=last), Text()]
+        parts += [_text("Search", style="bold"), comparison_view(treatment.search, last, False), Text()]
     if treatment.confirmation is not None:
-        parts += [_text("Confirmation on fresh seeds", style="bold"), comparison_view(treatment.confirmation), Text()]
+        parts += [
+            _text("Confirmation on fresh seeds", style="bold"),
+            comparison_view(treatment.confirmation, lines=False),
+            Text(),
+        ]
     parts += [_hanging("-", _text(sentence)) for sentence in treatment.words]
     return Group(*parts, *_lines(treatment.lines))
 
@@ -163,7 +169,11 @@ def tuning_view(tuning: Tuning) -> RenderableType:
         decided = ", ".join(f"{name} {100 * share:.0f} %" for name, share in ranked)
         parts += [_hanging("-", _text(importance(tuning))), _hanging(" ", _text(decided, style="cyan")), Text()]
     if tuning.confirmation is not None:
-        parts += [_text("Confirmation on fresh seeds", style="bold"), comparison_view(tuning.confirmation), Text()]
+        parts += [
+            _text("Confirmation on fresh seeds", style="bold"),
+            comparison_view(tuning.confirmation, lines=False),
+            Text(),
+        ]
     parts += [_hanging("-", _text(sentence)) for sentence in tuning.words]
     return Group(*parts, *_lines(tuning.lines))
 
@@ -181,12 +191,12 @@ def _probes(tuning: Tuning) -> RenderableType:
     return Group(title, table)
 
 
-def _lines(lines: Sequence[str]) -> list[RenderableType]:
+def _lines(lines: Sequence[str], of: str = "") -> list[RenderableType]:
     """Lines to add, flush left and unbroken, to be copied as they are."""
     if not lines:
         return []
     return [
-        _text("Lines to add:", style="bold"),
+        _text(f"Lines to add{of}:", style="bold"),
         *(_text(line, style="green", no_wrap=True, overflow="ignore") for line in lines),
     ]
 

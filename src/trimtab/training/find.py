@@ -1,25 +1,14 @@
-"""Finding a model from its parameters, and the place in a script where its optimizer is made."""
+"""Finding a model from its parameters, inside of wrappers."""
 
 from __future__ import annotations
 
-import ast
 import gc
-import linecache
-import sys
 import weakref
 from collections.abc import Iterable
-from pathlib import Path
-from types import FrameType
-from typing import Any
 
 import torch
 from torch import nn
 
-from trimtab.records import CodePlace
-from trimtab.training.variables import variable
-
-_PACKAGE = str(Path(__file__).resolve().parents[1])
-_TORCH = str(Path(torch.__file__).resolve().parent)
 _compiled: weakref.WeakSet[nn.Module] = weakref.WeakSet()
 
 
@@ -88,65 +77,6 @@ def is_compiled(module: nn.Module) -> bool:
     return module in _compiled or module._compiled_call_impl is not None
 
 
-def code_place(model: nn.Module | None, frame: FrameType | None = None) -> CodePlace | None:
-    """Where the user's code stands right now, with its names for the model and the optimizer.
-
-    ``None`` where an installed package makes the optimizer by itself: then no line of the user's does.
-    """
-    frame = frame or sys._getframe(1)
-    while frame and (
-        frame.f_code.co_filename.startswith((_PACKAGE, _TORCH, "<frozen")) or frame.f_code.co_filename[:1] == "<"
-    ):
-        frame = frame.f_back
-    if frame is None or is_installed(frame.f_code.co_filename):
-        return None
-    file, line = frame.f_code.co_filename, frame.f_lineno
-    positions = list(frame.f_code.co_positions())[frame.f_lasti // 2]
-    statement = _statement(file, line, positions[2] or 0)
-    end = statement.end_lineno if statement else line
-    target = statement.targets[0] if isinstance(statement, ast.Assign) else getattr(statement, "target", None)
-    return CodePlace(
-        file=file,
-        line=end or line,
-        source=linecache.getline(file, statement.lineno if statement else line).rstrip(),
-        model_name=_name_of(model, frame),
-        optimizer_name=ast.unparse(target) if isinstance(target, (ast.Name, ast.Attribute)) else "",
-    )
-
-
 def is_installed(file: str) -> bool:
     """Whether a source file belongs to an installed package, and not to the user's own code."""
     return "site-packages" in file or "dist-packages" in file
-
-
-def _statement(file: str, line: int, column: int) -> Any:
-    """The innermost statement that covers this place; several may share a line."""
-    try:
-        tree = ast.parse("".join(linecache.getlines(file)))
-    except SyntaxError:
-        return None
-    covering = [
-        node
-        for node in ast.walk(tree)
-        if isinstance(node, ast.stmt)
-        and (node.lineno, node.col_offset)
-        <= (line, column)
-        < (node.end_lineno or line, node.end_col_offset or column + 1)
-    ]
-    return max(covering, key=lambda node: (node.lineno, node.col_offset), default=None)
-
-
-def _name_of(model: nn.Module | None, frame: FrameType) -> str:
-    if model is None:
-        return ""
-    code = frame.f_code
-    names = dict.fromkeys([*code.co_varnames, *code.co_cellvars, *code.co_freevars])
-    for scope in ({name: variable(frame, name) for name in names}, frame.f_globals):
-        for name, value in scope.items():
-            if issubclass(type(value), nn.Module) and unwrap(value) is model:
-                return name
-    holder = variable(frame, "self")
-    for name, value in getattr(holder, "__dict__", {}).items():
-        if isinstance(value, nn.Module) and unwrap(value) is model:
-            return f"self.{name}"
-    return "self" if holder is model else ""

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from trimtab.recipe import Change, Event, NothingToDo, Recipe, Technique
-from trimtab.records import Flow
+from trimtab.records import CodePlace, Flow
 from trimtab.training import taps, twins
 from trimtab.training.evaluations import Labels
 from trimtab.training.find import unwrap
@@ -47,6 +47,7 @@ class Training(Gates):
         self.changes: list[Change] = []
         self._recipes: list[Recipe] = []  # that were applied, or wait for another optimizer
         self._names: list[set[str]] = []  # of the weights, before techniques have changed the models
+        self.code: CodePlace | None = None  # where its optimizers are made
         self.kept: list[torch.optim.Optimizer] = []  # optimizers that live at least as long as the handle
         self.members: list[Member] = []
         self._events: dict[str, list[Callable[..., None]]] = {}
@@ -251,13 +252,24 @@ class Training(Gates):
         self._emit("step", loss)
         self.step += 1
 
+    @property
+    def new_weights(self) -> tuple[str, ...]:
+        """What the models hold in ``state_dict()`` beyond what they held before techniques have changed them."""
+        pairs = zip(self.models, self._names, strict=False)
+        return tuple(name for model, before in pairs for name in model.state_dict() if name not in before)
+
+    @property
+    def changes_rates(self) -> bool:
+        """Whether the rates that are used are others than those that the optimizers show."""
+        return self._rates.any
+
     def watch(self, **options: Any) -> Recorder:
         """Begin to record this training: ``with tt.attach(model, optimizer).watch() as recorder: ...``.
 
         ``recorder.close()`` ends it and gives the :class:`~trimtab.records.RunRecord` that :func:`trimtab.diagnose` reads.
         Options are those of :class:`trimtab.Recorder` (``store=``, ``every=`` ...).
         """
-        from trimtab.training.find import code_place
+        from trimtab.training.edits import code_place
         from trimtab.training.recorder import Recorder
 
         place = code_place(self.model)

@@ -31,6 +31,11 @@ class Rates:
         self._factors.append(factor)
         return lambda: self._factors.remove(factor) if factor in self._factors else None
 
+    @property
+    def any(self) -> bool:
+        """Whether a factor is there."""
+        return bool(self._factors)
+
     def enter(self, optimizer: torch.optim.Optimizer) -> None:
         """A step begins."""
         if self in _open.get(optimizer, ()):  # the last step ended in an exception

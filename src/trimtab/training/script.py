@@ -11,7 +11,7 @@ import sys
 import traceback
 import types
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,9 @@ import torch
 
 from trimtab.records import CodePlace
 from trimtab.training import taps
+from trimtab.training.edits import Site, site_of
 from trimtab.training.files import written
-from trimtab.training.find import code_place, models_of
+from trimtab.training.find import models_of
 from trimtab.training.handle import Training
 from trimtab.training.printed import read_along
 
@@ -49,6 +50,7 @@ def trainings_found(call: Callable[[Training, CodePlace | None], None]) -> Itera
     temperature, a perturbation of the inputs) makes a training only where no model is trained.
     """
     known: list[weakref.ref[Training]] = []
+    sites: weakref.WeakKeyDictionary[Training, Site | None] = weakref.WeakKeyDictionary()
 
     def on_optimizer(optimizer: torch.optim.Optimizer) -> None:
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
@@ -58,6 +60,7 @@ def trainings_found(call: Callable[[Training, CodePlace | None], None]) -> Itera
             mine = {id(p) for o in training.optimizers for group in o.param_groups for p in group["params"]}
             if any(model in training.models for model in models) or any(id(p) in mine for p in parameters):
                 training.join(optimizer)
+                _find_code(training, sites, sys._getframe(1))
                 return
         if not models and any(training.models for training in trainings):
             return
@@ -66,13 +69,33 @@ def trainings_found(call: Callable[[Training, CodePlace | None], None]) -> Itera
                 training.undo().close()
         training = Training(models, [optimizer])
         known.append(weakref.ref(training))
-        call(training, code_place(training.model, sys._getframe(1)))
+        _find_code(training, sites, sys._getframe(1))
+        call(training, training.code)
 
     stop = taps.listen("optimizer", on_optimizer)
     try:
         yield
     finally:
         stop()
+
+
+def _find_code(training: Training, sites: MutableMapping[Training, Site | None], frame: types.FrameType) -> None:
+    """Find out where the newest optimizer of a training is made; what is not sure yet shows at the first step."""
+    site = None
+    with contextlib.suppress(Exception):  # of what a script holds, anything may raise when it is looked at
+        site = site_of(training.models, training.optimizers, frame, sites.get(training))
+    sites[training] = site
+    training.code = site.place if site is not None else None
+    if site is None or site.sure:
+        return
+    mine = weakref.ref(training)
+
+    def settle(_: torch.optim.Optimizer) -> None:
+        stop()
+        if (found := mine()) is not None and sites.get(found) is site:
+            found.code = site.settled(found.optimizers)
+
+    stop = training.on("before_step", settle)
 
 
 def run_script(

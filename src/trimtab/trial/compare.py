@@ -10,6 +10,7 @@ import msgspec
 
 from trimtab.recipe import Recipe, RecipeError, Technique
 from trimtab.records import Arm, Asked, Comparison, RunRecord, Trial
+from trimtab.trial.permanent import permanent_lines
 from trimtab.trial.progress import shown
 from trimtab.trial.session import Engine, Progress, Session
 from trimtab.trial.stats import compare_arms, words
@@ -100,14 +101,15 @@ def summed_up(session: Session, trials: Mapping[str, Sequence[Trial]], seeds: Se
         metric=session.metric,
         seeds=tuple(seed for seed in seeds if seed in made),
         baseline=tuple(by_seed[seed].value if seed in by_seed else math.nan for seed in seeds if seed in made),
-        arms=tuple(_with_reasons(arm, trials[arm.recipe]) for arm in arms),
+        arms=tuple(_completed(arm, trials[arm.recipe]) for arm in arms),
         trials=tuple(trial for recipe in trials for trial in trials[recipe]),
     )
     return msgspec.structs.replace(comparison, words=words(comparison))
 
 
-def _with_reasons(arm: Arm, trials: Sequence[Trial]) -> Arm:
-    """The arm, its note saying why trials of it failed or changed nothing, each reason once."""
+def _completed(arm: Arm, trials: Sequence[Trial]) -> Arm:
+    """The arm, its note saying why trials of it failed or changed nothing, each reason once; with the lines that keep it, if it is proven."""
     said = [trial.error.rstrip(".") for trial in trials if trial.status in ("failed", "no_effect") and trial.error]
     reasons = [f"Reason: {reason}." for reason in dict.fromkeys(said)]
-    return msgspec.structs.replace(arm, note=" ".join(filter(None, [arm.note, *reasons])))
+    lines = permanent_lines(arm.recipe, trials) if arm.proven else ()
+    return msgspec.structs.replace(arm, note=" ".join(filter(None, [arm.note, *reasons])), lines=lines)

@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from msgspec.structs import replace
 
 from trimtab.quantities import judged, value
 from trimtab.recipe import NothingToDo, Recipe
-from trimtab.records import Asked, CodePlace, Flow, Metric, RunRecord, Series, TrainingRecord, Trial
+from trimtab.records import Applied, Asked, CodePlace, Flow, Metric, RunRecord, Series, TrainingRecord, Trial
 from trimtab.store import Keeping
 from trimtab.training import Recorder, Training, shifted
 from trimtab.training.stage import stage
@@ -80,6 +81,7 @@ def run_job(
         Follower(job.live, job.metric, recorder, tell) if job.live is not None and job.metric is not None else None
     )
     tried: dict[int, Training] = {}  # by the place of the training in the run
+    plain: dict[int, tuple[str, ...]] = {}  # how torch says the same
     refused: list[str] = []
 
     def on_training(training: Training, code: CodePlace | None) -> None:
@@ -87,6 +89,7 @@ def run_job(
         training.seen = job.flows[place] if place < len(job.flows) else None
         try:
             tried[place] = training
+            plain[place] = tuple(filter(None, [technique.plain(training) for technique in recipe]))
             training.apply(recipe)
         except NothingToDo as error:
             refused.append(str(error))
@@ -106,7 +109,16 @@ def run_job(
         outcome = job.subject.run(heard)
     recorder.exit_code, recorder.error = outcome.exit_code, outcome.error
     run = recorder.close()
-    return Result(_judge(job, run, _idle(job, run, tried, refused), recorder.off), run)
+    trial = _judge(job, run, _idle(job, run, tried, refused), recorder.off)
+    if trial.status != "ok":
+        return Result(trial, run)
+    stepped = [index for index, training in tried.items() if training.changes and run.trainings[index].steps]
+    applied = (_applied(tried[index], plain[index]) for index in stepped)
+    return Result(replace(trial, applied=tuple(dict.fromkeys(applied))), run)
+
+
+def _applied(training: Training, plain: tuple[str, ...]) -> Applied:
+    return Applied(code=training.code, plain=plain, weights=training.new_weights, rates=training.changes_rates)
 
 
 def _idle(job: Job, run: RunRecord, tried: dict[int, Training], refused: list[str]) -> list[str]:

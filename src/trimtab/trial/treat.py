@@ -5,15 +5,15 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
-from pathlib import Path
 
 import msgspec
 
 from trimtab.doctor import CONTROLS, diagnose
 from trimtab.recipe import Recipe, RecipeError
-from trimtab.records import Arm, Asked, CodePlace, Comparison, Finding, Metric, RunRecord, Treatment
+from trimtab.records import Arm, Asked, Comparison, Finding, Metric, RunRecord, Treatment
 from trimtab.trial.compare import of_trials
 from trimtab.trial.pace import pace_words
+from trimtab.trial.permanent import permanent_lines
 from trimtab.trial.progress import shown
 from trimtab.trial.session import Engine, Progress, Session
 from trimtab.trial.subjects import Subject
@@ -107,7 +107,7 @@ def _searched(session: Session, run: RunRecord, start: Treatment, wanted: list[s
         recipe=best,
         search=search,
         confirmation=confirmation,
-        lines=permanent_lines(best, run.main.code if run.main else None) if best else (),
+        lines=permanent_lines(best, confirmation.trials) if confirmation is not None else (),
         words=tuple(words),
         seconds=session.seconds,
     )
@@ -217,24 +217,3 @@ def doubts(arm: Arm) -> list[str]:
             "The interval of the confirmed effect includes zero: the improvement is not proven at this number of seeds."
         )
     return words
-
-
-def permanent_lines(recipe: str, code: CodePlace | None) -> tuple[str, ...]:
-    """The lines that make a recipe permanent, indented for the place where they go."""
-    call = f'.apply("{recipe}")'
-    if code is None:
-        return (
-            "# after the line that makes your optimizer:",
-            "import trimtab as tt",
-            f"tt.attach(model, optimizer){call}",
-        )
-    indent = code.source[: len(code.source) - len(code.source.lstrip())]
-    model, optimizer = code.model_name or "model", code.optimizer_name or "optimizer"
-    source = code.source.strip()
-    if len(source) > 50:  # it must fit on one line of a terminal: it is there to be copied
-        source = f"{source[:47]}..."
-    return (
-        f"{indent}# in {Path(code.file).name}, after line {code.line}: {source}",
-        f"{indent}import trimtab as tt",
-        f"{indent}tt.attach({model}, {optimizer}){call}",
-    )

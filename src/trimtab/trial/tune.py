@@ -13,12 +13,13 @@ from trimtab.records import Arm, Asked, Comparison, Metric, Probe, RunRecord, St
 from trimtab.trial.compare import of_trials
 from trimtab.trial.live import Live
 from trimtab.trial.pace import pace_words
+from trimtab.trial.permanent import permanent_lines
 from trimtab.trial.progress import shown
 from trimtab.trial.search import BY_DOCTOR, Search, require_optuna
 from trimtab.trial.session import Engine, Progress, Session
 from trimtab.trial.space import Space
 from trimtab.trial.subjects import Subject
-from trimtab.trial.treat import FRESH, doubts, permanent_lines
+from trimtab.trial.treat import FRESH, doubts
 
 REASONS = 3  # of failed trials that are told
 SEED = 0  # of the search: all recipes see the same weights and batches, so that they differ by themselves only
@@ -134,7 +135,7 @@ def tune_watched(
         quantile=quantile,
         recipe=recipe,
         confirmation=confirmation,
-        lines=permanent_lines(recipe, run.main.code) if recipe else (),
+        lines=permanent_lines(recipe, confirmation.trials) if recipe and confirmation is not None else (),
         words=(*words, *session.remarks),
         seconds=session.seconds,
     )
