@@ -78,7 +78,10 @@ _SCORE = re.compile("|".join(rf"(?P<s{place}>(?<!\w)(?:{words})(?!\w))" for plac
 
 _SPLITS: tuple[tuple[Split, str], ...] = (
     ("train", r"train|training|trn|tr"),
-    ("val", r"val|valid|validation|dev|held ?out|holdout|oof|out of fold|cv|cross ?val(?:idation)?|cross ?validated"),
+    (
+        "val",
+        r"val|vali|valid|validation|dev|held ?out|holdout|oof|out of fold|cv|cross ?val(?:idation)?|cross ?validated",
+    ),
     ("test", r"test|testing|tst"),
     ("eval", r"eval|evaluation"),
 )

@@ -47,6 +47,8 @@ from trimtab.training.printed import Lines, Printed, printed_numbers
         ("val acc 9,823/10,000", {"val accuracy": 0.9823}),
         ("Test: [1/2] Loss 5.1e-01 (4.2e-01) Acc@1  70.00 ( 67.50)", {"test loss": 0.42, "test top-1 accuracy": 67.5}),
         ("best val loss 0.52 (12)", {"best val loss": 0.52}),
+        ("Test Accuracy: 64% (26/40)", {"test accuracy": 0.65}),
+        ("Got 23 / 40 correct (57.50)", {"accuracy": 0.575}),
         ("Val F1-score (macro): 0.54", {"val f1": 0.54}),
         ("", {}),
         ("glossary 5, accelerate 3, losses 2", {}),
@@ -70,6 +72,9 @@ def test_printed_numbers(line, numbers):
         (["  Class   Images   mAP50", "    all       40    0.51"], {"average precision": 0.51}),
         (["epoch,valid_loss", "0,1.25"], {"val loss": 1.25}),
         (["epoch  val_loss", "epoch 1 took 3 s"], {}),
+        (["Checking accuracy on validation set", "Iteration 2, loss = 1.5 now"], {"val loss": 1.5}),
+        (["Validation:", "loss 0.5", "loss 0.7"], {"loss": 0.7}),
+        (["AP @[ IoU=0.50:0.95 ]: mAP = 0.4", "AP @[ IoU=0.50 ]: mAP = 0.6"], {}),
     ],
 )  # fmt: skip
 def test_tables(lines, numbers):

@@ -870,6 +870,48 @@ print("3 epochs completed in 0.001 hours.")
 """,
 )
 
+way(
+    "how many are correct, under a line that says of what",
+    "printed val accuracy",
+    "max",
+    """\
+def check_accuracy(x, y):
+    with torch.no_grad():
+        correct = (model(x).argmax(1) == y).sum().item()
+    print("Checking accuracy on validation set")
+    print("Got %d / %d correct (%.2f)" % (correct, len(x), 100 * correct / len(x)))
+    return correct / len(x)
+
+
+for number in range(3):
+    for i, rows in enumerate(torch.arange(120).split(30)):
+        loss = F.cross_entropy(model(x[rows]), y[rows])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        if i % 2 == 0:
+            print("Iteration %d, loss = %.4f" % (i, loss.item()))
+    answer = check_accuracy(vx, vy)
+""",
+)
+
+way(
+    "the table of COCO",
+    "printed average precision",
+    "max",
+    """\
+for number in range(3):
+    epoch()
+    ap = check(vx, vy)[1]
+    print("Accumulating evaluation results...\\nDONE (t=0.01s).\\nIoU metric: bbox")
+    print(f" Average Precision  (AP) @[ IoU=0.50:0.95 | area=   all | maxDets=100 ] = {ap:0.3f}")
+    print(f" Average Precision  (AP) @[ IoU=0.50      | area=   all | maxDets=100 ] = {min(1, ap * 1.3):0.3f}")
+    print(f" Average Precision  (AP) @[ IoU=0.50:0.95 | area= small | maxDets=100 ] = {-1:0.3f}")
+    print(f" Average Recall     (AR) @[ IoU=0.50:0.95 | area=   all | maxDets=100 ] = {ap * 0.9:0.3f}")
+    answer = float(f"{ap:0.3f}")
+""",
+)
+
 # -- printed when training is over -----------------------------------------------------------------------------------
 
 way(
@@ -1048,6 +1090,29 @@ for fold in range(4):
 print("========== CV ==========")
 print(f"CV RMSE: {((oof - target) ** 2).mean().sqrt():.5f}")
 answer = float(f"{((oof - target) ** 2).mean().sqrt():.5f}")
+""",
+)
+
+way(
+    "the best weights, a test, a share and its fraction",
+    "printed test accuracy",
+    "max",
+    """\
+import copy
+
+valid_loss_min = float("inf")
+for number in range(1, 6):
+    train_loss, _ = epoch()
+    valid_loss, _ = check(vx, vy)
+    print("Epoch: {} \\tTraining Loss: {:.6f} \\tValidation Loss: {:.6f}".format(number, train_loss, valid_loss))
+    if valid_loss <= valid_loss_min:
+        print("Validation loss decreased ({:.6f} --> {:.6f}).  Saving model ...".format(valid_loss_min, valid_loss))
+        weights, valid_loss_min = copy.deepcopy(model.state_dict()), valid_loss
+model.load_state_dict(weights)
+test_loss, test_acc = check(tx, ty)
+print("Test Loss: {:.6f}\\n".format(test_loss))
+print("\\nTest Accuracy: %2d%% (%2d/%2d)" % (100 * test_acc, round(40 * test_acc), 40))
+answer = round(40 * test_acc) / 40
 """,
 )
 

@@ -22,6 +22,9 @@ _PLAIN_NUMBER = r"[-+]?(?:\d{1,3}(?:,\d{3})+(?![,\d])(?:\.\d+)?|\d+\.?\d*(?:[eE]
 _NUMBER = re.compile(rf"(?<![\w.@^]){_PLAIN_NUMBER}(?![\w@]|\.\w|-[A-Za-z])", re.IGNORECASE)
 _FRACTION = re.compile(r"\s?/\s?(\d[\d,]*)(?![\w.])")
 _AVERAGE = re.compile(rf"\s?\(\s*({_PLAIN_NUMBER})\s*\)", re.IGNORECASE)
+_SHARE = re.compile(r"\s?%\s?\(\s*(\d+)\s?/\s?(\d+)\s*\)")
+_CORRECT = re.compile(r"\s*(?:are |were )?(?:correct|right)(?!\w)", re.IGNORECASE)
+_QUALIFIER = re.compile(r"@\s?\[([^\]]*)\]")  # "average precision @[ IoU=0.50:0.95 | area=all ] = 0.5"
 _PERCENT = re.compile(r"\s*\(?\s*%")
 _UNIT = re.compile(r"\s?(?:ms|s|sec|secs|seconds?|min|minutes?|h|hours?|[kmg]i?b)(?!\w)", re.IGNORECASE)
 _SPREAD = re.compile(r"(?:±|\+/?[-−])\s*\(?\s*$")
@@ -33,6 +36,7 @@ _COLON = re.compile(  # said at more length: "accuracy of the network on the 100
 _FILLING = re.compile(
     r"(?<!\w)(?:set|data|split|score|result|results|metrics|value|so far|at|on|of|the|a|is|was|reached|and|tensor)(?!\w)"
 )
+_DOING = re.compile(r"(?<!\w)(?:checking|computing|evaluating|performing|running|starting|begin|start)(?!\w)")
 _UNKNOWN = re.compile(
     rf"(?<![\w.])([A-Za-z][A-Za-z0-9 _/@-]{{1,40}}?)\s*[:=]\s*(?={_PLAIN_NUMBER}(?![\w/:]))", re.IGNORECASE
 )
@@ -84,6 +88,8 @@ def printed_numbers(line: str, header: str = "") -> dict[str, float]:
         elif carried == "" and split and _alone(words, line, match):
             score = carried = "score" if _PERCENT.match(line, match.end()) else "loss"
         number, begin = _value(line, match)
+        if not score and not named and _FRACTION.match(line, match.end()) and _CORRECT.match(line, begin):
+            score = "accuracy"  # "Got 23 / 40 correct"
         if split:
             split_so_far = split
         if not score or split is None or _SPREAD.search(label):
@@ -161,6 +167,8 @@ def _value(line: str, match: re.Match) -> tuple[float, int]:
     value = float(text)
     if fraction := _FRACTION.match(line, end):
         return value / (float(fraction[1].replace(",", "")) or math.nan), fraction.end()
+    if share := _SHARE.match(line, end):  # "57.5% (23/40)": the finer one
+        return int(share[1]) / (int(share[2]) or math.nan), share.end()
     if percent := _PERCENT.match(line, end):
         return float(f"{text}e-2" if text.lower().strip("+-.0123456789") == "" else value / 100), percent.end()
     if (average := _AVERAGE.match(line, end)) and not average[1].isdecimal():  # "best 0.51 (12)" is of epoch 12
@@ -175,6 +183,8 @@ class Lines:
     titles: list[list[str]] = field(default_factory=list)  # of the columns, for every way to cut the line that has them
     header: str = ""
     hints: dict[str, tuple[int, str]] = field(default_factory=dict)
+    qualifiers: dict[str, str] = field(default_factory=dict)
+    _follows_header: bool = False
 
     def read(self, line: str) -> dict[str, float]:
         """The scores of the next line.
@@ -186,36 +196,41 @@ class Lines:
         ({}, {'val f1': 0.5})
         """
         line = _COLOUR.sub("", line[:LONGEST])
-        if not line[:1].isspace():
+        if not line[:1].isspace() and not self._follows_header:
             self.header = ""
+        self._follows_header = False
         if not _NUMBER.search(line):
             self._titles(line)
             return {}
-        found = self._row(line) or printed_numbers(line, self.header)
+        found = self._row(line) or self._scores(line)
         self._hint(line)
         return found
 
+    def _scores(self, line: str) -> dict[str, float]:
+        """The scores that a line names. With a qualifier in brackets, a score with another one is another score: the first counts."""
+        if not (qualifier := _QUALIFIER.search(line)):
+            return printed_numbers(line, self.header)
+        numbers = printed_numbers(_QUALIFIER.sub("", line), self.header)
+        return {n: value for n, value in numbers.items() if self.qualifiers.setdefault(n, qualifier[1]) == qualifier[1]}
+
     def _titles(self, line: str) -> None:
-        """A line without a number: the names of columns, the header of a group, or neither."""
+        """A line without a number: the names of columns, the header of a group (what is indented, and the next line), or neither."""
         titles = [cells for cells in _cells(line) if any(map(_column, cells))]
         if titles:
             self.titles = titles
         words = plain_words(re.sub(r"[\"'{}\[\]:=#*|]", " ", line))
         split, score = split_in(words), score_in(words)
-        if split and not _rest(words[: score[2][0]] + words[score[2][1] :] if score else words):
-            self.header = split
+        if split and not _rest(_DOING.sub(" ", words[: score[2][0]] + words[score[2][1] :] if score else words)):
+            self.header, self._follows_header = split, True
 
     def _row(self, line: str) -> dict[str, float]:
         """A row of the table whose names were printed last."""
         for cells in _cells(line) if self.titles else ():
             titles = next((titles for titles in self.titles if len(titles) == len(cells)), [])
-            columns = (
-                [(name, cell) for title, cell in zip(titles, cells, strict=True) if (name := _column(title))]
-                if titles
-                else []
-            )
+            columns = [(name, cell) for title, cell in zip(titles, cells, strict=False) if (name := _column(title))]
             matches = [_NUMBER.match(cell) for _, cell in columns]
-            if not any(matches):
+            numbers = sum(bool(_NUMBER.match(cell)) and cell[-1] not in ",:;" for cell in cells)
+            if not any(matches) or 2 * numbers < len(cells):  # a sentence, of as many words
                 continue
             of = next(
                 (split for cell in cells if (split := split_in(words := plain_words(cell))) and not _rest(words)), ""
