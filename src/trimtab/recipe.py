@@ -162,12 +162,14 @@ class Technique:
         group: what it is for in the catalogue: ``"normalization"``, ``"regularization"``, ``"augmentation"``, ``"optimization"``, or
             several of these.
         clashes: names of techniques that cannot be in the same recipe, each with the reason.
+        evaluates: whether a model computes something else in evaluation with it than its class says, although no new weight tells of it.
     """
 
     name: ClassVar[str] = ""
     acts_on: ClassVar[Place] = "model"
     group: ClassVar[str | tuple[str, ...]] = ""
     clashes: ClassVar[dict[str, str]] = {}
+    evaluates: ClassVar[bool] = False
     registry: ClassVar[dict[str, type[Technique]]] = {}
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -181,6 +183,11 @@ class Technique:
     def apply(self, training: TrainingLike) -> Change:
         """Change the training in place and say what was changed; raise :class:`NothingToDo` if nothing could be."""
         raise TypeError(f"{type(self).__name__} does not implement apply(training)")
+
+    @property
+    def stays(self) -> bool:
+        """Whether it belongs to a model also where that is not trained."""
+        return self.evaluates or self.acts_on in ("data", "model")
 
     def plain(self, training: TrainingLike) -> str:
         """How plain torch does the same to this training, for those who keep the technique without trimtab: code, and where it goes.

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from trimtab.records import Asked
+from trimtab.training.stage import stage
 from trimtab.trial.permanent import permanent_lines
 from trimtab.trial.run import Job, run_job
 from trimtab.trial.subjects import Script
@@ -340,13 +341,15 @@ def plainly(file: Path, capsys) -> float:
 
 @contextlib.contextmanager
 def own_modules(folder: Path):
-    """Modules beside a script are imported anew, as in a process of its own."""
+    """As in a process of its own: modules beside a script are imported anew, and its trainings end with it."""
     sys.path.insert(0, str(folder))
     importlib.invalidate_caches()
     try:
         yield
     finally:
         sys.path.remove(str(folder))
+        for training in stage.alive():
+            training.close()
         for name, module in list(sys.modules.items()):
             if str(getattr(module, "__file__", None)).startswith(str(folder)):
                 del sys.modules[name]
@@ -396,3 +399,94 @@ def test_the_lines_give_for_every_kind_of_technique_what_the_trial_gave(recipe, 
     before = plainly(folder / "train.py", capsys)
     add(permanent_lines(recipe, [proven]), folder)
     assert plainly(folder / "train.py", capsys) == proven.value != before
+
+
+SGD, STEP = "torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9)", "                optimizer.step()\n"
+SCHEDULER = "scheduler = torch.optim.lr_scheduler."
+IN_PLAIN_TORCH = {  # what is told, the edit by hand, and how near it comes
+    "lr_scale(factor=0.1)": ("lr=0.01 in the place of 0.1", [("lr=0.1,", "lr=0.01,")], 0),
+    "learning_rate(lr=0.02)": ("lr=0.02 in the place of 0.1", [("lr=0.1,", "lr=0.02,")], 0),
+    "batch_norm": (
+        "nn.BatchNorm1d(24) behind 0 (Linear), nn.BatchNorm1d(24) behind 2 (Linear)",
+        [("nn.Linear(16, 24),", "nn.Linear(16, 24), nn.BatchNorm1d(24),"), ("nn.Linear(24, 24),", "nn.Linear(24, 24), nn.BatchNorm1d(24),")],
+        0,
+    ),
+    "layer_norm(after='activation')": (
+        "nn.LayerNorm(24) behind 1 (Tanh), nn.LayerNorm(24) behind 3 (Tanh)",
+        [("nn.Tanh(),", "nn.Tanh(), nn.LayerNorm(24),")],
+        0,
+    ),
+    "label_smoothing": (
+        "label_smoothing=0.1 in the cross_entropy",
+        [("F.cross_entropy(model(x[batch]), y[batch])", "F.cross_entropy(model(x[batch]), y[batch], label_smoothing=0.1)")],
+        0,
+    ),
+    "clip_norm(max_norm=0.1)": (
+        "torch.nn.utils.clip_grad_norm_(model.parameters(), 0.1)",
+        [(STEP, "                torch.nn.utils.clip_grad_norm_(model.parameters(), 0.1)\n" + STEP)],
+        1e-4,  # the norms are of order 1, so that 1e-6 beside them is as much
+    ),
+    "clip_value(low=0.01)": (
+        "torch.nn.utils.clip_grad_value_(model.parameters(), 0.01)",
+        [(STEP, "                torch.nn.utils.clip_grad_value_(model.parameters(), 0.01)\n" + STEP)],
+        0,
+    ),
+    "l2(factor=0.1)": ("weight_decay=0.1", [("momentum=0.9)", "momentum=0.9, weight_decay=0.1)")], 0.01),
+    "weight_decay(factor=0.1, kind='coupled')": ("weight_decay=0.1", [("momentum=0.9)", "momentum=0.9, weight_decay=0.1)")], 0.01),
+    "adam(lr=0.01)": ("torch.optim.Adam(model.parameters(), lr=0.01)", [(SGD, "torch.optim.Adam(network.parameters(), lr=0.01)")], 1e-5),
+    "adamw(lr=0.01)": ("torch.optim.AdamW(model.parameters(), lr=0.01)", [(SGD, "torch.optim.AdamW(network.parameters(), lr=0.01)")], 1e-5),
+    "sgd(lr=0.05)": (
+        "torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)",
+        [(SGD, "torch.optim.SGD(network.parameters(), lr=0.05, momentum=0.9)")],
+        1e-5,
+    ),
+    "rmsprop(lr=0.01)": ("torch.optim.RMSprop(model.parameters(), lr=0.01)", [(SGD, "torch.optim.RMSprop(network.parameters(), lr=0.01)")], 1e-5),
+    "adagrad(lr=0.01)": ("torch.optim.Adagrad(model.parameters(), lr=0.01)", [(SGD, "torch.optim.Adagrad(network.parameters(), lr=0.01)")], 1e-5),
+    "adadelta(lr=1.0)": ("torch.optim.Adadelta(model.parameters(), lr=1.0)", [(SGD, "torch.optim.Adadelta(network.parameters(), lr=1.0)")], 1e-5),
+    "cosine_decay(steps=12, floor=0.1)": (
+        f"{SCHEDULER}CosineAnnealingLR(optimizer, T_max=12, eta_min=0.01)",
+        [
+            ("    fit(network", f"    global scheduler\n    {SCHEDULER}CosineAnnealingLR(optimizer, T_max=12, eta_min=0.01)\n    fit(network"),
+            (STEP, STEP + "                scheduler.step()\n"),
+        ],
+        1e-5,
+    ),
+    "exponential_decay(beta=0.8)": (
+        f"{SCHEDULER}ExponentialLR(optimizer, gamma=0.8)",
+        [
+            ("    fit(network", f"    global scheduler\n    {SCHEDULER}ExponentialLR(optimizer, gamma=0.8)\n    fit(network"),
+            (STEP, STEP + "                scheduler.step()\n"),
+        ],
+        1e-5,
+    ),
+    "dropout(p=0.2)": (
+        "nn.Dropout(0.2) before 2 (Linear), nn.Dropout(0.2) before 4 (Linear)",
+        [("nn.Tanh(),", "nn.Tanh(), nn.Dropout(0.2),")],
+        0.1,
+    ),
+    "xavier_init(gain=1.0)": (
+        "nn.init.xavier_normal_(layer.weight, gain=1) and nn.init.zeros_(layer.bias)",
+        [(
+            "    optimizer = torch",
+            "    for layer in network[::2]:\n        nn.init.xavier_normal_(layer.weight, gain=1)\n        nn.init.zeros_(layer.bias)\n"
+            "    optimizer = torch",
+        )],
+        0.1,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("recipe", IN_PLAIN_TORCH)
+def test_what_plain_torch_says_gives_what_the_trial_gave(recipe, folder, capsys):
+    said, edits, near = IN_PLAIN_TORCH[recipe]
+    text = BEGIN + PLAIN["main"]
+    (folder / "train.py").write_text(text)
+    proven, before = run(folder, recipe), plainly(folder / "train.py", capsys)
+    assert said in proven.applied[0].plain[0]
+    assert (near > 1e-3) == ("comes close" in proven.applied[0].plain[0])
+    for old, new in edits:
+        assert old in text
+        text = text.replace(old, new)
+    (folder / "train.py").write_text(text)
+    after = plainly(folder / "train.py", capsys)
+    assert after == pytest.approx(proven.value, rel=near, abs=0) and after != before

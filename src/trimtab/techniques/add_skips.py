@@ -43,6 +43,7 @@ class AddSkips(Technique):
 
     acts_on = "model"
     group = "regularization"
+    evaluates = True
 
     def apply(self, training: TrainingLike) -> Change:
         passed_over: list[str] = []

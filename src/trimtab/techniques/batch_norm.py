@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from trimtab.recipe import Change, Technique, TrainingLike
-from trimtab.techniques.insert import CLASHES, Site, check_place, insert_norms
+from trimtab.techniques.insert import CLASHES, Site, check_place, insert_norms, plain_norms
 from trimtab.techniques.surgery import training_now
 
 
@@ -61,6 +61,9 @@ class BatchNorm(Technique):
         check_place(self)
         if not 0 <= self.momentum <= 1:
             raise ValueError(f"momentum={self.momentum} must lie in [0, 1]: it is the share of the new batch.")
+
+    def plain(self, training: TrainingLike) -> str:
+        return plain_norms(self, training, self._norm_for)
 
     def apply(self, training: TrainingLike) -> Change:
         return insert_norms(self, training, "batch normalization", self._norm_for)

@@ -53,9 +53,9 @@ def chosen(technique: object, training: TrainingLike, only: str = "") -> list[tu
 
 
 def trained(training: TrainingLike, named: Iterable[tuple[str, nn.Parameter]]) -> list[tuple[str, nn.Parameter]]:
-    """Those of the parameters that are trained as things stand: they need gradients, and an optimizer holds them."""
+    """Those of the parameters that are trained as things stand: they need gradients, and an optimizer, if there is any, holds them."""
     held = {id(p) for optimizer in training.optimizers for group in optimizer.param_groups for p in group["params"]}
-    return [(name, p) for name, p in named if p.requires_grad and id(p) in held]
+    return [(name, p) for name, p in named if p.requires_grad and (id(p) in held or not training.optimizers)]
 
 
 def _own(module: nn.Module) -> list[nn.Parameter]:

@@ -52,6 +52,11 @@ class ClipNorm(Technique):
         if not self.max_norm > 0:
             raise ValueError(f"max_norm={self.max_norm} must be positive: it is the longest gradient let through.")
 
+    def plain(self, training: TrainingLike) -> str:
+        each, of = ("for p in model.parameters(): ", "p") if self.per_parameter else ("", "model.parameters()")
+        call = f"{each}torch.nn.utils.clip_grad_norm_({of}, {self.max_norm:g}) before optimizer.step()"
+        return f"{call}. It clips a little more: it divides by the norm + 1e-6."
+
     def apply(self, training: TrainingLike) -> Change:
         stats = ClipStats()
         what = "norm of each parameter's gradient" if self.per_parameter else "gradient norm"

@@ -47,6 +47,11 @@ class ClipValue(Technique):
     def __post_init__(self) -> None:
         bounds("clip_value", self.low, self.high)
 
+    def plain(self, training: TrainingLike) -> str:
+        if self.high not in (None, -self.low):
+            return ""
+        return f"torch.nn.utils.clip_grad_value_(model.parameters(), {abs(self.low):g}) before optimizer.step()."
+
     def apply(self, training: TrainingLike) -> Change:
         stats = ClipStats()
         low, high = bounds("clip_value", self.low, self.high)

@@ -58,6 +58,7 @@ class ConvertNorm(Technique):
 
     acts_on = "model"
     group = "normalization"
+    evaluates = True
 
     to: str = "group_norm"
     groups: int = 32

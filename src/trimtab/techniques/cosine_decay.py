@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from trimtab.optim.schedules import Cosine
-from trimtab.recipe import Technique
+from trimtab.recipe import Technique, TrainingLike
+from trimtab.techniques.plain import number_of
 from trimtab.techniques.rates import Scheduled, other_schedules
 
 
@@ -49,6 +50,14 @@ class CosineDecay(Scheduled, Technique):
 
     steps: int
     floor: float = 0.0
+
+    def plain(self, training: TrainingLike) -> str:
+        rate = number_of(training, "lr")
+        if rate is None:
+            return ""
+        floor = f", eta_min={rate * self.floor:g}" if self.floor else ""
+        call = f"scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max={self.steps}{floor})"
+        return f"{call}, and scheduler.step() behind every optimizer.step(), for no more than {self.steps} of them."
 
     def words(self) -> str:
         return f"falls along a cosine to {f'{self.floor:g} of itself' if self.floor else '0'} over {self.steps} updates"

@@ -13,9 +13,10 @@ from trimtab.nn.draws import check_choice
 from trimtab.nn.dropout import Dropout as DropoutPart
 from trimtab.nn.dropout import check_dropout
 from trimtab.nn.rates import rates_by_width
-from trimtab.reading.order import LINEAR
+from trimtab.reading.order import LINEAR, behind_the_first
 from trimtab.recipe import Change, Technique, TrainingLike
 from trimtab.techniques.hang_noise import check_rate, hang_noise, hidden_inputs
+from trimtab.techniques.plain import between
 from trimtab.techniques.surgery import training_now
 
 
@@ -65,6 +66,13 @@ class Dropout(Technique):
         check_dropout(self.name, self.p, self.scaling, self.count, self.shape)
         if self.by is not None:
             check_choice(self.name, "by", self.by, ("width",))
+
+    def plain(self, training: TrainingLike) -> str:
+        if (self.shape, self.scaling, self.count, self.by, self.ramp) != ("element", "inverted", "bernoulli", None, 0):
+            return ""
+        found = [(f"nn.Dropout({self.p:g})", name, type(layer).__name__) for name, layer in behind_the_first(training)]
+        said = between(training, found, before=True)
+        return f"{said}. It comes close: it draws other random numbers." if said else ""
 
     def apply(self, training: TrainingLike) -> Change:
         found = hidden_inputs(self, training)

@@ -18,6 +18,7 @@ from trimtab.data import content_weights
 from trimtab.nn.ensemble import OF, average_members
 from trimtab.reading.order import CONV, LINEAR, NORM
 from trimtab.recipe import Change, LossCall, Technique, TrainingLike
+from trimtab.techniques.choose import trained
 from trimtab.techniques.surgery import nothing, training_now
 
 
@@ -53,6 +54,7 @@ class DeepEnsemble(Technique):
 
     acts_on = "loss"  # after all changes to the model, so that every member has them
     group = "regularization"
+    evaluates = True
     clashes = {"bagging": "both would add members"}
 
     members: int = 4
@@ -93,6 +95,7 @@ class Bagging(Technique):
 
     acts_on = "loss"
     group = "regularization"
+    evaluates = True
     clashes = {"deep_ensemble": "both would add members"}
 
     members: int = 4
@@ -122,8 +125,7 @@ def _join(technique: Technique, training: TrainingLike, members: int, bootstrap:
         and torch.distributed.get_world_size() > 1
     ):
         raise nothing(technique, "several processes train, and the members' gradients would not be averaged over them.")
-    held = {id(p) for optimizer in training.optimizers for group in optimizer.param_groups for p in group["params"]}
-    learning = {name for name, p in model.named_parameters() if id(p) in held and p.requires_grad}
+    learning = {name for name, _ in trained(training, model.named_parameters())}
     hosts = [(name, m) for name, m in model.named_modules() if isinstance(m, _HOSTS)]
     if not hosts:
         raise nothing(technique, "the model has no layer of torch that the members could hang on.")

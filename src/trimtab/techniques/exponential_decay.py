@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from trimtab.optim.schedules import Exponential
-from trimtab.recipe import Technique
+from trimtab.recipe import Technique, TrainingLike
 from trimtab.techniques.rates import Scheduled, other_schedules
 
 
@@ -44,6 +44,10 @@ class ExponentialDecay(Scheduled, Technique):
     clashes = other_schedules("exponential_decay")
 
     beta: float
+
+    def plain(self, training: TrainingLike) -> str:
+        call = f"scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, gamma={self.beta:g})"
+        return f"{call}, and scheduler.step() behind every optimizer.step()."
 
     def words(self) -> str:
         return f"is multiplied by {self.beta:g} with each update"

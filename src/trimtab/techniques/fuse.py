@@ -74,6 +74,7 @@ class Fuse(Technique):
 
     acts_on = "model"
     group = "normalization"
+    evaluates = True
 
     def apply(self, training: TrainingLike) -> Change:
         surgeon = _Surgeon()

@@ -45,6 +45,7 @@ class GnWs(Technique):
 
     acts_on = "model"
     group = "normalization"
+    evaluates = True
     clashes = {"convert_norm": "both would convert the same norms"}
 
     groups: int = 32

@@ -12,7 +12,7 @@ from torch import nn
 from trimtab import nn as tnn
 from trimtab.nn.layouts import GroupNormLast
 from trimtab.recipe import Change, Technique, TrainingLike
-from trimtab.techniques.insert import CLASHES, Site, check_place, insert_norms
+from trimtab.techniques.insert import CLASHES, Site, check_place, insert_norms, plain_norms
 from trimtab.techniques.norms import fitting_groups
 
 
@@ -61,6 +61,9 @@ class GroupNorm(Technique):
         check_place(self)
         if self.groups < 1:
             raise ValueError(f"groups={self.groups} must be at least 1.")
+
+    def plain(self, training: TrainingLike) -> str:
+        return plain_norms(self, training, self._norm_for)
 
     def apply(self, training: TrainingLike) -> Change:
         return insert_norms(self, training, "group normalization", self._norm_for)

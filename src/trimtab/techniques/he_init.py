@@ -55,6 +55,14 @@ class HeInit(Technique):
         if self.mode not in ("fan_in", "fan_out"):
             raise ValueError(f"mode={self.mode!r} must be 'fan_in' (activations) or 'fan_out' (gradients).")
 
+    def plain(self, training: TrainingLike) -> str:
+        mode = "" if self.mode == "fan_in" else ", mode='fan_out'"
+        return (
+            f'nn.init.kaiming_{self.distribution}_(layer.weight{mode}, nonlinearity="relu") and nn.init.zeros_(layer.bias) for every linear '
+            'and convolution layer ("linear" for the last one, and the name of another activation). It comes close: it draws other random '
+            "numbers."
+        )
+
     def apply(self, training: TrainingLike) -> Change:
         def draw(layer: Any, weight: torch.Tensor, gain: float, generator: torch.Generator) -> None:
             fan = fans(layer, weight)[self.mode == "fan_out"]

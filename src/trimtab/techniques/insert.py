@@ -30,6 +30,7 @@ from trimtab.reading.order import (
     preceded_by_norm,
 )
 from trimtab.recipe import Change, TrainingLike
+from trimtab.techniques.plain import between
 from trimtab.techniques.surgery import Hung, names, nothing, training_now, weight_of
 
 PLACES = (*KINDS, "activation")
@@ -109,6 +110,36 @@ def insert_norms(technique: Any, training: TrainingLike, what: str, make: Make) 
         lambda: any(one.acted for one in hung),
         (*details, *passed_over, *doubts(training)),
     )
+
+
+def plain_norms(technique: Any, training: TrainingLike, make: Make) -> str:
+    """How plain torch says the same of layers in ``nn.Sequential``; empty where they stand elsewhere, or their norms are ours."""
+    sites = [site for site in _sites(technique, training, []) if fnmatchcase(site.name, technique.only)]
+    norms = [make(site)[0] for site in sites]
+    if technique.identity or not sites or any(not type(norm).__module__.startswith("torch.nn") for norm in norms):
+        return ""
+    parts = [(_code(norm), site.name, type(site.host).__name__) for norm, site in zip(norms, sites, strict=True)]
+    said = between(training, parts, before=bool(technique.before))
+    modes = ", with model.eval() for evaluations and model.train() behind them" if "Batch" in said else ""
+    return f"{said}{modes}." if said else ""
+
+
+def _code(norm: Any) -> str:
+    """The call that makes a norm of torch."""
+    standard = type(norm)(*_shape(norm))
+    given = [repr(one) for one in _shape(norm)]
+    given += [
+        f"{name}={getattr(norm, name):g}"
+        for name in ("eps", "momentum")
+        if getattr(norm, name, None) != getattr(standard, name, None)
+    ]
+    return f"nn.{type(norm).__name__}({', '.join(given)})"
+
+
+def _shape(norm: Any) -> tuple[int, ...]:
+    if isinstance(norm, nn.GroupNorm):
+        return norm.num_groups, norm.num_channels
+    return (norm.normalized_shape[0],) if hasattr(norm, "normalized_shape") else (norm.num_features,)
 
 
 def _take_off(training: TrainingLike, hung: list[Hung]) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from trimtab.recipe import Change, Technique, TrainingLike
 from trimtab.techniques.penalties import check_factors, penalize
+from trimtab.techniques.plain import COUPLED, decay
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,9 @@ class L2(Technique):
 
     def __post_init__(self) -> None:
         check_factors(factor=self.factor)
+
+    def plain(self, training: TrainingLike) -> str:
+        return "" if self.only else decay(training, self.factor, COUPLED)
 
     def apply(self, training: TrainingLike) -> Change:
         return penalize(self, training, l2=self.factor)

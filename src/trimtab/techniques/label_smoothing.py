@@ -43,6 +43,11 @@ class LabelSmoothing(Technique):
     def __post_init__(self) -> None:
         check_smoothing("label_smoothing", self.smoothing, self.convention, positive=True)
 
+    def plain(self, training: TrainingLike) -> str:
+        if self.convention != "torch":
+            return ""
+        return f"label_smoothing={self.smoothing:g} in the cross_entropy of the training. The loss that is printed has it too, then."
+
     def apply(self, training: TrainingLike) -> Change:
         acted = False
 

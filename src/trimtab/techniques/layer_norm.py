@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from trimtab.recipe import Change, Technique, TrainingLike
-from trimtab.techniques.insert import CLASHES, Site, check_place, insert_norms
+from trimtab.techniques.insert import CLASHES, Site, check_place, insert_norms, plain_norms
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,9 @@ class LayerNorm(Technique):
 
     def __post_init__(self) -> None:
         check_place(self)
+
+    def plain(self, training: TrainingLike) -> str:
+        return plain_norms(self, training, self._norm_for)
 
     def apply(self, training: TrainingLike) -> Change:
         return insert_norms(self, training, "layer normalization", self._norm_for)

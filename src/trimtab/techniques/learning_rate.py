@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from trimtab.optim.weight_decay import scheduled_base_lr
 from trimtab.recipe import Change, Technique, TrainingLike
+from trimtab.techniques.plain import number_of
 from trimtab.techniques.rates import check_rates
 from trimtab.techniques.surgery import nothing
 
@@ -46,6 +47,10 @@ class LearningRate(Technique):
     def __post_init__(self) -> None:
         if not 0 < self.lr < math.inf:
             raise ValueError(f"lr={self.lr} must be a positive number: it is the base learning rate.")
+
+    def plain(self, training: TrainingLike) -> str:
+        rate = number_of(training, "lr")
+        return "" if rate is None else f"lr={self.lr:g} in the place of {rate:g}, where the optimizer is made."
 
     def apply(self, training: TrainingLike) -> Change:
         check_rates(self, training)

@@ -50,6 +50,7 @@ class LogitSoftCap(Technique):
 
     acts_on = "model"
     group = "regularization"
+    evaluates = True
 
     cap: float = 30.0
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from trimtab.recipe import Change, Technique, TrainingLike
+from trimtab.techniques.plain import number_of
 from trimtab.techniques.rates import check_rates
 
 
@@ -41,6 +42,12 @@ class LrScale(Technique):
     def __post_init__(self) -> None:
         if not self.factor > 0:
             raise ValueError(f"factor={self.factor} must be positive: it multiplies the learning rate.")
+
+    def plain(self, training: TrainingLike) -> str:
+        rate = number_of(training, "lr")
+        return (
+            "" if rate is None else f"lr={rate * self.factor:g} in the place of {rate:g}, where the optimizer is made."
+        )
 
     def apply(self, training: TrainingLike) -> Change:
         check_rates(self, training)

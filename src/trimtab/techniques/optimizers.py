@@ -21,6 +21,7 @@ import torch
 
 from trimtab.optim.weight_decay import KINDS, scheduled_base_lr
 from trimtab.recipe import Change, NothingToDo, Place, TrainingLike
+from trimtab.techniques.plain import number_of, one_optimizer
 from trimtab.techniques.surgery import nothing
 
 _MARK = "optimizer"  # in a group: the method that its numbers, and the state beside it, belong to
@@ -56,6 +57,20 @@ class Becomes:
         """What a group of the new optimizer holds."""
         given = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}  # type: ignore[arg-type]
         return defaults_of(self.part, **{name: value for name, value in given.items() if value is not None})
+
+    def plain(self, training: TrainingLike) -> str:
+        kind = getattr(torch.optim, getattr(self, "part", type(None)).__name__, None)
+        before, optimizer = number_of(training, "weight_decay"), one_optimizer(training)
+        if kind is None or before is None or optimizer is None or len(optimizer.param_groups) > 1:
+            return ""
+        numbers = self.numbers()
+        if self.weight_decay is None:  # type: ignore[attr-defined]
+            numbers["weight_decay"] = before
+        torchs = defaults_of(kind, lr=numbers["lr"])
+        given = [
+            f"{key}={numbers[key]!r}" for key in torchs if key == "lr" or numbers.get(key, torchs[key]) != torchs[key]
+        ]
+        return f"torch.optim.{kind.__name__}(model.parameters(), {', '.join(given)}) in the place of the optimizer. Equal up to rounding."
 
     def apply(self, training: TrainingLike) -> Change:
         numbers = self.numbers()

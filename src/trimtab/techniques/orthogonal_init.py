@@ -50,6 +50,13 @@ class OrthogonalInit(Technique):
     def __post_init__(self) -> None:
         check_gain(self.gain)
 
+    def plain(self, training: TrainingLike) -> str:
+        gain = "nn.init.calculate_gain(...)" if self.gain is None else f"{self.gain:g}"
+        return (
+            f"nn.init.orthogonal_(layer.weight, gain={gain}) and nn.init.zeros_(layer.bias) for every linear and convolution layer. It comes "
+            "close: it draws other random numbers."
+        )
+
     def apply(self, training: TrainingLike) -> Change:
         def draw(layer: Any, weight: torch.Tensor, gain: float, generator: torch.Generator) -> None:
             orthogonal_(weight, gain, generator)

@@ -44,6 +44,7 @@ class RemoveRedundantBias(Technique):
 
     acts_on = "model"
     group = "normalization"
+    evaluates = True
 
     only: str = "*"
 

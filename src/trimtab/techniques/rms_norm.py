@@ -12,7 +12,7 @@ from torch import nn
 from trimtab import nn as tnn
 from trimtab.nn.layouts import RMSNormFirst
 from trimtab.recipe import Change, Technique, TrainingLike
-from trimtab.techniques.insert import CLASHES, Site, check_place, insert_norms
+from trimtab.techniques.insert import CLASHES, Site, check_place, insert_norms, plain_norms
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,9 @@ class RmsNorm(Technique):
 
     def __post_init__(self) -> None:
         check_place(self)
+
+    def plain(self, training: TrainingLike) -> str:
+        return plain_norms(self, training, self._norm_for)
 
     def apply(self, training: TrainingLike) -> Change:
         return insert_norms(self, training, "RMS normalization", self._norm_for)

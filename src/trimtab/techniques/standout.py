@@ -42,6 +42,7 @@ class Standout(Technique):
 
     acts_on = "model"
     group = "regularization"
+    evaluates = True
 
     alpha: float = 1.0
     beta: float = 0.0

@@ -10,6 +10,7 @@ import torch
 from trimtab.optim.weight_decay import check_kind, scheduled_base_lr, weight_decay_
 from trimtab.recipe import Change, Technique, TrainingLike
 from trimtab.techniques.choose import chosen, trained
+from trimtab.techniques.plain import COUPLED, decay
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,10 @@ class WeightDecay(Technique):
         if not self.factor > 0:
             raise ValueError(f"factor={self.factor} must be positive: it is the strength of the decay.")
         check_kind("weight_decay", self.kind)
+
+    def plain(self, training: TrainingLike) -> str:
+        kinds = {"coupled": COUPLED, "decoupled": (torch.optim.AdamW,)}.get(self.kind, ())
+        return "" if self.only else decay(training, self.factor, kinds)
 
     def apply(self, training: TrainingLike) -> Change:
         found = chosen(self, training, self.only)

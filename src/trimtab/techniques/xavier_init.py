@@ -54,6 +54,13 @@ class XavierInit(Technique):
         check_gain(self.gain)
         check_distribution(self.distribution)
 
+    def plain(self, training: TrainingLike) -> str:
+        gain = "nn.init.calculate_gain(...)" if self.gain is None else f"{self.gain:g}"
+        return (
+            f"nn.init.xavier_{self.distribution}_(layer.weight, gain={gain}) and nn.init.zeros_(layer.bias) for every linear and convolution "
+            "layer. It comes close: it draws other random numbers."
+        )
+
     def apply(self, training: TrainingLike) -> Change:
         def draw(layer: Any, weight: torch.Tensor, gain: float, generator: torch.Generator) -> None:
             fill(weight, gain * math.sqrt(2 / sum(fans(layer, weight))), self.distribution, generator)

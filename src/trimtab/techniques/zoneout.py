@@ -41,6 +41,7 @@ class Zoneout(Technique):
 
     acts_on = "model"
     group = "regularization"
+    evaluates = True
 
     p: float = 0.1
     p_cell: float | None = None

@@ -292,11 +292,14 @@ class Training(Gates):
         """Apply a recipe in place: ``training.apply("batch_norm(after='linear'), clip_norm(1.0)")``.
 
         Parameters keep their identity and their optimizer state; new parameters join the optimizer. :meth:`undo` takes
-        everything back. Raises :class:`~trimtab.recipe.RecipeError` for a text that does not read and
-        :class:`~trimtab.recipe.NothingToDo` when a technique finds nothing to act on; then nothing is changed, unless another
-        optimizer joins before the first step and it then does.
+        everything back. Without an optimizer nothing is trained: only what stays in the model is applied.
+
+        Raises :class:`~trimtab.recipe.RecipeError` for a text that does not read and :class:`~trimtab.recipe.NothingToDo` when a
+        technique finds nothing to act on; then nothing is changed, unless another optimizer joins before the first step and it then does.
         """
         recipe = Recipe.of(what)
+        if not self.members and self.models:
+            recipe = _without_training(recipe)
         self._recipes.append(recipe)
         held = twins.revert(self.models)
         names = self._names or [set(model.state_dict()) for model in self.models]
@@ -324,6 +327,8 @@ class Training(Gates):
 
         They join an existing group, so that learning-rate schedulers made earlier stay right.
         """
+        if not self.members and self.models:
+            return
         optimizer, group = self._group_of(beside)
         new = list(parameters)
         if type(optimizer).__name__ == "Muon" and any(p.ndim != 2 for p in new):
@@ -363,15 +368,19 @@ class Training(Gates):
 
 
 def attach(
-    model: nn.Module | Sequence[nn.Module], optimizer: torch.optim.Optimizer | Sequence[torch.optim.Optimizer]
+    model: nn.Module | Sequence[nn.Module],
+    optimizer: torch.optim.Optimizer | Sequence[torch.optim.Optimizer] | None = None,
 ) -> Training:
     """A live handle on a training of your own: ``tt.attach(model, optimizer).apply("batch_norm(after='linear')")``.
 
     Call it once, after the optimizer is made and before the first step. The handle stays alive with the optimizer.
 
+    Where a treated model is loaded and not trained, there is no optimizer: ``tt.attach(model).apply("batch_norm")`` before
+    ``model.load_state_dict(...)`` makes it what was saved.
+
     Args:
         model: the model, or several that are trained together.
-        optimizer: its optimizer, or several.
+        optimizer: its optimizer, or several; ``None`` for a model that is not trained.
 
     Raises:
         TypeError: if these are not modules and optimizers.
@@ -383,20 +392,31 @@ def attach(
     0
     """
     models = _listed(model, nn.Module)
-    optimizers = [_inner(one) for one in _listed(optimizer, torch.optim.Optimizer)]
+    optimizers = [] if optimizer is None else [_inner(one) for one in _listed(optimizer, torch.optim.Optimizer)]
     for thing, kind in [(m, nn.Module) for m in models] + [(o, torch.optim.Optimizer) for o in optimizers]:
         if not isinstance(thing, kind):
             raise TypeError(
                 f"attach(model, optimizer) takes a torch.nn.Module and a torch.optim.Optimizer (or lists of them); "
                 f"got {type(thing).__name__} where a {kind.__name__} belongs."
             )
-    if not optimizers:
+    if not optimizers and optimizer is not None:
         raise TypeError(
-            "attach(model, optimizer) needs at least one optimizer: its steps are what a training consists of."
+            "attach(model, optimizer) needs at least one optimizer: its steps are what a training consists of. "
+            "A model that is not trained is given alone: attach(model)."
         )
     training = Training(models, optimizers)
     training.kept = optimizers
     return training
+
+
+def _without_training(recipe: Recipe) -> Recipe:
+    """What of a recipe stays in a model that is not trained."""
+    kept = Recipe(technique for technique in recipe if technique.stays)
+    if not kept:
+        raise NothingToDo(
+            f"{recipe} does nothing to a model that is not trained. Give the optimizer too: attach(model, optimizer)."
+        )
+    return kept
 
 
 def _listed(what: Any, kind: type) -> list[Any]:

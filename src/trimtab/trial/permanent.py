@@ -62,12 +62,15 @@ def _words(recipe: str, applied: Sequence[Applied]) -> Iterator[str]:
             "tt.attach(...).rates() gives the one that is used."
         )
     weights = list(dict.fromkeys(name for one in applied for name in one.weights))
-    if weights:
+    if weights or any(technique.evaluates for technique in Recipe.parse(recipe)):
         named = ", ".join(weights[:FEW]) + (f" and {len(weights) - FEW} more" if len(weights) > FEW else "")
-        inside = Recipe(one for one in Recipe.parse(recipe) if one.acts_on in ("data", "model"))
+        what = (
+            f"state_dict() then holds {named}" if weights else "state_dict() does not tell what the model computes then"
+        )
+        inside = Recipe(technique for technique in Recipe.parse(recipe) if technique.stays)
         yield (
-            f"Checkpoints: state_dict() then holds {named}. To load it where nothing is trained, put this before "
-            f'load_state_dict(...): tt.attach(model).apply("{inside}")'
+            f"Checkpoints: {what}. Where it is loaded and nothing is trained, put this before load_state_dict(...): "
+            f'tt.attach(model).apply("{inside}")'
         )
 
 
