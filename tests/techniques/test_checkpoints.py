@@ -36,8 +36,9 @@ for text, (kind, line, state, x, said) in torch.load(sys.argv[1]).items():
 def told(training, text: str) -> str:
     """The line that the report gives for loading the weights; empty if none is needed."""
     trial = Trial(subject="", recipe=text, seed=0, status="ok", applied=(Applied(weights=training.new_weights),))
-    words = " ".join(line.removeprefix("#").strip() for line in permanent_lines(text, [trial]))
-    return words.split("put this before load_state_dict(...): ")[1] if "load_state_dict" in words else ""
+    *_, last = lines = permanent_lines(text, [trial])
+    words = " ".join(line.removeprefix("#").strip() for line in lines)
+    return last.removeprefix("#").strip() if "put this before load_state_dict(...):" in words else ""
 
 
 def test_every_technique_is_loaded_in_another_process_as_told(digits, tmp_path):

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import html
 import importlib
+import json
 import re
 import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from trimtab.cli import main
 from trimtab.records import Asked
 from trimtab.training.stage import stage
 from trimtab.trial.permanent import permanent_lines
@@ -401,6 +405,7 @@ def test_the_lines_give_for_every_kind_of_technique_what_the_trial_gave(recipe, 
     assert plainly(folder / "train.py", capsys) == proven.value != before
 
 
+OPTIMIZER = "    optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9)"
 SGD, STEP = "torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9)", "                optimizer.step()\n"
 SCHEDULER = "scheduler = torch.optim.lr_scheduler."
 IN_PLAIN_TORCH = {  # what is told, the edit by hand, and how near it comes
@@ -490,3 +495,24 @@ def test_what_plain_torch_says_gives_what_the_trial_gave(recipe, folder, capsys)
     (folder / "train.py").write_text(text)
     after = plainly(folder / "train.py", capsys)
     assert after == pytest.approx(proven.value, rel=near, abs=0) and after != before
+
+
+def test_compare_tells_the_lines_of_what_is_proven_on_the_terminal_the_page_and_in_json(folder):
+    deep = ", ".join(["nn.Linear(16, 16), nn.Sigmoid()"] * 5)
+    network = f"nn.Sequential({deep}, nn.Linear(16, 4))"
+    (folder / "train.py").write_text(BEGIN + PLAIN["main"].replace("net()", network))
+    arms = ["--with", "batch_norm", "--with", "lr_scale(factor=0.01)"]
+    shown = CliRunner().invoke(
+        main, ["compare", "--seeds", "3", *arms, "--json", "found.json", "--html", "page.html", "train.py"]
+    )
+    assert shown.exit_code == 0, shown.output
+    helps, hurts = json.loads((folder / "found.json").read_text())["comparison"]["arms"]
+    assert helps["lines"][:3] == [
+        f"    # in train.py, after line {(BEGIN + PLAIN['main']).splitlines().index(OPTIMIZER) + 1}: {OPTIMIZER.strip()[:47]}...",
+        "    import trimtab as tt",
+        '    tt.attach(network, optimizer).apply("batch_norm")',
+    ]
+    assert hurts["lines"] == []
+    lines = "\n".join(helps["lines"])
+    assert f"Lines to add for batch_norm:\n{lines}\n" in shown.stdout
+    assert lines in html.unescape((folder / "page.html").read_text())

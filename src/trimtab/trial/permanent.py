@@ -9,7 +9,7 @@ from trimtab.recipe import Recipe
 from trimtab.records import Applied, CodePlace, Trial
 from trimtab.training.edits import APPLY, IMPORT
 
-WIDTH = 110  # of comments, in letters
+WIDTH = 79  # of comments, in letters
 FEW = 4  # weights that are named
 SOURCE = 50  # letters of a source line that are shown
 
@@ -27,7 +27,7 @@ def permanent_lines(recipe: str, trials: Iterable[Trial]) -> tuple[str, ...]:
     applied = next((trial.applied for trial in trials if trial.recipe == recipe and trial.applied), ())
     places = list(dict.fromkeys(one.code for one in applied)) or [None]
     lines = [line for place in places for line in _at(place, recipe)]
-    return (*lines, *(line for sentence in _words(recipe, applied) for line in _comment(sentence)))
+    return (*lines, *_words(recipe, applied))
 
 
 def _at(place: CodePlace | None, recipe: str) -> Iterator[str]:
@@ -53,25 +53,24 @@ def _where(place: CodePlace) -> str:
 
 
 def _words(recipe: str, applied: Sequence[Applied]) -> Iterator[str]:
-    """What is to be known beside the lines."""
-    plain = list(dict.fromkeys(sentence for one in applied for sentence in one.plain))
-    yield from (f"In plain torch: {sentence}" for sentence in plain)
+    """What is to be known beside the lines, as comments."""
+    for sentence in dict.fromkeys(sentence for one in applied for sentence in one.plain):
+        yield from _comment(sentence)
     if any(one.rates for one in applied):
-        yield (
+        yield from _comment(
             "With the lines above, param_groups (and what logs or saves it) goes on showing the script's rate; "
             "tt.attach(...).rates() gives the one that is used."
         )
     weights = list(dict.fromkeys(name for one in applied for name in one.weights))
-    if weights or any(technique.evaluates for technique in Recipe.parse(recipe)):
+    techniques = Recipe.parse(recipe)
+    if weights or any(technique.evaluates for technique in techniques):
         named = ", ".join(weights[:FEW]) + (f" and {len(weights) - FEW} more" if len(weights) > FEW else "")
-        what = (
-            f"state_dict() then holds {named}" if weights else "state_dict() does not tell what the model computes then"
+        what = f"holds {named}" if weights else "does not tell what the model computes"
+        yield from _comment(
+            f"Checkpoints: state_dict() then {what}. Where it is loaded and nothing is trained, put this before load_state_dict(...):"
         )
-        inside = Recipe(technique for technique in Recipe.parse(recipe) if technique.stays)
-        yield (
-            f"Checkpoints: {what}. Where it is loaded and nothing is trained, put this before load_state_dict(...): "
-            f'tt.attach(model).apply("{inside}")'
-        )
+        stays = Recipe(technique for technique in techniques if technique.stays)
+        yield f'#   tt.attach(model).apply("{stays}")'
 
 
 def _comment(sentence: str) -> list[str]:

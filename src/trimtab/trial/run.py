@@ -89,7 +89,8 @@ def run_job(
         training.seen = job.flows[place] if place < len(job.flows) else None
         try:
             tried[place] = training
-            plain[place] = tuple(filter(None, [technique.plain(training) for technique in recipe]))
+            said = [(technique.name, technique.plain(training)) for technique in recipe]
+            plain[place] = tuple(f"{name} in plain torch: {text}" for name, text in said if text)
             training.apply(recipe)
         except NothingToDo as error:
             refused.append(str(error))
