@@ -253,7 +253,7 @@ def test_the_room_of_reports_is_still_a_room():
     import trimtab.report
     from trimtab.report import verdict
 
-    assert verdict(sample.run(sick=False)) == "Nothing needs treating"
+    assert verdict(sample.run(sick=False)) == "No rule found a fault"
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert trimtab.report is tt.report and {"report", "watch"} <= set(dir(tt)) & set(tt.__all__)

@@ -10,8 +10,8 @@ from __future__ import annotations
 import math
 import re
 import sys
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
 
 import msgspec
 
@@ -204,7 +204,7 @@ class TrainingRecord(Record):
     ``series`` has one number a step or an evaluation (``loss``, ``lr``, ``val accuracy`` ...),
     ``profiles`` one number per layer on sampled steps (``activation_std``, ``grad_norm`` ...),
     ``facts`` single numbers (``parameters``, ``classes`` ...). ``began`` and ``ended`` count the steps of all trainings of the run
-    before its first and until its last one.
+    before its first and until its last one. ``metric`` is the number that judges the run, told to the rules.
     """
 
     name: str
@@ -221,6 +221,7 @@ class TrainingRecord(Record):
     began: int = 0
     ended: int = 0
     flow: Flow | None = None
+    metric: Metric | None = None
 
     def _in_short(self) -> str:
         loss = self.get("loss")
@@ -277,7 +278,8 @@ class Evidence(Record):
 
 
 class Finding(Record):
-    """A named problem with its place, its evidence, its cause and what to try. ``remedies`` are recipes, best first."""
+    """A named problem with its place, its evidence, its cause and what to try. ``remedies`` are recipes, best first; ``consequences`` are
+    problems that were found too, and follow from this one."""
 
     problem: str
     severity: Severity
@@ -289,6 +291,7 @@ class Finding(Record):
     remedies: tuple[str, ...] = ()
     confidence: float = 1.0
     training: str = ""
+    consequences: tuple[str, ...] = ()
 
     def _in_short(self) -> str:
         return f"{self.severity}: {self.title}, at {self.where}"
@@ -470,13 +473,33 @@ Outcome = Treatment | Comparison | Tuning
 
 
 class Findings(tuple[Finding, ...]):
-    """Findings that show themselves: what ``diagnose`` gives.
+    """What ``diagnose`` gives: findings that show themselves, how many rules were ``asked``, and those that could not judge, each with
+    what it lacked.
 
     >>> Findings()
     ()
     """
 
-    __slots__ = ()
+    asked: int
+    unjudged: Mapping[str, str]
+
+    def __new__(cls, found: Iterable[Finding] = (), asked: int = 0, unjudged: Mapping[str, str] | None = None) -> Self:
+        made = super().__new__(cls, found)
+        made.asked, made.unjudged = asked, dict(unjudged or {})
+        return made
+
+    @property
+    def silence(self) -> str:
+        """What it means that nothing was found.
+
+        >>> Findings((), 9, {"overfitting": "no held-out number was seen"}).silence
+        'No rule found a fault (9 asked, 1 could not judge: no held-out number was seen)'
+        """
+        if not self.asked:
+            return "No rule found a fault"
+        reasons = "; ".join(dict.fromkeys(self.unjudged.values()))
+        unable = f", {len(self.unjudged)} could not judge: {reasons}" if self.unjudged else ""
+        return f"No rule found a fault ({self.asked} asked{unable})"
 
     def __repr__(self) -> str:
         return "\n".join(map(repr, self)) if self else "()"

@@ -158,7 +158,7 @@ def test_treat_on_a_healthy_script(trimtab, train):
     train.write_text(clusters())
     shown = trimtab("treat", "--json", "found.json", "train.py")
     assert shown.exit_code == 0
-    assert "Nothing needs treating" in shown.stdout
+    assert "No rule found a fault" in shown.stdout
     treatment = read(train.with_name("found.json"))["treatment"]
     assert treatment["recipe"] == "" and treatment["effect"] is None
 
@@ -292,7 +292,7 @@ def test_treat_where_no_store_can_be(trimtab, train):
     shown = trimtab("treat", "train.py")
     assert shown.exit_code == 0
     assert shown.stderr.startswith("trimtab keeps its records in ") and "cannot open it" in shown.stderr
-    assert "Nothing needs treating" in shown.stdout
+    assert "No rule found a fault" in shown.stdout
     assert "The report .trimtab/report.html could not be written (" in shown.stdout
 
 
@@ -300,7 +300,7 @@ def test_files_that_cannot_be_written_do_not_hide_the_result(trimtab, train):
     train.write_text(clusters())
     shown = trimtab("watch", "--json", "new/found.json", "--html", "train.py/page.html", "train.py")
     assert shown.exit_code == 0
-    assert "Nothing needs treating" in shown.stderr
+    assert "No rule found a fault" in shown.stderr
     assert "The report train.py/page.html could not be written (" in shown.stderr
     assert read(train.parent / "new" / "found.json")["findings"] == []
     shown = trimtab("watch", "--json", "train.py/found.json", "train.py")

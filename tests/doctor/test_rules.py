@@ -9,6 +9,7 @@ from torch import nn
 
 import trimtab as tt
 from trimtab.doctor import diagnose, judge
+from trimtab.doctor.curves import held_out
 from trimtab.recipe import Recipe
 from trimtab.records import Profile, RunRecord, Series, TrainingRecord
 
@@ -98,6 +99,16 @@ def test_dead_relu(digits):
     assert finding.severity == "error"
     assert finding.where == "2"
     assert finding.title == "100% of the units of layer 2 (Linear) are dead"
+
+
+def test_dead_units_that_cost_nothing_are_a_note(digits):
+    """More than half of the units are dead, and the others learn it all."""
+    model = mlp(2, 64)
+    with torch.no_grad():
+        model[2].bias[:36] = -100.0
+    finding = problems(watched(model, digits, lr=0.1, steps=100), "info")["dead_relu"]
+    assert finding.evidence[1].numbers["learned"] < 0.9
+    assert finding.severity == "info"
 
 
 def test_lr_too_high(digits):
@@ -282,6 +293,103 @@ def test_overfitting(digits):
     assert finding.evidence[1].numbers["train_accuracy"] > finding.evidence[1].numbers["held_out_accuracy"] + 0.08
 
 
+def memorised(digits, each=lambda model, value: None, end=lambda model: None, say=None) -> RunRecord:
+    """A training on few samples with wrong labels, evaluated by hand on others; ``each`` meets the model after every evaluation, and
+    ``end`` when training is over. Without ``say`` the loss is measured, else it is a number that the script prints."""
+    x, y = digits
+    noisy = torch.where(torch.rand(512, generator=torch.Generator().manual_seed(3)) < 0.4, (y + 3) % 10, y)
+    model = mlp(2, 128)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    generator = torch.Generator().manual_seed(0)
+    with tt.attach(model, optimizer).watch() as recorder:
+        for step in range(300):
+            rows = torch.randperm(64, generator=generator)[:32]
+            optimizer.zero_grad()
+            cross_entropy(model(x[rows]), noisy[rows]).backward()
+            optimizer.step()
+            if step % 10 == 9:
+                with torch.no_grad():
+                    output = model(x[64:])
+                    if say is None:
+                        value = cross_entropy(output, noisy[64:]).item()
+                    else:
+                        value = -output.log_softmax(1)[range(448), noisy[64:]].mean().item()
+                        recorder.line(say.format(value))
+                each(model, value)
+        end(model)
+    return recorder.record()
+
+
+@pytest.mark.parametrize(
+    "say, name", [("epoch 3: mse {:.4f}", "printed mse"), ("held out: R2 -{:.4f}", "printed val r2")]
+)
+def test_overfitting_is_seen_in_the_number_that_judges(say, name, digits):
+    """Whoever said it, and in its own direction."""
+    run = memorised(digits, say=say)
+    assert run.metric.name == name
+    finding = problems(run)["overfitting"]
+    assert finding.evidence[0].shows == (name, "loss")
+    assert ("lowest" if name == "printed mse" else "highest") in finding.evidence[0].text
+
+
+def test_a_number_that_grows_better_the_smaller_it_is_may_have_any_name(digits):
+    """The user says which way is better."""
+    run = memorised(digits, say="validation score {:.4f}")
+    assert "overfitting" not in problems(run, "info")
+    turned = msgspec.structs.replace(run, metric=msgspec.structs.replace(run.metric, goal="min"))
+    assert "overfitting" in problems(turned)
+
+
+class Best:
+    """The best weights of a run, kept as scripts keep them."""
+
+    def __init__(self, path=None) -> None:
+        self.value, self.weights, self.path = float("inf"), {}, path
+
+    def __call__(self, model: nn.Module, value: float) -> None:
+        if value < self.value:
+            self.value, self.weights = value, {name: tensor.clone() for name, tensor in model.state_dict().items()}
+            if self.path is not None:
+                torch.save(self.weights, self.path)
+
+    def put_back(self, model: nn.Module) -> None:
+        model.load_state_dict(self.weights)
+
+
+@pytest.mark.parametrize("how", ["put back", "saved", "evaluated again"])
+def test_a_script_that_keeps_its_best_weights_does_not_overfit(how, digits, tmp_path):
+    best = Best(tmp_path / "best.pt" if how == "saved" else None)
+    assert "overfitting" in problems(memorised(digits))
+    if how == "put back":
+        run = memorised(digits, each=best, end=best.put_back)
+    elif how == "saved":
+        run = memorised(digits, each=best)
+    else:
+        run = memorised(digits, each=best)
+        training = run.trainings[0]
+        last = Series(steps=(training.steps,), values=(best.value * 1.01,))
+        series = {**training.series, "printed test loss": last}
+        run = msgspec.structs.replace(run, trainings=(msgspec.structs.replace(training, series=series),))
+    assert "overfitting" not in problems(run, "info")
+
+
+def test_a_script_that_saves_every_time_keeps_its_last_weights(digits, tmp_path):
+    run = memorised(digits, each=lambda model, value: torch.save(model.state_dict(), tmp_path / "last.pt"))
+    assert "overfitting" in problems(run)
+
+
+def test_a_held_out_loss_that_rises_is_a_note_where_another_number_judges(digits):
+    run = memorised(digits)
+    training = run.trainings[0]
+    steps = held_out(training, "loss")[1].steps
+    steady = Series(steps=steps, values=tuple(0.9 + 0.01 * (i % 3) for i in range(len(steps))))
+    series = {name: one for name, one in training.series.items() if "accuracy" not in name} | {"printed val f1": steady}
+    calm = msgspec.structs.replace(training, series=series)
+    (finding,) = diagnose(msgspec.structs.replace(run, trainings=(calm,), metric=None))
+    assert (finding.problem, finding.severity) == ("overfitting", "info")
+    assert finding.evidence[-1].text == "The validation f1, which judges the run, did not get worse."
+
+
 def exploding_record() -> RunRecord:
     """A record of a training whose gradient spikes at three steps and whose loss is thrown back by them."""
     steps = tuple(range(200))
@@ -383,5 +491,59 @@ def test_every_remedy_is_a_recipe(digits):
 
 def test_several_trainings_are_told_apart():
     one = exploding_record().trainings[0]
-    run = RunRecord(id="r", subject="s", trainings=(one, msgspec.structs.replace(one, name="training 2")))
+    run = RunRecord(
+        id="r", subject="s", trainings=(one, msgspec.structs.replace(one, name="training 2", model="Other"))
+    )
     assert [finding.training for finding in diagnose(run)] == ["training", "training 2"]
+
+
+@pytest.mark.parametrize("apart, said", [(True, "folds 1, 3 of 3"), (False, "trainings 1, 3 of 3")])
+def test_what_is_found_in_several_folds_is_said_once(apart, said):
+    sick, well = exploding_record().trainings[0], TrainingRecord(name="training 2", model="Net", steps=200)
+    folds = [
+        msgspec.structs.replace(
+            one, name=f"training {i + 1}", began=apart * i * 200, ended=apart * (i + 1) * 200 or 600
+        )
+        for i, one in enumerate((sick, well, sick))
+    ]
+    (finding,) = diagnose(RunRecord(id="r", subject="s", trainings=tuple(folds)))
+    assert finding.title == f"The gradient explodes, in {said}"
+    assert finding.training == "training 1"
+
+
+def test_what_follows_from_a_cause_is_no_finding_of_its_own(digits):
+    """The rate is too high, the gradient explodes, the loss is not finite: one cause, in causal order, with the cause's remedies."""
+    x, _ = digits
+
+    def squared(output, target):
+        return nn.functional.mse_loss(output, target)
+
+    torch.manual_seed(0)
+    run = watched(nn.Linear(64, 64), (x, x), lr=300.0, steps=60, loss=squared)
+    (finding,) = diagnose(run)
+    assert (finding.problem, finding.severity) == ("lr_too_high", "error")
+    assert "nan_source" in finding.consequences
+    assert "the loss is not a finite number from step" in finding.evidence[-1].text
+    assert finding.remedies[0] == "lr_scale(factor=0.1)"
+
+
+def test_no_remedy_is_what_the_script_has(digits):
+    """A transformer has norms, and this script Adam, a schedule, and clipping."""
+
+    torch.manual_seed(0)
+    model, (x, y) = Patches(), digits
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
+    schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.999)
+    generator = torch.Generator().manual_seed(0)
+    with tt.attach(model, optimizer).watch() as recorder:
+        for _ in range(100):
+            rows = torch.randperm(len(x), generator=generator)[:32]
+            optimizer.zero_grad()
+            cross_entropy(model(x[rows]), y[rows]).backward()
+            nn.utils.clip_grad_norm_(model.parameters(), 0.05)
+            optimizer.step()
+            schedule.step()
+    remedies = " ".join(problems(recorder.record())["lr_too_high"].remedies)
+    assert remedies.startswith("lr_scale(factor=0.1)")
+    for there in ("adam", "batch_norm", "clip_norm", "warmup"):
+        assert there not in remedies

@@ -5,7 +5,7 @@ import math
 import pytest
 from msgspec.structs import replace
 
-from trimtab.records import Arm, Comparison, Metric, Probe, RunRecord, TrainingRecord, Treatment, Tuning
+from trimtab.records import Arm, Comparison, Findings, Metric, Probe, RunRecord, TrainingRecord, Treatment, Tuning
 from trimtab.report import sample, verdict
 from trimtab.report.verdict import tone
 
@@ -47,8 +47,14 @@ def tuning(recipe: str = "", **parts: object) -> Tuning:
 @pytest.mark.parametrize(
     ("given", "text", "sound"),
     [
-        ({}, "Nothing needs treating", "good"),
-        ({"findings": [NOTE]}, "Nothing needs treating (1 note)", "good"),
+        ({}, "No rule found a fault", "good"),
+        ({"findings": [NOTE]}, f"1 note, and no graver fault was found: {NOTE.title}", "plain"),
+        ({"findings": Findings((), 9)}, "No rule found a fault (9 asked)", "good"),
+        (
+            {"findings": Findings((), 9, {"overfitting": "no held-out number", "lr_too_low": "few steps", "nan_source": "few steps"})},
+            "No rule found a fault (9 asked, 3 could not judge: no held-out number; few steps)",
+            "plain",
+        ),
         ({"findings": [WARNING]}, "1 finding: The inputs are not scaled", "plain"),
         (
             {"findings": [NOTE, WARNING, WORST]},
@@ -140,7 +146,7 @@ def tuning(recipe: str = "", **parts: object) -> Tuning:
         ),
         ({"treatment": treatment("", search=comparison(arm(effect=0.0, low=-1, high=1)))}, "1 finding; the remedy tried is not proven to help", "bad"),
         ({"treatment": treatment("")}, "1 finding; no remedy was tried", "bad"),
-        ({"treatment": Treatment(subject="train.py", findings=())}, "Nothing needs treating", "good"),
+        ({"treatment": Treatment(subject="train.py", findings=())}, "No rule found a fault", "good"),
         (
             {"tuning": tuning("ema", confirmation=comparison(arm("swa", mean=0.99, low=-0.1), arm("ema"))), "findings": [WORST]},
             "ema raised validation accuracy from 0.10 to 0.94: +0.84 [0.82, 0.86] over 5 confirming seeds",
@@ -169,9 +175,7 @@ def test_verdict(given, text, sound):
 
 def test_a_run_that_failed_or_trained_nothing_says_so():
     assert verdict(RunRecord(id="r", subject="s")) == "No training was seen in this run"
-    assert (
-        verdict(replace(RUN, finished=False)) == "Nothing needs treating so far; the run has not ended, or was killed"
-    )
+    assert verdict(replace(RUN, finished=False)) == "No rule found a fault so far; the run has not ended, or was killed"
     assert verdict(replace(RUN, exit_code=3)) == "The run ended with exit code 3"
     failed = replace(RUN, error="Traceback ...\nValueError: no data\n", exit_code=1)
     assert verdict(failed) == "The run ended with an error: ValueError: no data"

@@ -70,7 +70,10 @@ def test_a_healthy_script_needs_nothing(train, engine):
     found = tt.treat(train, engine=engine)
     assert not [finding for finding in found.findings if finding.severity != "info"]
     assert found.recipe == "" and found.search is None and found.confirmation is None and found.lines == ()
-    assert found.words == ("Nothing needs treating: no rule found anything graver than a note.",)
+    said, command = found.words
+    assert said.startswith("No rule found a fault (9 asked") and "no proof of health" in said
+    assert command.startswith("trimtab compare --with 'lr_scale(factor=3)' --with 'lr_scale(factor=10)' ")
+    assert command.endswith(f" {train}")
     assert len(mark("runs.txt").read_text().splitlines()) == 1
 
 

@@ -156,7 +156,7 @@ def as_json(
     found = [
         {
             "problem": f.problem, "severity": f.severity, "where": f.where, "confidence": f.confidence, "title": f.title,
-            "evidence": f.evidence, "remedies": f.remedies, "training": f.training,
+            "evidence": f.evidence, "remedies": f.remedies, "training": f.training, "consequences": f.consequences,
         }
         for f in findings
     ]  # fmt: skip
@@ -170,6 +170,7 @@ def as_json(
         },
         "metric": run.metric,
         "findings": found,
+        "rules": {"asked": getattr(findings, "asked", 0), "unjudged": getattr(findings, "unjudged", {})},
     }
     if treatment is not None:
         result["treatment"] = _confirmed(treatment)

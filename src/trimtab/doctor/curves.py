@@ -11,6 +11,10 @@ from trimtab import quantities
 from trimtab.records import Series, TrainingRecord
 
 
+class CannotJudge(Exception):
+    """A rule lacks what it would need to judge a training; the text says what. It is no finding, and no word of health either."""
+
+
 @dataclass(frozen=True)
 class Progress:
     """What the training loss did. All losses are averages over a tenth of the run (at least one step).

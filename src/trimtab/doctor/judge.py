@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import traceback
+from collections.abc import Iterator
+from typing import Any
 
 import msgspec
 
 import trimtab.techniques  # noqa: F401 - remedies are techniques: reading them needs their names
-from trimtab.doctor.curves import progress
+from trimtab.doctor.curves import CannotJudge, progress
+from trimtab.doctor.present import unused
 from trimtab.doctor.rules import ALL
 from trimtab.records import Evidence, Finding, Findings, Recording, RunRecord, TrainingRecord, as_run
 
@@ -17,32 +21,89 @@ CONTROLS = ("lr_scale(factor=0.3)", "lr_scale(factor=3)")
 beat these has not shown that the diagnosis was worth anything (Kim et al., ICST 2023)."""
 
 
+CONSEQUENCES = {
+    "unscaled_inputs": ("lr_too_high", "exploding_gradient", "nan_source", "dead_relu", "vanishing_gradient"),
+    "lr_too_high": ("exploding_gradient", "nan_source", "dead_relu", "vanishing_gradient"),
+    "exploding_gradient": ("nan_source", "dead_relu", "vanishing_gradient"),
+    "nan_source": ("dead_relu", "vanishing_gradient"),
+    "vanishing_gradient": ("lr_too_low",),
+}
+"""What a problem brings about. Where both are found it is one finding: the cause, and how else it shows."""
+
+
 def diagnose(run: RunRecord | Recording) -> Findings:
     """What is wrong in a run, or in what a recorder has of one until now: findings, the gravest first and causes before their
-    consequences.
+    consequences, and what no rule could judge.
 
     >>> diagnose(RunRecord(id="1", subject="nothing"))
     ()
     """
-    run, found = as_run(run), list[Finding]()
-    for training in run.trainings:
-        of_this = _of_training(training)
-        if len(run.trainings) > 1:
-            of_this = [msgspec.structs.replace(finding, training=training.name) for finding in of_this]
-        found += of_this
-    return Findings(sorted(found, key=lambda finding: _RANK[finding.severity]))
+    run, found, unjudged = as_run(run), list[tuple[int, Finding]](), list[dict[str, str]]()
+    for number, training in enumerate(run.trainings, 1):
+        judged = msgspec.structs.replace(training, metric=run.metric)
+        of_this, reasons = _of_training(judged)
+        found += [(number, finding) for finding in of_this]
+        unjudged += [reasons] * bool(training.steps)
+    ranked = sorted(_once(run, found), key=lambda finding: _RANK[finding.severity])
+    lacking = (
+        {rule: reason for rule, reason in unjudged[0].items() if all(rule in of for of in unjudged)} if unjudged else {}
+    )
+    return Findings(ranked, asked=len(ALL), unjudged=lacking)
 
 
-def _of_training(training: TrainingRecord) -> list[Finding]:
+def _of_training(training: TrainingRecord) -> tuple[list[Finding], dict[str, str]]:
     found: list[Finding] = []
+    unjudged: dict[str, str] = {}
     for rule in ALL:
         try:
             found += rule(training)
+        except CannotJudge as reason:
+            unjudged[rule.__name__] = str(reason)
         except Exception as error:  # a rule that crashed is a result, not a missing result
             found.append(_crashed(rule.__name__, error))
     if not any(finding.severity != "info" for finding in found):
         found += _slow_convergence(training)
-    return found
+    found = _folded(found)
+    return [msgspec.structs.replace(one, remedies=unused(one.remedies, training)) for one in found], unjudged
+
+
+def _folded(found: list[Finding]) -> list[Finding]:
+    """Findings of one cause as one: the cause, with what follows from it."""
+    left = list(found)
+    for cause in found:  # in causal order
+        follow = [one for one in left if one.problem in CONSEQUENCES.get(cause.problem, ())]
+        if cause not in left or cause.severity == "info" or not follow:
+            continue
+        said = "; ".join(f"{one.title[0].lower()}{one.title[1:]} ({one.problem})" for one in follow)
+        whole = msgspec.structs.replace(
+            cause,
+            severity=min((one.severity for one in (cause, *follow)), key=_RANK.__getitem__),
+            evidence=(*cause.evidence, Evidence(text=f"It shows in other ways, too: {said}.")),
+            consequences=tuple(one.problem for one in follow),
+        )
+        left = [whole if one is cause else one for one in left if one not in follow]
+    return left
+
+
+def _once(run: RunRecord, found: list[tuple[int, Finding]]) -> Iterator[Finding]:
+    """What is found in several trainings of one kind (the folds of a cross-validation) is one finding, the gravest, that says in which."""
+    if len(run.trainings) < 2:
+        yield from (finding for _, finding in found)
+        return
+    kinds = [(one.model, one.optimizers, one.facts.get("parameters")) for one in run.trainings]
+    groups: dict[Any, list[tuple[int, Finding]]] = {}
+    for number, finding in found:
+        groups.setdefault((finding.problem, kinds[number - 1]), []).append((number, finding))
+    for (_, kind), group in groups.items():
+        alike = [training for training, other in zip(run.trainings, kinds, strict=True) if other == kind]
+        number, finding = min(group, key=lambda one: _RANK[one[1].severity])
+        title = finding.title
+        if len(alike) > 1:
+            apart = all(after.began >= before.ended for before, after in itertools.pairwise(alike))
+            names = ", ".join(str(1 + alike.index(run.trainings[number - 1])) for number, _ in group)
+            noun = "fold" if apart else "training"
+            title += f", in {noun}{'s' * (len(group) > 1)} {names} of {len(alike)}"
+        yield msgspec.structs.replace(finding, title=title, training=run.trainings[number - 1].name)
 
 
 def _crashed(rule: str, error: Exception) -> Finding:

@@ -3,7 +3,7 @@
 >>> from trimtab.report import verdict
 >>> from trimtab.records import RunRecord, TrainingRecord
 >>> verdict(RunRecord(id="r1", subject="train.py", trainings=(TrainingRecord(name="model", model="Sequential"),)))
-'Nothing needs treating'
+'No rule found a fault'
 """
 
 from __future__ import annotations

@@ -82,14 +82,14 @@ def page(
         "effect": words.effect,
         "spelled": words.spelled,
     }
-    findings = words.by_severity(findings or (treatment.findings if treatment is not None else ()))
+    findings = findings or (treatment.findings if treatment is not None else ()) or findings
     tables = (*_tables(treatment, comparison, tuning), *_earlier(run, earlier))
     searched = tuple(figures.of_search(tuning)) if tuning is not None else ()
     drawn = [*searched, *(picture for table in tables for picture in table.pictures)]
     sections = tuple(_sections(run, BUDGET - sum(len(picture.svg) for picture in drawn)))
     shown = headline(treatment, comparison, tuning)
     return environment.from_string((room / "page.html").read_text(encoding="utf-8")).render(
-        run=run, findings=findings, treatment=treatment, tuning=tuning, searched=searched, tables=tables, sections=sections,
+        run=run, findings=words.by_severity(findings), treatment=treatment, tuning=tuning, searched=searched, tables=tables, sections=sections,
         kept=_kept(treatment, comparison, tuning),
         leading=words.leading(tuning.probes, tuning.metric, BEST) if tuning is not None else (),
         main=next((section for section in sections if section.training is run.main), None),

@@ -43,7 +43,7 @@ def summary(
     earlier: Sequence[Outcome] = (),
 ) -> RenderableType:
     """Everything that a command prints at its end, the verdict first; of what was tried ``earlier`` on the run, the verdict alone."""
-    findings = findings or (treatment.findings if treatment is not None else ())
+    findings = findings or (treatment.findings if treatment is not None else ()) or findings
     style = _TONE[tone(run, findings, treatment, comparison, tuning)]
     said = verdict(run, findings, treatment, comparison, tuning)
     parts: list[RenderableType] = [_text(said, style=style), _run_line(run)]
@@ -157,7 +157,9 @@ def treatment_view(treatment: Treatment) -> RenderableType:
             comparison_view(treatment.confirmation, lines=False),
             Text(),
         ]
-    parts += [_hanging("-", _text(sentence)) for sentence in treatment.words]
+    for sentence in treatment.words:  # a command stays on one line, to be copied
+        command = sentence.startswith("trimtab ")
+        parts.append(_text(sentence, "cyan", no_wrap=True, overflow="ignore") if command else _hanging("-", _text(sentence)))
     return Group(*parts, *_lines(treatment.lines))
 
 

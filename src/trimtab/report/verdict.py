@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Literal
 
-from trimtab.records import Arm, Comparison, Finding, Outcome, RunRecord, Treatment, Tuning
+from trimtab.records import Arm, Comparison, Finding, Findings, Outcome, RunRecord, Treatment, Tuning
 from trimtab.report.words import baseline_mean, by_severity, count, decimals, effect, fixed, lost, spelled
 
 Tone = Literal["good", "bad", "plain"]
@@ -23,7 +23,7 @@ def verdict(
     if tuning is not None:
         return _of_tuning(tuning)
     if treatment is not None:
-        return _of_treatment(treatment, findings or treatment.findings)
+        return _of_treatment(treatment, findings or treatment.findings or findings)
     if comparison is not None:
         return _of_comparison(comparison)
     ended = f"The run ended with an error: {run.error.strip().splitlines()[-1]}" if run.error.strip() else ""
@@ -34,8 +34,8 @@ def verdict(
     if run.exit_code:
         return f"The run ended with exit code {run.exit_code}"
     if not run.finished:
-        return "Nothing needs treating so far; the run has not ended, or was killed"
-    return "Nothing needs treating" if run.trainings else "No training was seen in this run"
+        return f"{_silence(findings)} so far; the run has not ended, or was killed"
+    return _silence(findings) if run.trainings else "No training was seen in this run"
 
 
 def tone(
@@ -45,7 +45,7 @@ def tone(
     comparison: Comparison | None = None,
     tuning: Tuning | None = None,
 ) -> Tone:
-    """Whether the verdict is good news: an improvement that is proven, or nothing to treat."""
+    """Whether the verdict is good news: an improvement that is proven, or no fault where every rule could judge."""
     if tuning is not None:
         return "good" if tuning.recipe else "plain"
     if treatment is not None and not treatment.recipe:
@@ -56,7 +56,8 @@ def tone(
         return "good" if confirmed and found is not None and found[1].proven else "plain"
     if run.error or run.exit_code or any(finding.severity == "error" for finding in findings):
         return "bad"
-    return "plain" if not run.trainings or any(finding.severity == "warning" for finding in findings) else "good"
+    unsure = findings or getattr(findings, "unjudged", None)
+    return "plain" if unsure or not run.trainings else "good"
 
 
 def of_outcome(run: RunRecord, outcome: Outcome) -> str:
@@ -97,7 +98,7 @@ def _of_treatment(treatment: Treatment, findings: Sequence[Finding]) -> str:
             "" if treatment.confirmation is not None else "; not yet confirmed on fresh seeds"
         )
     if not findings:
-        return "Nothing needs treating"
+        return _silence(findings)
     tried = len(treatment.search.arms) if treatment.search is not None else 0
     tale = [
         "no remedy was tried",
@@ -166,14 +167,19 @@ def _doubt(arm: Arm) -> str:
     return "; it made things worse" if arm.high < 0 else "; not proven, the interval includes zero"
 
 
+def _silence(findings: Sequence[Finding]) -> str:
+    """What it means that no rule found anything: those that could not judge are no word of health."""
+    return (findings if isinstance(findings, Findings) else Findings()).silence
+
+
 def _of_findings(findings: Sequence[Finding]) -> str:
     errors = sum(finding.severity == "error" for finding in findings)
     warnings = sum(finding.severity == "warning" for finding in findings)
     kinds = [count(errors, "error")] * bool(errors) + [count(warnings, "warning")] * bool(warnings)
     notes = len(findings) - errors - warnings
-    if not kinds:
-        return f"Nothing needs treating ({count(notes, 'note')})"
     first = by_severity(findings)[0].title
+    if not kinds:
+        return f"{count(notes, 'note')}, and no graver fault was found: {first}"
     if len(findings) == 1:
         return f"1 finding: {first}"
     return (

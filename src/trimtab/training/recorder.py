@@ -90,6 +90,7 @@ class Recorder(Hearer):
             stage.hear(self),
             taps.listen("loader", self.guarded(self._on_loader)),
             taps.listen("compile", self.guarded(self.on_compile)),
+            taps.listen("saved", self.guarded(self._on_saved)),
             loggers.listen(self.guarded(self.logged)),
         ]
         self._loader_starts = 0
@@ -144,6 +145,10 @@ class Recorder(Hearer):
     def _on_loader(self, loader: Any) -> None:
         self._loader_starts += 1
 
+    def _on_saved(self) -> None:
+        if self._current is not None:
+            self._current.facts["last_saved"] = self._current.step
+
     def on_compile(self, _: nn.Module | None = None) -> None:
         """A module is going to be compiled: its layers cannot be seen, and hooks would make it compile again."""
         self.compiled = True
@@ -185,6 +190,7 @@ class Recorder(Hearer):
         if watch is None:
             self._early.append((name, value))
         else:
+            watch.look_at_weights()
             watch.add(name, watch.step, value)
             self._latest[name] = watch.index
 

@@ -15,6 +15,7 @@ terms to them (:func:`add_terms`) changes a value.
 ``torch.amp.GradScaler.scale``        which unscaled loss a scaled one stands for
 ``torch.compile``, ``Module.compile`` a module is going to be compiled
 ``DataLoader.__iter__``               a pass over a data loader began
+``torch.save``                        something was saved, a checkpoint as a rule
 ===================================== ================================================================================
 """
 
@@ -33,7 +34,7 @@ from torch.utils.data import DataLoader
 
 from trimtab.recipe import LossCall
 
-Kind = Literal["optimizer", "before_backward", "backward", "grad", "zero_grad", "loss", "compile", "loader"]
+Kind = Literal["optimizer", "before_backward", "backward", "grad", "zero_grad", "loss", "compile", "loader", "saved"]
 
 LOSSES = (
     "cross_entropy nll_loss binary_cross_entropy binary_cross_entropy_with_logits mse_loss l1_loss smooth_l1_loss "
@@ -43,7 +44,7 @@ LOSSES = (
 
 _listeners: dict[Kind, list[Callable[..., None]]] = {
     "optimizer": [], "before_backward": [], "backward": [], "grad": [], "zero_grad": [], "loss": [], "compile": [],
-    "loader": [],
+    "loader": [], "saved": [],
 }  # fmt: skip
 _changers: list[Callable[[], Sequence[Callable[[LossCall], torch.Tensor | None]]]] = []
 _terms: list[Callable[[], Sequence[Callable[[], torch.Tensor | None]]]] = []
@@ -116,6 +117,7 @@ def _install() -> None:
         _replace(F, name, functools.partial(_loss_tap, name))
     _replace(torch.amp.GradScaler, "scale", _scale_tap)
     _replace(DataLoader, "__iter__", _loader_tap)
+    _replace(torch, "save", _save_tap)
 
 
 def _optimizer_tap(original: Callable) -> Callable:
@@ -276,3 +278,11 @@ def _loader_tap(original: Callable) -> Callable:
         return original(self)
 
     return iterate
+
+
+def _save_tap(original: Callable) -> Callable:
+    def save(*args: Any, **kwargs: Any) -> None:
+        original(*args, **kwargs)
+        _tell("saved")
+
+    return save

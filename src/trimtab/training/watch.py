@@ -65,6 +65,10 @@ class Watch:
         ] = {}  # what is known of them, by task: class counts, or moments
         self._value: torch.Tensor | None = None  # what the loss function gave on the step being measured
         self._comparable: bool | None = None  # whether training starts from that value, and not from another made of it
+        self._weight: tuple[weakref.ref[torch.Tensor], int] | None = (
+            None  # one, and how often it had been written after the last step
+        )
+        self._habit = False  # whether weights are written between steps all along
         self._signals = [make() for make in signals.ALL]
         self._sample: int | None = None  # the step being measured
         self._upcoming: int | None = None  # the step to be measured next: its forward pass has not begun
@@ -133,7 +137,18 @@ class Watch:
             self.add(name, step, value.cpu())
 
     def _on_backward(self) -> None:
+        self._habit |= self._rewritten()
         self._timed(self._turn)()
+
+    def _rewritten(self) -> bool:
+        """Whether something but the optimizer has written the weights since the last step."""
+        weight = self._weight[0]() if self._weight is not None else None
+        return weight is not None and self._weight is not None and weight._version != self._weight[1]
+
+    def look_at_weights(self) -> None:
+        """Note it when weights are put back after the last step, as the best ones of a run are."""
+        if self._rewritten() and not self._habit:
+            self.facts["restored"] = self.step
 
     def _on_step(self, loss: torch.Tensor | None) -> None:
         training = self.training()
@@ -146,6 +161,11 @@ class Watch:
             if loss.device.type == "cpu" and not math.isfinite(loss) and "first_nonfinite_loss" not in self.facts:
                 self.facts["first_nonfinite_loss"] = self.step
                 failed = True
+        weight = next(
+            (p for optimizer in training.optimizers for group in optimizer.param_groups for p in group["params"]), None
+        )
+        self._weight = (weakref.ref(weight), weight._version) if weight is not None else None
+        self.facts.pop("restored", None)  # training goes on from them
         rates = tuple(training.rates())
         if rates != self._rates:
             self._rates = rates
@@ -382,6 +402,7 @@ class Watch:
         """Read what is still open."""
         if self._read_due:
             self._read()
+        self.look_at_weights()
         self.settle()
 
     def release(self) -> None:

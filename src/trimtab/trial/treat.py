@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import shlex
 from collections.abc import Sequence
 
 import msgspec
@@ -16,12 +17,14 @@ from trimtab.trial.pace import pace_words
 from trimtab.trial.permanent import permanent_lines
 from trimtab.trial.progress import shown
 from trimtab.trial.session import Engine, Progress, Session
-from trimtab.trial.subjects import Subject
+from trimtab.trial.subjects import Script, Subject
 
 SEARCH_SEEDS = 3
 FRESH = 1000  # confirming seeds start here: they play no part in the search
 MOST = 8  # remedies tried alone
 ROUNDS = 2  # combinations grow by one technique at most this often
+STANDARD = ("lr_scale(factor=3)", "lr_scale(factor=10)", "lr_scale(factor=0.3)", "cosine_decay", "weight_decay")
+"""What is worth a try where no rule found a fault."""
 
 
 def treat(
@@ -36,7 +39,8 @@ def treat(
 ) -> Treatment:
     """Find out what helps a training, by how much, and how to keep it.
 
-    1. Watch one run and diagnose it. Without a finding of severity warning or error, nothing needs treating.
+    1. Watch one run and diagnose it. Without a finding of severity warning or error nothing is tried; the words give a comparison that
+       tries what often helps.
     2. Try each remedy alone on three seeds, and two changes of learning rate that need no diagnosis as controls.
     3. Combine greedily: add to the best recipe the next one that helped, keep it if the pair beats the single clearly.
     4. Confirm the winner against the untreated subject on ``seeds`` fresh seeds: the reported effect is theirs alone, so it is
@@ -73,16 +77,30 @@ def treat_watched(session: Session, *, seeds: int = 5) -> tuple[RunRecord, Treat
     grave = [finding for finding in findings if finding.severity != "info"]
     start = Treatment(subject=session.subject.label, findings=findings, run=run.id, metric=session.metric)
     if not any(finding.remedies for finding in grave):
-        healthy = "Nothing needs treating: no rule found anything graver than a note."
-        helpless = (
+        words = [
             "No technique is known to help against what was found; the cause has to be mended in the code or the data."
-        )
-        treatment = msgspec.structs.replace(start, words=(helpless if grave else healthy,), seconds=session.seconds)
+            if grave
+            else f"{findings.silence}{', but for notes' if findings else ''}. That is no proof of health; to try what often helps all the same:"
+        ]
+        words += [] if grave else [_try_anyway(session)]
+        treatment = msgspec.structs.replace(start, words=tuple(words), seconds=session.seconds)
     else:
         treatment = _searched(session, run, start, _candidates(grave), seeds)
         treatment = msgspec.structs.replace(treatment, words=(*treatment.words, *session.remarks))
     session.keep(lambda store: store.put_treatment(run.id, treatment))
     return run, treatment
+
+
+def _try_anyway(session: Session) -> str:
+    """The command, or for a task the call, that tries the standard set."""
+    subject, asked = session.subject, session.asked
+    if not isinstance(subject, Script):
+        return f"tt.compare(task, {list(STANDARD)})"
+    tried = [part for recipe in STANDARD for part in ("--with", recipe)]
+    judged = ["--metric", asked.metric] if asked.metric is not None else []
+    judged += [{"min": "--minimize", "max": "--maximize"}[asked.goal]] if asked.goal else []
+    script = [*["--best"] * asked.best, *["-m"] * subject.module, subject.target, *subject.arguments]
+    return shlex.join(["trimtab", "compare", *tried, *judged, *script])
 
 
 def _searched(session: Session, run: RunRecord, start: Treatment, wanted: list[str], seeds: int) -> Treatment:

@@ -5,16 +5,24 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from trimtab.doctor.curves import called, progress
+from trimtab.doctor.curves import CannotJudge, called, progress
 from trimtab.records import Evidence, Finding, TrainingRecord
 
-MANY = 0.5
+MANY = 0.5  # of a layer's units: fewer are no finding
+MOST = 2 / 3  # with fewer dead ones a network that learns is none the worse for them
+ALL = 0.95  # with so many dead ones hardly anything passes
 
 
 def dead_relu(training: TrainingRecord) -> Iterator[Finding]:
     """Fires when half of a layer's units or more are dead in the last sampled step (see :class:`trimtab.signals.DeadUnits`): silent
     for 300 samples in a row, with a gradient of exactly zero. Some dead units are normal in wide layers, and an element that
-    is often zero is sparse, not dead."""
+    is often zero is sparse, not dead.
+
+    How grave it is follows what it may have cost: an error where hardly anything was learned, a warning where two thirds are dead and
+    less than 90 % was learned, else a note. Where it is not known how much there is to learn, only a layer that is dead as a
+    whole is more than a note."""
+    if not training.layers:
+        raise CannotJudge("layers were not measured")
     profile = training.profiles.get("dead_units")
     if profile is None or not profile.steps:
         return
@@ -25,12 +33,14 @@ def dead_relu(training: TrainingRecord) -> Iterator[Finding]:
     went = progress(training)
     units = {layer.name: layer.units for layer in training.layers}
     where = max(dead, key=dead.__getitem__)
+    costly = dead[where] >= (MOST if went.known_reference else ALL)
+    idle = went.learned < 0.3 and (went.known_reference or costly)
     first = next(
         step for step, row in zip(profile.steps, profile.rows, strict=True) if row[profile.names.index(where)] >= MANY
     )
     yield Finding(
         problem="dead_relu",
-        severity="error" if went.learned < 0.3 else "warning" if went.learned < 0.9 else "info",
+        severity="error" if idle else "warning" if costly and went.learned < 0.9 else "info",
         where=where,
         title=f"{dead[where]:.0%} of the units of {called(training, where)} are dead",
         evidence=(

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from trimtab.doctor.curves import called, progress
+from trimtab.doctor.curves import CannotJudge, called, progress
 from trimtab.records import Evidence, Finding, Series, TrainingRecord
 
 SPIKE = 5.0  # times the usual gradient
@@ -25,7 +25,9 @@ def exploding_gradient(training: TrainingRecord) -> Iterator[Finding]:
     gradient = training.get("grad_norm").finite
     updates = training.profiles.get("update_ratio")
     went = progress(training)
-    if len(gradient) < 5 or updates is None or not updates.steps or not went.suffered:
+    if len(gradient) < 5 or updates is None or not updates.steps:
+        raise CannotJudge("gradients were not measured")
+    if not went.suffered:
         return
     rows = np.where(np.isfinite(updates.array), updates.array, 0.0)
     move = dict(zip(updates.steps, rows.max(1), strict=True))

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from trimtab.doctor.curves import noise, progress, weight_layers
+from trimtab.doctor.curves import CannotJudge, noise, progress, weight_layers
 from trimtab.records import Evidence, Finding, TrainingRecord
 
 PEAK = 0.1  # above where the loss was before the first step
@@ -29,8 +29,10 @@ def lr_too_high(training: TrainingRecord) -> Iterator[Finding]:
     needed: 1.0 is right for Adadelta and 0.5 for logistic regression.
     """
     updates, loss = training.profiles.get("update_ratio"), training.get("loss").finite
-    if updates is None or not updates.steps or not len(loss):
-        return
+    if updates is None or not updates.steps:
+        raise CannotJudge("gradients were not measured")
+    if not len(loss):
+        raise CannotJudge("no training loss was seen")
     weights = {weight for _, weight in weight_layers(training)}
     columns = [i for i, name in enumerate(updates.names) if name in weights] or list(range(len(updates.names)))
     rows = updates.array[:, columns]

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from trimtab.doctor.curves import block_means, progress, trend
+from trimtab.doctor.curves import CannotJudge, block_means, progress, trend
 from trimtab.records import Evidence, Finding, TrainingRecord
 
 STILL = 0.05  # of their initial size
@@ -22,7 +22,7 @@ def lr_too_low(training: TrainingRecord) -> Iterator[Finding]:
     loss = training.get("loss").finite.array
     movement = training.get("movement").finite
     if len(loss) < 40 or not len(movement):
-        return
+        raise CannotJudge("no training loss over 40 steps was seen" if len(loss) < 40 else "weights were not measured")
     went = progress(training)
     whole, late = trend(loss), trend(loss[len(loss) // 2 :])
     means = block_means(loss, 10)

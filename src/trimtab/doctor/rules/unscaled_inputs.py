@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from trimtab.doctor.curves import called, progress
+from trimtab.doctor.curves import CannotJudge, called, progress
 from trimtab.records import Evidence, Finding, TrainingRecord
 
 UNLIKE = 20.0  # largest over typical feature: a condition number of 400 or more
@@ -19,8 +19,10 @@ def unscaled_inputs(training: TrainingRecord) -> Iterator[Finding]:
     half of the loss learned, or a tenth of it lost again), a warning when it might (less than 90 %), else a note."""
     largest, typical = training.get("input_largest").finite, training.get("input_typical").finite
     first = next((layer for layer in training.layers if layer.parameters), None)
-    if not len(largest) or first is None or "Norm" in first.kind:
+    if first is not None and ("Norm" in first.kind or "Embedding" in first.kind):
         return
+    if not len(largest) or first is None:
+        raise CannotJudge("the inputs of the first layer were not measured")
     big, usual = float(np.median(largest.array)), float(np.median(typical.array))
     ratio = big / max(usual, 1e-30)
     if not (ratio >= UNLIKE or usual >= LARGE):

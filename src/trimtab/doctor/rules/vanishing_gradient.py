@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from trimtab.doctor.curves import called, median_profile, progress, weight_layers
+from trimtab.doctor.curves import CannotJudge, called, median_profile, progress, weight_layers
 from trimtab.records import Evidence, Finding, TrainingRecord
 
 LAYERS = 4  # fewer make no profile
@@ -24,6 +24,8 @@ def vanishing_gradient(training: TrainingRecord) -> Iterator[Finding]:
     """
     from scipy import stats
 
+    if not training.layers or "grad_norms" not in training.profiles:
+        raise CannotJudge("layers were not measured")
     layers = weight_layers(training)
     norms = median_profile(training, "grad_norms", [weight for _, weight in layers])
     depth = np.flatnonzero(np.isfinite(norms) & (norms > 0))
