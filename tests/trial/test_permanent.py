@@ -183,6 +183,24 @@ for fold in range(2):
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     fit(model, optimizer)
 """,
+    "two models, each with its optimizer": """
+a, b = net(), net()
+opt_a = torch.optim.SGD(a.parameters(), lr=0.1)
+opt_b = torch.optim.SGD(b.parameters(), lr=0.1)
+fit(a, opt_a)
+fit(b, opt_b)
+""",
+    "two models with one optimizer": """
+body, head = net()[:3], nn.Sequential(nn.Tanh(), nn.Linear(24, 4))
+optimizer = torch.optim.SGD([*body.parameters(), *head.parameters()], lr=0.1)
+for batch in torch.randperm(128).split(8):
+    optimizer.zero_grad()
+    F.cross_entropy(head(body(x[batch])), y[batch]).backward()
+    optimizer.step()
+body.eval(), head.eval()
+with torch.no_grad():
+    print("val loss", F.cross_entropy(head(body(x[128:])), y[128:]).item())
+""",
     "a model that another object holds": """
 class State:
     pass
