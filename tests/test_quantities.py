@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import re
+import shlex
 
 import pytest
 
-from trimtab.quantities import Quantity, choose, goal_of, held_out, judging, named, value
+from trimtab.quantities import Quantity, choose, goal_of, held_out, judging, named, offers, value
 from trimtab.records import Asked, RunRecord, Series, TrainingRecord
+from trimtab.training.printed import Lines
 
 
 def training(steps=10, began=0, model="Net", **series) -> TrainingRecord:
@@ -161,7 +164,51 @@ def test_every_choice_says_where_it_comes_from_and_what_else_there_was():
     metric = choose(one)
     assert (metric.name, metric.source, metric.why) == ("logged test f1", "logged", "logged by the script")
     assert metric.offered == ("val accuracy", "printed val loss")
-    assert "shows no number for held-out data" in choose(run(training(loss=[1.0]))).why
+    assert choose(run(training(loss=[1.0]))).why == "no number for held-out data was seen"
+    asked = choose(run(training(metric_distance=[1.0])), Asked(metric="distance: (.*)"))
+    assert asked.why == "read from the output with --metric 'distance: (.*)'; if less is better, add --minimize"
+    asked = choose(run(training(metric_distance=[1.0])), Asked(metric="distance: (.*)", goal="min"))
+    assert asked.why == "read from the output with --metric 'distance: (.*)'"
+
+
+def test_what_is_on_offer_is_written_as_it_is_typed():
+    """What :func:`offers` gives is read by the shell and by ``--metric``, and finds the number that it names."""
+    lines = ["Epoch 3 Average wage: -9.5 [m]", "dist[m]=1e-05", "gap (x): .5", "so far = 12.5."]
+    for line in lines:
+        reader = Lines()
+        for _ in range(3):
+            reader.read(line)
+        (hint,) = reader.unknown()
+        (option, pattern, *rest) = shlex.split(offers((), [hint]))
+        assert option == "--metric" and rest[0] == "for"
+        assert float(re.search(pattern, line)[1].rstrip(".")) in (-9.5, 1e-05, 0.5, 12.5)
+    assert offers([]) == ""
+    assert offers(["val loss", "f1(x)"]) == "--metric 'val loss'"
+    assert offers("abcde") == "--metric a; --metric b; --metric c; 2 more"
+
+
+def test_what_was_said_before_training_and_never_again_is_a_setting():
+    split = Series(steps=(0,), values=(0.1,))
+    one = training(val_accuracy=[0.5, 0.6])
+    settings = TrainingRecord(
+        name="t", model="Net", steps=10, ended=10, series=dict(one.series) | {"printed val loss": split}
+    )
+    assert choose(run(settings)).name == "val accuracy"
+
+
+def test_a_number_that_is_said_once_more_at_the_end_is_the_conclusion():
+    best = Series(steps=(4, 8, 10, 10), values=(0.5, 0.6, 0.6, 0.6))
+    along = Series(steps=(4, 8, 10), values=(0.5, 0.6, 0.4))
+    one = TrainingRecord(
+        name="t", model="Net", steps=10, ended=10, series={"printed val f1": along, "printed best val f1": best}
+    )
+    assert choose(run(one)).name == "printed best val f1"
+
+
+def test_the_best_of_running_means_is_that_of_the_whole_evaluations():
+    means = Series(steps=(4, 4, 8, 8), values=(0.9, 0.5, 0.8, 0.6))
+    one = run(TrainingRecord(name="t", model="Net", steps=10, ended=10, series={"printed val f1": means}))
+    assert value(one, choose(one, Asked(best=True))) == 0.6
 
 
 def test_a_training_loss_is_judged_by_the_mean_of_its_last_tenth():

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import re
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -384,8 +385,10 @@ def named(wanted: str, names: Iterable[str]) -> str:
 
 def _why(quantity: Quantity, asked: Asked, run: RunRecord) -> str:
     if quantity.source == "asked":
-        return f"read from the output with --metric {asked.metric!r}"
-    chosen = f", chosen with --metric {asked.metric!r}" if asked.metric is not None else ""
+        guessed = quantity.goal is None and asked.goal is None and goal_of(quantity.name) == "max"
+        unsure = "; if less is better, add --minimize" if guessed else ""
+        return f"read from the output with --metric {shlex.quote(str(asked.metric))}{unsure}"
+    chosen = f", chosen with --metric {shlex.quote(str(asked.metric))}" if asked.metric is not None else ""
     if quantity.source == "printed":
         return f"printed by the script{chosen}"
     if quantity.source == "logged":
@@ -393,8 +396,44 @@ def _why(quantity: Quantity, asked: Asked, run: RunRecord) -> str:
     if quantity.source == "written":
         return f"written by the script into a file{chosen}"
     if quantity.name == "loss":
-        return "the training loss: the script shows no number for held-out data" + chosen
+        return "no number for held-out data was seen" + chosen
     return f"measured where the script evaluates its loss{chosen}"
+
+
+# -- what else there was -----------------------------------------------------------------------------------------------
+
+
+def pattern_of(hint: str) -> str:
+    """The regular expression for ``--metric`` that reads a number as it was printed.
+
+    >>> pattern_of("Average wage: 9.00 (20 times)"), pattern_of("dist[m]=-0.5")
+    ('Average wage: ([-0-9.e]+)', 'dist\\\\[m\\\\]=([-0-9.e]+)')
+    """
+    label = re.match(r".*[:=]\s*", hint)
+    return re.sub(r"([.^$*+?{}\[\]\\|()])", r"\\\1", label[0] if label else "") + "([-0-9.e]+)"
+
+
+def offers(names: Iterable[str], hints: Iterable[str] = (), most: int = 3) -> str:
+    """What else could judge, each as one writes it for ``--metric``; ``""`` if there is nothing.
+
+    >>> offers(["printed val loss"], ["Average wage: 9.00 (20 times)"])
+    "--metric 'printed val loss'; --metric 'Average wage: ([-0-9.e]+)' for Average wage: 9.00 (20 times)"
+    """
+    listed = [f"--metric {shlex.quote(name)}" for name in names if re.fullmatch(r"[\w /.@-]+", name)]
+    listed += [f"--metric {shlex.quote(pattern_of(hint))} for {hint}" for hint in hints]
+    return "; ".join(listed[:most]) + (f"; {len(listed) - most} more" if len(listed) > most else "")
+
+
+def unanswered(asked: Asked, run: RunRecord) -> str:
+    """Why ``--metric`` judges nothing, and what could."""
+    said = dict.fromkeys(name for one in run.trainings for name in one.series if may_judge(name))
+    seen = f" Seen were: {offered}." if (offered := offers(said, run.hints)) else ""
+    if asked.pattern is None:
+        return f"{run.subject} has no number called {asked.metric!r}.{seen}"
+    return (
+        f"--metric {asked.metric!r} matched no line that {run.subject} printed. "
+        f"It must match a whole number in a printed line, with one group around it: 'acc=([0-9.]+)'.{seen}"
+    )
 
 
 # -- what it came to -------------------------------------------------------------------------------------------------

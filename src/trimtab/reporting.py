@@ -183,12 +183,8 @@ def _view(record: Any) -> RenderableType:
         return terminal.findings_view([record])
     if isinstance(record, tuple):
         return terminal.findings_view(record) if record else Text("Nothing was found.")
-    if isinstance(record, Comparison):
-        return terminal.comparison_view(record)
-    if isinstance(record, Treatment):
-        return terminal.treatment_view(record) if record.search is not None else terminal.findings_view(record.findings)
-    if isinstance(record, Tuning):
-        return terminal.tuning_view(record)
+    if isinstance(record, (Comparison, Treatment, Tuning)):
+        return terminal.outcome_view(record)
     if isinstance(record, Arm):
         return Text(f"{record.recipe}: {effect(record)}")
     return Text(repr(record))

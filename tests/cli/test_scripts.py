@@ -111,7 +111,10 @@ def test_a_metric_that_matches_nothing_is_said(trimtab, train):
     train.write_text(clusters())
     shown = trimtab("watch", "--metric", "acc=([0-9]+)", "train.py")
     assert shown.exit_code == 0
-    assert "--metric 'acc=([0-9]+)' matched no line that the script printed" in shown.stderr
+    assert "--metric 'acc=([0-9]+)' matched no line that train.py printed" in shown.stderr
+    assert "Seen were: --metric 'val loss'; --metric 'val accuracy'." in shown.stderr
+    shown = trimtab("watch", "--metric", "test loss", "train.py")
+    assert "train.py has no number called 'test loss'. Seen were: --metric 'val loss'" in shown.stderr
 
 
 def test_a_script_may_change_its_folder(trimtab, train, tmp_path):

@@ -83,6 +83,19 @@ def test_tables(lines, numbers):
     assert last == numbers
 
 
+def test_numbers_under_unknown_names_are_kept_for_a_hint():
+    reader = Lines()
+    for episode in range(3):
+        reader.read(
+            f"Episode {episode} Last length: 10 Average wage: {episode / 4} lr: 0.{episode} loss: 1.{episode} train gain: {episode}"
+        )
+    assert reader.unknown() == ("Average wage: 0.5 (3 times)",)
+    assert Lines().unknown() == ()
+    reader = Lines()
+    reader.read("gap (x): 0.5, seed: 3")
+    assert reader.unknown() == ("gap (x): 0.5",)
+
+
 def test_output_passes_through_and_lines_are_read():
     out, lines = io.StringIO(), []
     stream = Printed(out, lines.append)

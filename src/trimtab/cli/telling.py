@@ -153,6 +153,8 @@ def as_json(
     tuning: Tuning | None = None,
 ) -> dict[str, Any]:
     """The machine-readable result."""
+    from trimtab.report.words import judged_by
+
     found = [
         {
             "problem": f.problem, "severity": f.severity, "where": f.where, "confidence": f.confidence, "title": f.title,
@@ -169,6 +171,7 @@ def as_json(
             "seconds": run.seconds,
         },
         "metric": run.metric,
+        "judged_by": judged_by((tuning or treatment or comparison or run).metric, run.hints),
         "findings": found,
         "rules": {"asked": getattr(findings, "asked", 0), "unjudged": getattr(findings, "unjudged", {})},
     }

@@ -48,6 +48,7 @@ def _watch(
     from rich.console import Console
 
     from trimtab.doctor import diagnose
+    from trimtab.quantities import unanswered
     from trimtab.store import Store, StoreError
     from trimtab.training import Recorder, run_script
     from trimtab.training.recorder import WatchWarning
@@ -86,11 +87,7 @@ def _watch(
     if store is not None and not kept:
         say(console, f"{store.path} could not take the whole record; what is said here was kept in memory.", "yellow")
     if metric.metric is not None and run.metric is None and run.main is not None:
-        say(
-            console,
-            f"--metric {metric.metric!r} matched no line that the script printed; it must match a printed line, with one group around the number.",
-            "yellow",
-        )
+        say(console, unanswered(metric, run), "yellow")
     if run.main is None or run.main.steps == 0:
         say(console, no_training(children, script, arguments, module), "yellow")
         if json_file:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 
+from trimtab.quantities import value
 from trimtab.records import Arm, Comparison, Finding, Outcome, RunRecord, TrainingRecord, Treatment, Tuning
 from trimtab.report import figures, words
 from trimtab.report.figures import Picture
@@ -88,6 +89,8 @@ def page(
     drawn = [*searched, *(picture for table in tables for picture in table.pictures)]
     sections = tuple(_sections(run, BUDGET - sum(len(picture.svg) for picture in drawn)))
     shown = headline(treatment, comparison, tuning)
+    outcome = tuning or treatment or comparison
+    metric = outcome.metric if outcome is not None else run.metric
     return environment.from_string((room / "page.html").read_text(encoding="utf-8")).render(
         run=run, findings=words.by_severity(findings), treatment=treatment, tuning=tuning, searched=searched, tables=tables, sections=sections,
         kept=_kept(treatment, comparison, tuning),
@@ -95,6 +98,8 @@ def page(
         main=next((section for section in sections if section.training is run.main), None),
         verdict=verdict(run, findings, treatment, comparison, tuning), tone=tone(run, findings, treatment, comparison, tuning),
         before=words.baseline_mean(*shown) if shown else None, headline=shown, places=words.decimals(shown[1]) if shown else 2,
+        judged_by=words.judged_by(metric, run.hints) if run.trainings or outcome is not None else "",
+        alone=metric is None or metric.name == "loss", reached=value(run, run.metric) if run.metric is not None else math.nan,
         anchors=_anchors(sections), words=words, started=time.strftime("%Y-%m-%d %H:%M", time.localtime(run.started)),
         style=Markup((room / "page.css").read_text(encoding="utf-8")),
         script=Markup((room / "page.js").read_text(encoding="utf-8")),

@@ -31,7 +31,7 @@ from trimtab.records import (
     Tuning,
 )  # fmt: skip
 
-ACCURACY = Metric(name="val accuracy", goal="max", why="the script evaluates a classifier after every epoch")
+ACCURACY = Metric(name="val accuracy", goal="max", why="measured where the script evaluates its loss")
 WINNER = "batch_norm(after='linear')"
 
 

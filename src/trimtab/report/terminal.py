@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from trimtab.quantities import value
-from trimtab.records import Arm, Comparison, Finding, Outcome, RunRecord, Treatment, Tuning
+from trimtab.records import Arm, Comparison, Finding, Metric, Outcome, RunRecord, Treatment, Tuning
 from trimtab.report.verdict import Tone, of_outcome, tone, verdict
 from trimtab.report.words import (
     UNFINISHED,
@@ -21,12 +21,13 @@ from trimtab.report.words import (
     duration,
     effect,
     importance,
+    judge,
+    judged_by,
     leading,
     lost,
     mean,
     number,
     printable,
-    spelled,
 )
 
 BEST = 5  # trials of a search, and axes of it, that the terminal shows
@@ -46,7 +47,10 @@ def summary(
     findings = findings or (treatment.findings if treatment is not None else ()) or findings
     style = _TONE[tone(run, findings, treatment, comparison, tuning)]
     said = verdict(run, findings, treatment, comparison, tuning)
+    outcome = tuning or treatment or comparison
     parts: list[RenderableType] = [_text(said, style=style), _run_line(run)]
+    if run.trainings or outcome is not None:
+        parts.append(_judged_by(outcome.metric if outcome is not None else run.metric, run.hints))
     if findings:
         parts += [Text(), findings_view(findings)]
     if comparison is not None:
@@ -61,6 +65,14 @@ def summary(
             *(_hanging("-", _text(f"Tried earlier on this run: {of_outcome(run, one)}.")) for one in earlier),
         ]
     return Group(*parts)
+
+
+def outcome_view(outcome: Outcome) -> RenderableType:
+    """A comparison, a treatment or a search alone: which number judges, and what came out."""
+    if isinstance(outcome, Treatment) and outcome.search is None:
+        return findings_view(outcome.findings)
+    view = {Comparison: comparison_view, Treatment: treatment_view, Tuning: tuning_view}[type(outcome)](outcome)  # type: ignore[operator]
+    return Group(_judged_by(outcome.metric), Text(), view)
 
 
 def findings_view(findings: Sequence[Finding]) -> RenderableType:
@@ -121,7 +133,7 @@ class _Arms:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         metric, seeds = self.comparison.metric, len(self.comparison.seeds)
         goal = "more" if metric.goal == "max" else "less"
-        yield _text(f"{spelled(metric.name)} ({goal} is better), {count(seeds, 'paired seed')}")
+        yield _text(f"{judge(metric)} ({goal} is better), {count(seeds, 'paired seed')}")
         cells = [self.headings, *(numbers for _, numbers, _ in self.rows)]
         widths = [max(len(row[column]) for row in cells) for column in range(len(self.headings))]
         longest = max((len(recipe) for recipe, *_ in self.rows), default=0)
@@ -159,7 +171,9 @@ def treatment_view(treatment: Treatment) -> RenderableType:
         ]
     for sentence in treatment.words:  # a command stays on one line, to be copied
         command = sentence.startswith("trimtab ")
-        parts.append(_text(sentence, "cyan", no_wrap=True, overflow="ignore") if command else _hanging("-", _text(sentence)))
+        parts.append(
+            _text(sentence, "cyan", no_wrap=True, overflow="ignore") if command else _hanging("-", _text(sentence))
+        )
     return Group(*parts, *_lines(treatment.lines))
 
 
@@ -181,7 +195,7 @@ def tuning_view(tuning: Tuning) -> RenderableType:
 
 
 def _probes(tuning: Tuning) -> RenderableType:
-    name = spelled(tuning.metric.name)
+    name = judge(tuning.metric)
     title = _text(f"{name} on the seed of the search, the best of {count(len(tuning.probes), 'trial')}")
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     table.add_column("recipe", overflow="fold", ratio=1)
@@ -203,14 +217,20 @@ def _lines(lines: Sequence[str], of: str = "") -> list[RenderableType]:
     ]
 
 
+def _judged_by(metric: Metric | None, hints: Sequence[str] = ()) -> Text:
+    """Which number judges: a warning, where nothing is known of held-out data."""
+    return _text(judged_by(metric, hints), style="yellow" if metric is None or metric.name == "loss" else "dim")
+
+
 def _run_line(run: RunRecord) -> Text:
     parts = [run.subject]
     if (main := run.main) is not None:
-        parts.append(count(main.steps, "step"))
+        several = sum(training.steps > 0 for training in run.trainings)
+        parts.append(count(main.steps, "step") + (f" in the longest of {several} trainings" if several > 1 else ""))
         if len(main.get("loss")):
             parts.append(f"last loss {number(main.get('loss').last)}")
         if run.metric is not None and run.metric.name != "loss":
-            parts.append(f"{spelled(run.metric.name)} {number(value(run, run.metric))}")
+            parts.append(f"{judge(run.metric)} {number(value(run, run.metric))}")
     parts.append(duration(run.seconds) if run.finished else UNFINISHED)
     return _text(", ".join(parts), style="dim")
 

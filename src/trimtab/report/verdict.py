@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import Literal
 
-from trimtab.records import Arm, Comparison, Finding, Findings, Outcome, RunRecord, Treatment, Tuning
-from trimtab.report.words import baseline_mean, by_severity, count, decimals, effect, fixed, lost, spelled
+from trimtab.records import Arm, Comparison, Finding, Findings, Metric, Outcome, RunRecord, Treatment, Tuning
+from trimtab.report.words import baseline_mean, by_severity, count, decimals, effect, fixed, judge, lost
 
 Tone = Literal["good", "bad", "plain"]
 
@@ -35,7 +35,7 @@ def verdict(
         return f"The run ended with exit code {run.exit_code}"
     if not run.finished:
         return f"{_silence(findings)} so far; the run has not ended, or was killed"
-    return _silence(findings) if run.trainings else "No training was seen in this run"
+    return f"{_silence(findings)}{_blind(run.metric)}" if run.trainings else "No training was seen in this run"
 
 
 def tone(
@@ -134,7 +134,7 @@ def _of_comparison(comparison: Comparison) -> str:
 
 def _change(comparison: Comparison, arm: Arm, noun: str) -> str:
     """``<recipe> raised <metric> from <before> to <after>: <effect> over <n> seeds``, and what speaks against it."""
-    metric, goal, places = spelled(comparison.metric.name), comparison.metric.goal, decimals(arm)
+    metric, goal, places = judge(comparison.metric), comparison.metric.goal, decimals(arm)
     before, seeds = baseline_mean(comparison, arm), count(len(arm.seeds), noun)
     if not arm.seeds:
         gone = f" ({lost(arm)})" if lost(arm) else ""
@@ -146,13 +146,20 @@ def _change(comparison: Comparison, arm: Arm, noun: str) -> str:
     verb = "raised" if arm.mean > before else "lowered" if arm.mean < before else "left"
     was, became = fixed(before, places), fixed(arm.mean, places)
     if verb != "left" and was == became:  # by less than can be seen
-        return f"{arm.recipe} left {metric} at {was}: {effect(arm)} over {seeds}{_doubt(arm)}"
+        return (
+            f"{arm.recipe} left {metric} at {was}: {effect(arm)} over {seeds}{_doubt(arm)}{_blind(comparison.metric)}"
+        )
     span = f"at {was}" if verb == "left" else f"from {was} to {became}"
     size = effect(arm) if goal == "max" else f"better by {effect(arm, sign=False)}"
     if arm.effect < 0:
         size = effect(arm)
         span += "" if arm.high < 0 else ", which is worse"  # else it is said at the end
-    return f"{arm.recipe} {verb} {metric} {span}: {size} over {seeds}{_doubt(arm)}"
+    return f"{arm.recipe} {verb} {metric} {span}: {size} over {seeds}{_doubt(arm)}{_blind(comparison.metric)}"
+
+
+def _blind(metric: Metric | None) -> str:
+    """That nothing is known of data that were not trained on."""
+    return "; no number for held-out data was seen" if metric is not None and metric.name == "loss" else ""
 
 
 def _doubt(arm: Arm) -> str:

@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Sequence
 
-from trimtab.quantities import Quantity
+from trimtab.quantities import Quantity, offers
 from trimtab.records import Arm, Comparison, Finding, Metric, Outcome, Probe, Severity, Treatment, Tuning
 
 UNFINISHED = "not ended, or killed"  # in the place of the time that a run took
@@ -70,6 +70,36 @@ def spelled(metric: str) -> str:
     ('validation accuracy', 'validation loss', 'validation/f1')
     """
     return Quantity.read(metric).title
+
+
+def judge(metric: Metric) -> str:
+    """What judges, for a sentence: with how it is summed up.
+
+    >>> judge(Metric(name="printed val accuracy", goal="max", folds=5)), judge(Metric(name="loss", goal="min", best=True))
+    ('validation accuracy (mean over 5 folds)', 'training loss (its best)')
+    """
+    how = ", ".join([f"mean over {metric.folds} folds"] * bool(metric.folds) + ["its best"] * metric.best)
+    name = "training loss" if metric.name == "loss" else spelled(metric.name)
+    return f"{name} ({how})" if how else name
+
+
+def judged_by(metric: Metric | None, hints: Sequence[str] = ()) -> str:
+    """Which number judges, where it comes from, and what else was on offer.
+
+    >>> judged_by(Metric(name="printed val f1", goal="max", why="printed by the script", offered=("val loss",)))
+    "Judged by validation f1, more is better: printed by the script. On offer too: --metric 'val loss'."
+    >>> judged_by(Metric(name="loss", goal="min", why="no number for held-out data was seen"), ["wage: 9.0 (20 times)"])
+    "Judged by training loss alone, less is better: no number for held-out data was seen. On offer: --metric 'wage: ([-0-9.e]+)' for wage: 9.0 (20 times)."
+    """
+    if metric is None:
+        offered = offers((), hints)
+        return "No number judges this run." + (f" On offer: {offered}." if offered else "")
+    alone = metric.name == "loss"
+    offered = offers(metric.offered, hints if metric.source == "measured" else ())
+    said = f"Judged by {judge(metric)}{' alone' * alone}, {'more' if metric.goal == 'max' else 'less'} is better"
+    return f"{said}{f': {metric.why}' if metric.why else ''}." + (
+        f" On offer{' too' * (not alone)}: {offered}." if offered else ""
+    )
 
 
 SIGNIFICANT = 5  # digits of a mean that are shown at most: an effect below them is said by its own size

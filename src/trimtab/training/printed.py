@@ -38,8 +38,10 @@ _FILLING = re.compile(
 )
 _DOING = re.compile(r"(?<!\w)(?:checking|computing|evaluating|performing|running|starting|begin|start)(?!\w)")
 _UNKNOWN = re.compile(
-    rf"(?<![\w.])([A-Za-z][A-Za-z0-9 _/@-]{{1,40}}?)\s*[:=]\s*(?={_PLAIN_NUMBER}(?![\w/:]))", re.IGNORECASE
+    rf"(?<![\w.])([A-Za-z][A-Za-z0-9 _/@-]{{1,40}}?(?:\s?[\[(][^\])]{{1,20}}[\])])?)\s*[:=]\s*(?={_PLAIN_NUMBER}(?![\w/:]))",
+    re.IGNORECASE,
 )
+_COUNTED = re.compile(r"(?<!\S)[-+]?\d[\d.,/]*\s+")
 _BOOKKEEPING = re.compile(
     r"(?<!\w)(?:epochs?|steps?|iter\w*|batch\w*|seeds?|lr|learning rate|time|eta|elapsed|took|sec\w*|ms|it|fold|rank|devices?|gpu\w*|"
     r"mem\w*|param\w*|num\w*|size|samples?|runtime|version|port|pid|count|total|grad norm)(?!\w)"
@@ -182,7 +184,8 @@ class Lines:
 
     titles: list[list[str]] = field(default_factory=list)  # of the columns, for every way to cut the line that has them
     header: str = ""
-    hints: dict[str, tuple[int, str]] = field(default_factory=dict)
+    # Of numbers that nobody here knows: how often they came, what was shown last, whether it changed.
+    hints: dict[str, tuple[int, str, bool]] = field(default_factory=dict)
     qualifiers: dict[str, str] = field(default_factory=dict)
     _follows_header: bool = False
 
@@ -244,19 +247,24 @@ class Lines:
 
     def _hint(self, line: str) -> None:
         for match in _UNKNOWN.finditer(line):
-            label = match[1].strip()
+            label = _COUNTED.split(match[1])[-1].strip()  # "episode 3 wage: 9.0" is of every episode
             words = plain_words(label)
             if score_in(words) or _BOOKKEEPING.search(words) or split_in(words) == "train":
                 continue
             if label in self.hints or len(self.hints) < HINTS:
                 end = _NUMBER.match(line, match.end())
-                shown = line[match.start() : end.end() if end else match.end()].strip()
-                self.hints[label] = (self.hints.get(label, (0, ""))[0] + 1, shown)
+                shown = line[line.index(label, match.start()) : end.end() if end else match.end()].strip()
+                count, before, changed = self.hints.get(label, (0, shown, False))
+                self.hints[label] = count + 1, shown, changed or shown != before
 
     def unknown(self) -> tuple[str, ...]:
-        """Numbers that were printed under names that nobody here knows, the most frequent first: ``"good: 0.74 (15 times)"``."""
-        ranked = sorted(self.hints.items(), key=lambda item: -item[1][0])
-        return tuple(f"{shown} ({count} times)" if count > 1 else shown for _, (count, shown) in ranked[:3])
+        """Numbers that were printed under names that nobody here knows, the most frequent first: ``"good: 0.74 (15 times)"``.
+
+        Where some change, those that never do are settings.
+        """
+        changing = [hint for hint in self.hints.values() if hint[2]]
+        ranked = sorted(changing or self.hints.values(), key=lambda hint: -hint[0])
+        return tuple(f"{shown} ({count} times)" if count > 1 else shown for count, shown, _ in ranked[:3])
 
 
 def _cells(line: str) -> Iterator[list[str]]:

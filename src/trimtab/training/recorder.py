@@ -291,6 +291,6 @@ class Recorder(Hearer):
 
 def _number(text: str | None) -> float | None:
     try:
-        return float(text or "")
+        return float((text or "").replace(",", "").rstrip("."))
     except ValueError:
         return None

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from trimtab.quantities import may_judge
+from trimtab.quantities import offers, unanswered
 from trimtab.records import Asked, Flow, Metric, RunRecord, Trial, Watched
 from trimtab.store import FOLDER, Store, StoreError
 from trimtab.trial.engines import LocalEngine
@@ -194,10 +194,14 @@ class Session:
             )
         elif "has no metric" in trial.error:
             said = (
-                self._no_such_metric(result.run)
+                unanswered(self.asked, run)
                 if self.asked.metric
                 else f"{label} trains, but neither a loss nor a metric was seen. "
-                "Let it print one, and read it with --metric 'acc=([0-9.]+)'."
+                + (
+                    f"Seen were: {seen}."
+                    if (seen := offers((), run.hints))
+                    else "Let it print one, and read it with --metric 'acc=([0-9.]+)'."
+                )
             )
         else:
             said = f"{label} failed, so there is nothing to compare with: {trial.error}."
@@ -206,16 +210,6 @@ class Session:
         if run.id and run.main is not None and run.main.steps and self.store is not None:
             said += f"\nIts record up to there is kept: {report_command(run.id, self.subject.folder)}"
         return said
-
-    def _no_such_metric(self, run: RunRecord) -> str:
-        said = [name for training in run.trainings for name in training.series if may_judge(name)]
-        seen = f" Seen were: {', '.join(dict.fromkeys(said))}." if said else ""
-        if self.asked.pattern is None:
-            return f"{self.subject.label} has no number called {self.asked.metric!r}.{seen}"
-        return (
-            f"--metric {self.asked.metric!r} matched no line that {self.subject.label} printed. "
-            f"It must match a whole number in a printed line, with one group around it: 'acc=([0-9.]+)'.{seen}"
-        )
 
     def _check_unchanged(self) -> None:
         if self.subject.fingerprint() != self._fingerprint:

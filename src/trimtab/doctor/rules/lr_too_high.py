@@ -53,8 +53,9 @@ def lr_too_high(training: TrainingRecord) -> Iterator[Finding]:
         LOST * (before - went.best), SURE * spread * math.sqrt(20 / len(values)), 0.05 * went.reference
     )
     # Rare large steps that cost what was learned are an explosion of the gradient. And without a known measure of learning a loss may rise
-    # by itself (of a generator, of a policy): there, too, large steps must be the usual ones.
-    thrown &= (largest if went.known_reference or not went.finite else typical) > LARGE
+    # by itself (of a generator, of a policy): there, too, large steps must be the usual ones. A few are enough at the beginning.
+    begun = at <= max(20, 0.1 * training.steps) and went.known_reference
+    thrown &= (largest if begun or not went.finite else typical) > LARGE
     lost &= typical > LARGE
     if not ((thrown and went.learned < 0.5) or (went.finite and lost)):
         return
