@@ -417,6 +417,19 @@ def test_exploding_gradient():
     assert finding.remedies[0] == "clip_norm(max_norm=1.0)"
 
 
+def test_an_explosion_that_throws_the_loss_up_late_is_no_rate():
+    """Its large steps are rare, and much was learned before: the cause is the gradient."""
+    run = exploding_record()
+    loss = run.trainings[0].series["loss"]
+    thrown = Series(
+        steps=loss.steps, values=tuple(9.0 if 60 < s < 70 else v for s, v in zip(loss.steps, loss.values, strict=True))
+    )
+    training = msgspec.structs.replace(run.trainings[0], series={**run.trainings[0].series, "loss": thrown})
+    found = diagnose(msgspec.structs.replace(run, trainings=(training,)))
+    assert [finding.problem for finding in found] == ["exploding_gradient"]
+    assert found[0].consequences == ()
+
+
 def test_spikes_that_move_no_weight_are_no_explosion():
     run = exploding_record()
     profile = run.trainings[0].profiles["update_ratio"]

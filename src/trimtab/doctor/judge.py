@@ -93,15 +93,16 @@ def _once(run: RunRecord, found: list[tuple[int, Finding]]) -> Iterator[Finding]
     kinds = [(one.model, one.optimizers, one.facts.get("parameters")) for one in run.trainings]
     groups: dict[Any, list[tuple[int, Finding]]] = {}
     for number, finding in found:
-        groups.setdefault((finding.problem, kinds[number - 1]), []).append((number, finding))
+        what = finding.where if finding.problem == "rule_error" else finding.problem
+        groups.setdefault((what, kinds[number - 1]), []).append((number, finding))
     for (_, kind), group in groups.items():
-        alike = [training for training, other in zip(run.trainings, kinds, strict=True) if other == kind]
+        alike = [number for number, other in enumerate(kinds, 1) if other == kind]
         number, finding = min(group, key=lambda one: _RANK[one[1].severity])
         title = finding.title
         if len(alike) > 1:
-            apart = all(after.began >= before.ended for before, after in itertools.pairwise(alike))
-            names = ", ".join(str(1 + alike.index(run.trainings[number - 1])) for number, _ in group)
-            noun = "fold" if apart else "training"
+            pairs = itertools.pairwise(run.trainings[number - 1] for number in alike)
+            noun = "fold" if all(after.began >= before.ended for before, after in pairs) else "training"
+            names = ", ".join(str(1 + alike.index(number)) for number, _ in group)
             title += f", in {noun}{'s' * (len(group) > 1)} {names} of {len(alike)}"
         yield msgspec.structs.replace(finding, title=title, training=run.trainings[number - 1].name)
 
