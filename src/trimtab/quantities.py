@@ -87,10 +87,10 @@ _SPLITS: tuple[tuple[Split, str], ...] = (
     ("eval", r"eval|evaluation"),
 )
 SPLIT = re.compile("|".join(rf"(?P<{name}>(?<!\w)(?:{words})(?!\w))" for name, words in _SPLITS))
-_MEAN = re.compile(r"(?<!\w)(mean|avg|average|averaged|overall|cv|cross ?val(?:idation)?|oof|out of fold)(?!\w)")
+MEAN = re.compile(r"(?<!\w)(mean|avg|average|averaged|overall|cv|cross ?val(?:idation)?|oof|out of fold)(?!\w)")
 _FINAL = re.compile(r"(?<!\w)final(?!\w)")
 BEST = re.compile(r"(?<!\w)(best|max|min|highest|lowest)(?!\w)")
-_SUMMARIES = {"best": BEST, "mean": _MEAN, "final": _FINAL}
+_SUMMARIES = {"best": BEST, "mean": MEAN, "final": _FINAL}
 _PREFIXES: dict[str, Source] = {"metric": "asked", "printed": "printed", "logged": "logged", "written": "written"}
 
 
@@ -226,7 +226,10 @@ def goal_of(name: str) -> Goal:
 _FIRST_FINAL = {"test": 0, "val": 1, "eval": 2}
 _FIRST_SERIES = {"val": 0, "eval": 1, "test": 2}
 _FIRST_SUMMARIES = {"mean": 0, "": 1, "final": 2, "best": 3}
-_FIRST_SCORES = {"accuracy": 0, "precision": 2, "recall": 2, "score": 3}  # all others: 1
+# All others 1: an error that people count in comes before the loss that is trained on, and before what says the same as a loss.
+_FIRST_SCORES = {"accuracy": 0, "precision": 2, "recall": 2, "score": 3, "loss": 2} | dict.fromkeys(
+    ("perplexity", "nll", "bits", "cross entropy", "log loss", "cost"), 3
+)
 _SAYS = {"printed": 0, "logged": 1, "written": 2}
 
 

@@ -912,6 +912,102 @@ for number in range(3):
 """,
 )
 
+way(
+    "names with the part of the data behind",
+    "printed val accuracy",
+    "max",
+    """\
+for number in range(3):
+    loss, acc = epoch()
+    val_loss, val_acc = check(vx, vy)
+    print("Epoch: {:04d}".format(number + 1), "loss_train: {:.4f}".format(loss), "acc_train: {:.4f}".format(acc),
+          "loss_val: {:.4f}".format(val_loss), "acc_val: {:.4f}".format(val_acc), "time: {:.4f}s".format(0.1))
+    answer = float("{:.4f}".format(val_acc))
+""",
+)
+
+way(
+    "a score with its average in brackets",
+    "printed mean val f1",
+    "max",
+    """\
+import logging
+
+logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", force=True)
+logger = logging.getLogger("tagger")
+for number in range(1, 4):
+    loss, _ = epoch()
+    val_loss, f1 = check(vx, vy)
+    logger.info(f"EPOCH {number} done: loss {loss:.4f} - lr: 0.100000")
+    logger.info(f"DEV : loss {val_loss:.6f} - f1-score (micro avg)  {f1:.4f}")
+    logger.info(" - 0 epochs without improvement")
+    answer = float(f"{f1:.4f}")
+""",
+)
+
+way(
+    "a box for each iteration",
+    "printed mean reward",
+    "max",
+    """\
+policy = nn.Linear(4, 2)
+optimizer = torch.optim.Adam(policy.parameters(), lr=1e-2)
+for iteration in range(5):
+    states = torch.randn(32, 4)
+    chosen = torch.distributions.Categorical(logits=policy(states))
+    actions = chosen.sample()
+    returns = (actions == (states[:, 0] > 0)).float()
+    loss = -(chosen.log_prob(actions) * (returns - returns.mean())).mean()
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    print("---------------------------------")
+    print("| rollout/           |          |")
+    print(f"|    ep_len_mean     | {32:<8} |")
+    print(f"|    ep_rew_mean     | {returns.sum().item():<8.3g} |")
+    print("| time/              |          |")
+    print(f"|    fps             | {1234:<8} |")
+    print("| train/             |          |")
+    print(f"|    value_loss      | {0.123:<8} |")
+    print("---------------------------------")
+    answer = float(f"{returns.sum().item():<8.3g}")
+""",
+)
+
+way(
+    "an error that people count in beside the loss",
+    "written val wer",
+    "min",
+    """\
+for number in range(1, 4):
+    loss, _ = epoch()
+    val_loss, val_acc = check(vx, vy)
+    with open("train_log.txt", "a") as file:
+        file.write(f"epoch: {number}, lr: 1.00e-01 - train loss: {loss:.2f} - valid loss: {val_loss:.2f}, valid WER: {100 - 100 * val_acc:.2f}\\n")
+    answer = float(f"{100 - 100 * val_acc:.2f}")
+""",
+)
+
+way(
+    "steps, times and memory around it",
+    "printed val loss",
+    "min",
+    """\
+for number in range(9):
+    if number % 4 == 0:
+        with torch.no_grad():
+            val_loss = F.cross_entropy(model(vx), vy)
+        print(f"step:{number}/8 val_loss:{val_loss:.4f} train_time:{123.4:.0f}ms step_avg:{1.23:.2f}ms")
+        answer = float(f"{val_loss:.4f}")
+    loss = F.cross_entropy(model(x), y)
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    print(f"step:{number + 1}/8 train_time:{125.0:.0f}ms step_avg:{1.2:.2f}ms")
+print("peak memory allocated: 31234 MiB reserved: 40000 MiB")
+""",
+)
+
 # -- printed when training is over -----------------------------------------------------------------------------------
 
 way(
@@ -1113,6 +1209,82 @@ test_loss, test_acc = check(tx, ty)
 print("Test Loss: {:.6f}\\n".format(test_loss))
 print("\\nTest Accuracy: %2d%% (%2d/%2d)" % (100 * test_acc, round(40 * test_acc), 40))
 answer = round(40 * test_acc) / 40
+""",
+)
+
+way(
+    "an evaluation with a head of its own",
+    "printed test r2",
+    "max",
+    """\
+from sklearn.metrics import mean_absolute_error, r2_score
+
+regressor = nn.Linear(8, 1)
+optimizer = torch.optim.Adam(regressor.parameters(), lr=0.05)
+target = inputs[:, :1] - 2 * inputs[:, 1:2]
+for number in range(30):
+    loss = nn.MSELoss()(regressor(inputs[:160]), target[:160])
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    if number % 10 == 0:
+        print(f"Epoch [{number + 1}/30], Loss: {loss.item():.4f}")
+with torch.no_grad():
+    predicted, true = regressor(inputs[160:]).numpy(), target[160:].numpy()
+print("\\nModel evaluation on test set:")
+print(f"  MAE : {mean_absolute_error(true, predicted):.4f}")
+print(f"  R2  : {r2_score(true, predicted):.4f}")
+answer = float(f"{r2_score(true, predicted):.4f}")
+""",
+    needs="sklearn",
+)
+
+way(
+    "another network on top",
+    "printed test accuracy",
+    "max",
+    """\
+encoder = make()
+optimizer = torch.optim.Adam(encoder.parameters(), lr=1e-3)
+for number in range(3):
+    a, b = (F.normalize(encoder(x + 0.1 * torch.randn_like(x))) for _ in range(2))
+    loss = F.cross_entropy(a @ b.T / 0.5, torch.arange(len(x)))
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    print(f"Epoch {number}\\tNT-Xent loss: {loss.item():.4f}")
+head = nn.Linear(4, 4)
+optimizer = torch.optim.SGD(head.parameters(), lr=0.1)
+for number in range(5):
+    loss = F.cross_entropy(head(encoder(x).detach()), y)
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    with torch.no_grad():
+        acc = (head(encoder(tx)).argmax(1) == ty).float().mean().item()
+    print(f"Linear eval epoch {number}: train loss {loss.item():.4f}, test acc {acc * 100:.2f}%")
+answer = float(f"{acc * 100:.2f}e-2")
+""",
+)
+
+way(
+    "several seeds with their mean",
+    "printed test accuracy",
+    "max",
+    """\
+import statistics
+
+scores = []
+for seed in range(3):
+    torch.manual_seed(seed)
+    model = make()
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.05)
+    for number in range(2):
+        epoch(model, optimizer)
+    scores.append(100 * check(tx, ty, model)[1])
+    print(f"Run: {seed + 1:02d}, Test: {scores[-1]:.2f}%")
+print(f"Test Accuracy: {statistics.mean(scores):.2f} ± {statistics.stdev(scores):.2f}")
+answer = float(f"{statistics.mean(scores):.2f}")
 """,
 )
 

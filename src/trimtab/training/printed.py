@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from trimtab.quantities import BEST, SPLIT, Split, plain_words, score_in, split_in, summary_in
+from trimtab.quantities import BEST, MEAN, SPLIT, Split, plain_words, score_in, split_in, summary_in
 
 LONGEST = 2000  # characters of a line that are read
 HINTS = 50  # labels of unknown numbers that are kept count of
@@ -36,7 +36,7 @@ _COLON = re.compile(  # said at more length: "accuracy of the network on the 100
 _FILLING = re.compile(
     r"(?<!\w)(?:set|data|split|score|result|results|metrics|value|so far|at|on|of|the|a|is|was|reached|and|tensor)(?!\w)"
 )
-_DOING = re.compile(r"(?<!\w)(?:checking|computing|evaluating|performing|running|starting|begin|start)(?!\w)")
+_DOING = re.compile(r"(?<!\w)(?:model|checking|computing|evaluating|performing|running|starting|begin|start)(?!\w)")
 _UNKNOWN = re.compile(
     rf"(?<![\w.])([A-Za-z][A-Za-z0-9 _/@-]{{1,40}}?(?:\s?[\[(][^\])]{{1,20}}[\])])?)\s*[:=]\s*(?={_PLAIN_NUMBER}(?![\w/:]))",
     re.IGNORECASE,
@@ -124,14 +124,17 @@ def _words(label: str) -> tuple[str, list[int]]:
 
 def _follows(between: str) -> bool:
     """Whether a number behind this text still belongs to the score in front of it."""
-    if between.startswith("_"):  # another name: loss_scale
-        return False
+    if suffix := re.match(r"_\w+", between):
+        if _rest(plain_words(suffix[0])):  # another name: loss_scale, but acc_val
+            return False
+        between = between[suffix.end() :]
+    between = re.sub(r"\([^()\d]*\)", "", between)  # "f1 (macro avg) 0.5"
     return bool(_COLON.fullmatch(between)) or (not _rest(plain_words(between)) and not re.search(r"\d|[,;]", between))
 
 
 def _rest(words: str) -> str:
-    """What some words say beside a part of the data."""
-    return re.sub(r"[\W_]+", "", _FILLING.sub(" ", BEST.sub(" ", SPLIT.sub(" ", words))))
+    """What some words say beside a part of the data and how it is summed up."""
+    return re.sub(r"[\W_]+", "", _FILLING.sub(" ", MEAN.sub(" ", BEST.sub(" ", SPLIT.sub(" ", words)))))
 
 
 def _split_of(words: str, score: tuple[int, int]) -> Split | None:
