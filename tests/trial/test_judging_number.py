@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import logging
 import math
 import os
@@ -45,8 +46,8 @@ def _a_process_of_its_own(tmp_path, monkeypatch):
 
 def judged(way: Way) -> tuple[Result, float]:
     """What a trial of the script comes to, and what the script itself says."""
-    if way.needs:
-        pytest.importorskip(way.needs)
+    if way.needs and importlib.util.find_spec(way.needs) is None:  # the script is the one that imports it
+        pytest.skip(f"{way.needs} is not installed")
     Path("train.py").write_text(BEGIN + way.script)
     subject = Answering("train.py")
     result = run_job(Job(subject, "", 0, asked=Asked(metric=way.metric)))
