@@ -132,8 +132,7 @@ class _Arms:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         metric, seeds = self.comparison.metric, len(self.comparison.seeds)
-        goal = "more" if metric.goal == "max" else "less"
-        yield _text(f"{judge(metric)} ({goal} is better), {count(seeds, 'paired seed')}")
+        yield _text(f"{judge(metric, goal=True)}, {count(seeds, 'paired seed')}")
         cells = [self.headings, *(numbers for _, numbers, _ in self.rows)]
         widths = [max(len(row[column]) for row in cells) for column in range(len(self.headings))]
         longest = max((len(recipe) for recipe, *_ in self.rows), default=0)

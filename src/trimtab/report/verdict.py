@@ -159,7 +159,7 @@ def _change(comparison: Comparison, arm: Arm, noun: str) -> str:
 
 def _blind(metric: Metric | None) -> str:
     """That nothing is known of data that were not trained on."""
-    return "; no number for held-out data was seen" if metric is not None and metric.name == "loss" else ""
+    return "; only the training loss judges" if metric is not None and metric.name == "loss" else ""
 
 
 def _doubt(arm: Arm) -> str:

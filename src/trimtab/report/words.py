@@ -72,13 +72,16 @@ def spelled(metric: str) -> str:
     return Quantity.read(metric).title
 
 
-def judge(metric: Metric) -> str:
-    """What judges, for a sentence: with how it is summed up.
+def judge(metric: Metric, goal: bool = False) -> str:
+    """What judges, for a sentence: with how it is summed up and, with ``goal``, which way is better.
 
-    >>> judge(Metric(name="printed val accuracy", goal="max", folds=5)), judge(Metric(name="loss", goal="min", best=True))
-    ('validation accuracy (mean over 5 folds)', 'training loss (its best)')
+    >>> judge(Metric(name="printed val accuracy", goal="max", folds=5)), judge(Metric(name="loss", goal="min", best=True), goal=True)
+    ('validation accuracy (mean over 5 folds)', 'training loss (its best, less is better)')
     """
-    how = ", ".join([f"mean over {metric.folds} folds"] * bool(metric.folds) + ["its best"] * metric.best)
+    better = f"{'more' if metric.goal == 'max' else 'less'} is better"
+    how = ", ".join(
+        [f"mean over {metric.folds} folds"] * bool(metric.folds) + ["its best"] * metric.best + [better] * goal
+    )
     name = "training loss" if metric.name == "loss" else spelled(metric.name)
     return f"{name} ({how})" if how else name
 
