@@ -60,7 +60,7 @@ def main() -> None:
             told = f"{row['recipe']}: {row['metric']} {row['untreated']:.3f} -> {row['treated']:.3f}, effect {row['effect']:+.3f} "
             told += f"[{row['low']:.3f}, {row['high']:.3f}] over {row['seeds']} seeds"
         else:
-            told = "nothing needs treating"
+            told = "no rule found a fault"
         print(f"{row['script']:24s} {row['finding'] or 'no finding':20s} {told}, {row['seconds']} s", flush=True)
     out = Path(__file__).parent / "results" / "examples.json"
     out.parent.mkdir(exist_ok=True)

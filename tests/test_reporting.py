@@ -220,7 +220,7 @@ def test_odd_records_show_themselves_too():
     ]
     for record in odd:
         assert repr(record) and isinstance(str(record), str) and record._repr_html_().startswith("<pre")
-    assert repr(Findings()) == "()" and str(Findings()) == "Nothing was found."
+    assert repr(Findings()) == "()" and str(Findings((), 9)) == "No rule found a fault (9 asked)."
     hostile = replace(sample.findings()[0], title="<script>alert(1)</script> \x1b[31m")
     assert "<script" not in hostile._repr_html_() and "\x1b" not in str(hostile)
 

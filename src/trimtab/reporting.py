@@ -18,6 +18,7 @@ from trimtab.records import (
     Arm,
     Comparison,
     Finding,
+    Findings,
     Outcome,
     Recording,
     RunRecord,
@@ -181,8 +182,8 @@ def _view(record: Any) -> RenderableType:
         return Text(_of_series(record))
     if isinstance(record, Finding):
         return terminal.findings_view([record])
-    if isinstance(record, tuple):
-        return terminal.findings_view(record) if record else Text("Nothing was found.")
+    if isinstance(record, Findings):
+        return terminal.findings_view(record) if record else Text(f"{record.silence}.")
     if isinstance(record, (Comparison, Treatment, Tuning)):
         return terminal.outcome_view(record)
     if isinstance(record, Arm):

@@ -38,7 +38,7 @@ def command(
 
     \b
     Exit codes:
-      0  something was proven to help, or nothing needs treating
+      0  something was proven to help, or no rule found a fault
       1  the script failed, so there is nothing to compare with
       2  wrong usage
       3  something is wrong, and nothing provably helps
