@@ -237,7 +237,7 @@ class RunRecord(Record):
     """One watched run of a script (or of attached code): its trainings, how it ended, and what it printed last.
 
     ``latest`` says of every number that the script said in several trainings which of these came last; ``hints`` are printed numbers
-    that no rule knows, with how often they came.
+    that no rule knows, with how often they came; ``reached`` is what the run came to by its metric, once it has ended.
     ``finished`` is false of a run that is going on, or was killed: what it had until then is there.
     """
 
@@ -254,12 +254,14 @@ class RunRecord(Record):
     applied: tuple[str, ...] = ()
     latest: dict[str, int] = {}
     hints: tuple[str, ...] = ()
+    reached: float | None = None
     finished: bool = True
 
     def _in_short(self) -> str:
         parts = [self.subject, _number(self.main.steps if self.main is not None else 0, "step")]
-        if self.metric is not None and self.main is not None and len(self.main.get(self.metric.name)):
-            parts.append(f"{self.metric.name} {_short(self.main.get(self.metric.name).last)}")
+        if self.metric is not None and self.main is not None:
+            reached = self.main.get(self.metric.name).last if self.reached is None else self.reached
+            parts += [f"{self.metric.name} {_short(reached)}"] * (not math.isnan(reached))
         parts += [self.error] * bool(self.error) + ["not ended"] * (not self.finished)
         return f"{self.id}: {', '.join(parts)}"
 

@@ -272,8 +272,8 @@ class Store:
         newest = "select {} from point where run=? and training=? and name=? order by rowid desc limit 1"
         if not head.finished:  # its head is older than its numbers
             steps = max([steps, *(row[0] + 1 for row in self._rows(newest.format("step"), head.id, longest, "loss"))])
-        value = float("nan")
-        if head.metric is not None:
+        value = float("nan") if head.reached is None else head.reached
+        if head.metric is not None and head.reached is None:
             for (last,) in self._rows(newest.format("value"), head.id, longest, head.metric.name):
                 value = last if isinstance(last, float) else value
         findings = None

@@ -153,8 +153,29 @@ def test_folds_are_judged_by_their_mean(trimtab, train):
     assert "12 steps in the longest of 4 trainings" in said.replace("10 steps", "12 steps")
     comparison = json.loads(train.with_name("found.json").read_text())["comparison"]
     assert comparison["metric"]["folds"] == 4
+    listed = re.search(r"validation accuracy \(mean over 4 folds\) (0\.\d+)", trimtab("report", "--list").stdout)
+    assert float(listed[1]) == pytest.approx(comparison["baseline"][0], abs=1e-4)
     # every trial's value is the mean of what its four folds printed last
     assert all(trial["status"] == "ok" for trial in comparison["trials"])
     curves = [trial["curves"]["printed val accuracy"]["values"] for trial in comparison["trials"]]
     for trial, curve in zip(comparison["trials"], curves, strict=True):
         assert len(curve) == 4 and trial["value"] == pytest.approx(sum(curve) / 4)
+
+
+def test_a_search_that_is_judged_the_other_way_is_another_search(trimtab, train):
+    train.write_text(BEGIN + WAYS["a GAN, the standard error and --metric"].script)
+    asked = ["--search", "lr_scale(factor=choice(2, 20))", "--trials", "3", "--seeds", "2", "--candidates", "1"]
+    asked += ["--metric", "distance: ([0-9.]+)", "--json", "found.json"]
+    best = {}
+    for goal, better in (("--minimize", min), ("--maximize", max)):
+        shown = trimtab("tune", *asked, goal, "train.py")
+        assert shown.exit_code in (0, 3), shown.output
+        assert "of these." not in shown.stdout  # nothing is kept of the other search
+        found = json.loads(train.with_name("found.json").read_text())["tuning"]
+        probes = {probe["recipe"]: probe["value"] for probe in found["probes"] if probe["recipe"]}
+        confirmed = found["confirmation"]["arms"][0]["recipe"] if found["confirmation"] else None
+        untreated = found["untreated"]
+        if confirmed is not None:
+            assert probes[confirmed] == better(probes.values()) != untreated
+        best[goal] = confirmed
+    assert best["--minimize"] != best["--maximize"]

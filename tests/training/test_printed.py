@@ -36,6 +36,7 @@ from trimtab.training.printed import Lines, Printed, printed_numbers
         ("val 0.35", {"val loss": 0.35}),
         ("val 40, test 360, val split 0.2, val: 0.3 s, val 12 ms, val_fraction=0.1", {}),
         ("time: train 3.2, val 0.4", {}),
+        ("train 12.5 it/s val 40.5 samples/s", {}),
         ("Epoch: 001, Loss: 1.9, Train: 0.4, Val: 0.3, Test: 0.2", {
             "loss": 1.9, "train score": 0.4, "val score": 0.3, "test score": 0.2}),
         ("train loss 0.5 | val 0.6", {"train loss": 0.5, "val loss": 0.6}),

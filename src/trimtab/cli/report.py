@@ -136,12 +136,12 @@ def _newest_of(store: Store, script: Path) -> str:
 
 def _told(listed: Listed) -> str:
     """A run in a list: what it was, and below it what is wrong and what was tried."""
-    from trimtab.report.words import SEVERITIES, UNFINISHED, count, number, spelled
+    from trimtab.report.words import SEVERITIES, UNFINISHED, count, judge, number
 
     run, metric = listed.run, listed.run.metric
     parts = [run.subject, count(listed.steps, "step") if run.trainings else "no training seen"]
     if metric is not None and not math.isnan(listed.value):
-        parts.append(f"{spelled(metric.name)} {number(listed.value)}")
+        parts.append(f"{judge(metric)} {number(listed.value)}")
     if not run.finished:
         parts.append(UNFINISHED)
     parts += filter(None, [run.error])

@@ -26,7 +26,7 @@ _SHARE = re.compile(r"\s?%\s?\(\s*(\d+)\s?/\s?(\d+)\s*\)")
 _CORRECT = re.compile(r"\s*(?:are |were )?(?:correct|right)(?!\w)", re.IGNORECASE)
 _QUALIFIER = re.compile(r"@\s?\[([^\]]*)\]")  # "average precision @[ IoU=0.50:0.95 | area=all ] = 0.5"
 _PERCENT = re.compile(r"\s*\(?\s*%")
-_UNIT = re.compile(r"\s?(?:ms|s|sec|secs|seconds?|min|minutes?|h|hours?|[kmg]i?b)(?!\w)", re.IGNORECASE)
+_UNIT = re.compile(r"\s?(?:ms|s|sec|secs|seconds?|min|minutes?|h|hours?|[kmg]i?b|\w+/s(?:ec)?)(?!\w)", re.IGNORECASE)
 _SPREAD = re.compile(r"(?:±|\+/?[-−])\s*\(?\s*$")
 _COLON = re.compile(  # said at more length: "accuracy of the network on the 10000 images: "
     r"['\"\])]*\s*(?:(?:\(|(?:on|of|for|over|in|after|at|across|by|using|with|per|so far)(?!\w))[^:=]{0,60})?[:=]\s*['\"(\[{]*\s*(?:\w*\()?\s*$",

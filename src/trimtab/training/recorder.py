@@ -22,7 +22,7 @@ import msgspec
 import torch
 from torch import nn
 
-from trimtab.quantities import Quantity, choose
+from trimtab.quantities import Quantity, choose, value
 from trimtab.records import Asked, CodePlace, RunRecord, drawing
 from trimtab.store import Keeping
 from trimtab.training import loggers, taps
@@ -273,7 +273,8 @@ class Recorder(Hearer):
             latest=dict(self._latest),
             hints=tuple(hint for lines in self._lines.values() for hint in lines.unknown()),
         )
-        return record if heads else msgspec.structs.replace(record, metric=choose(record, self.asked))
+        metric = None if heads else choose(record, self.asked)
+        return msgspec.structs.replace(record, metric=metric, reached=value(record, metric)) if metric else record
 
     def __repr__(self) -> str:
         return f"<Recorder of {', '.join(watch.model for watch in self.watches) or 'nothing yet'}, {self.steps} steps>"

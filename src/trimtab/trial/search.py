@@ -111,7 +111,8 @@ class Search:
         self.kept = 0
         self.exhausted = False
         self.path = folder / "tune.db" if folder is not None else None
-        self._name = f"{subject}-{hashlib.sha256(repr((space.texts, metric.name, pattern)).encode()).hexdigest()[:16]}"
+        judge = (metric.name, metric.goal, metric.best, metric.folds, pattern)
+        self._name = f"{subject}-{hashlib.sha256(repr((space.texts, judge)).encode()).hexdigest()[:16]}"
         self._warm_up = math.ceil(WARM_UP * reports)
         self._known: dict[str, Probe] = {}  # by recipe, as is what follows; their numbers are those of the study
         self._running: dict[str, _Asked] = {}
