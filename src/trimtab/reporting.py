@@ -160,13 +160,13 @@ def text(record: Any) -> str:
 def html(record: Any) -> str:
     """The same with its colours, for a notebook."""
     console = Console(file=io.StringIO(), record=True, width=WIDTH, force_jupyter=False)
-    console.print(_view(record))
+    console.print(_view(record), crop=False)
     return console.export_html(inline_styles=True, code_format=_HTML)
 
 
 def _plain(view: RenderableType) -> str:
     console = Console(file=io.StringIO(), width=WIDTH, color_system=None, force_jupyter=False)
-    console.print(view)
+    console.print(view, crop=False)
     return "\n".join(line.rstrip() for line in console.file.getvalue().rstrip("\n").split("\n"))  # type: ignore[attr-defined]
 
 

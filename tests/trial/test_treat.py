@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from msgspec.structs import replace
 
 import trimtab as tt
 from tests.trial.conftest import DEEP, clusters, mark
+from trimtab.recipe import Recipe
 from trimtab.records import Arm, Comparison, Metric, Trial
 from trimtab.store import Store
 from trimtab.trial.permanent import permanent_lines
@@ -74,6 +76,9 @@ def test_a_healthy_script_needs_nothing(train, engine):
     assert said.startswith("No rule found a fault (9 asked") and "no proof of health" in said
     assert command.startswith("trimtab compare --with 'lr_scale(factor=3)' --with 'lr_scale(factor=10)' ")
     assert command.endswith(f" {train}")
+    tried = [text for text in shlex.split(command) if text not in ("trimtab", "compare", "--with", str(train))]
+    assert len(tried) == len(TREAT.STANDARD) and all(Recipe.parse(recipe) for recipe in tried)
+    assert command in str(found)
     assert len(mark("runs.txt").read_text().splitlines()) == 1
 
 

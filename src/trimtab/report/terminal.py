@@ -70,7 +70,7 @@ def summary(
 def outcome_view(outcome: Outcome) -> RenderableType:
     """A comparison, a treatment or a search alone: which number judges, and what came out."""
     if isinstance(outcome, Treatment) and outcome.search is None:
-        return findings_view(outcome.findings)
+        return Group(findings_view(outcome.findings), treatment_view(outcome))
     view = {Comparison: comparison_view, Treatment: treatment_view, Tuning: tuning_view}[type(outcome)](outcome)  # type: ignore[operator]
     return Group(_judged_by(outcome.metric), Text(), view)
 

@@ -23,8 +23,14 @@ SEARCH_SEEDS = 3
 FRESH = 1000  # confirming seeds start here: they play no part in the search
 MOST = 8  # remedies tried alone
 ROUNDS = 2  # combinations grow by one technique at most this often
-STANDARD = ("lr_scale(factor=3)", "lr_scale(factor=10)", "lr_scale(factor=0.3)", "cosine_decay", "weight_decay")
-"""What is worth a try where no rule found a fault."""
+STANDARD = (
+    "lr_scale(factor=3)",
+    "lr_scale(factor=10)",
+    "lr_scale(factor=0.3)",
+    "weight_decay",
+    "cosine_decay(steps={steps})",
+)
+"""What is worth a try where no rule found a fault; the decay over the steps of the run."""
 
 
 def treat(
@@ -82,7 +88,7 @@ def treat_watched(session: Session, *, seeds: int = 5) -> tuple[RunRecord, Treat
             if grave
             else f"{findings.silence}{', but for notes' if findings else ''}. That is no proof of health; to try what often helps all the same:"
         ]
-        words += [] if grave else [_try_anyway(session)]
+        words += [] if grave else [_try_anyway(session, run)]
         treatment = msgspec.structs.replace(start, words=tuple(words), seconds=session.seconds)
     else:
         treatment = _searched(session, run, start, _candidates(grave), seeds)
@@ -91,12 +97,13 @@ def treat_watched(session: Session, *, seeds: int = 5) -> tuple[RunRecord, Treat
     return run, treatment
 
 
-def _try_anyway(session: Session) -> str:
+def _try_anyway(session: Session, run: RunRecord) -> str:
     """The command, or for a task the call, that tries the standard set."""
     subject, asked = session.subject, session.asked
+    recipes = [recipe.format(steps=run.main.steps if run.main else 0) for recipe in STANDARD]
     if not isinstance(subject, Script):
-        return f"tt.compare(task, {list(STANDARD)})"
-    tried = [part for recipe in STANDARD for part in ("--with", recipe)]
+        return f"tt.compare(task, {recipes})"
+    tried = [part for recipe in recipes for part in ("--with", recipe)]
     judged = ["--metric", asked.metric] if asked.metric is not None else []
     judged += [{"min": "--minimize", "max": "--maximize"}[asked.goal]] if asked.goal else []
     script = [*["--best"] * asked.best, *["-m"] * subject.module, subject.target, *subject.arguments]
