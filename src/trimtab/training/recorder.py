@@ -22,7 +22,8 @@ import msgspec
 import torch
 from torch import nn
 
-from trimtab.quantities import Quantity, choose, value
+from trimtab.quantities import Quantity, choose
+from trimtab.quantities import value as reached
 from trimtab.records import Asked, CodePlace, RunRecord, drawing
 from trimtab.store import Keeping
 from trimtab.training import loggers, taps
@@ -274,7 +275,7 @@ class Recorder(Hearer):
             hints=tuple(hint for lines in self._lines.values() for hint in lines.unknown()),
         )
         metric = None if heads else choose(record, self.asked)
-        return msgspec.structs.replace(record, metric=metric, reached=value(record, metric)) if metric else record
+        return msgspec.structs.replace(record, metric=metric, reached=reached(record, metric)) if metric else record
 
     def __repr__(self) -> str:
         return f"<Recorder of {', '.join(watch.model for watch in self.watches) or 'nothing yet'}, {self.steps} steps>"
