@@ -162,8 +162,10 @@ def test_treat_on_a_healthy_script(trimtab, train):
     shown = trimtab("treat", "--json", "found.json", "train.py")
     assert shown.exit_code == 0
     assert "No rule found a fault" in shown.stdout
-    treatment = read(train.with_name("found.json"))["treatment"]
-    assert treatment["recipe"] == "" and treatment["effect"] is None
+    result = read(train.with_name("found.json"))
+    assert result["treatment"]["recipe"] == "" and result["treatment"]["effect"] is None
+    assert result["rules"] == {"asked": 9, "unjudged": {"overfitting": "no number for held-out data was seen 6 times"}}
+    assert "\ntrimtab compare --with 'lr_scale(factor=3)'" in shown.stdout
 
 
 def test_treat_says_when_nothing_helps(trimtab, train):
