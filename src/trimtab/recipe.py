@@ -53,6 +53,13 @@ class NothingToDo(LookupError):
     """A technique found nothing in this training that it could act on."""
 
 
+class Refused(ValueError):
+    """A technique cannot act on what this training turned out to be: the form of its data, or what its loss is computed from.
+
+    It ends the training, since going on would give a number that is not the technique's.
+    """
+
+
 class LossCall:
     """A loss that a training evaluates: a function of ``torch.nn.functional`` with its arguments by their names.
 

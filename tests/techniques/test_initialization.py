@@ -561,9 +561,7 @@ def test_copies_and_failures_do_not_disturb(digits):
 
     model = Fussy()
     training = attached(model, "lsuv_init")
-    with pytest.warns(
-        UserWarning, match="lsuv_init: weights are orthonormal, and not scaled: the model could not be measured"
-    ):
+    with pytest.warns(UserWarning, match="lsuv_init: the weights are what they were: the model could not be measured"):
         losses = train(model, training.optimizers[0], digits, 3)
     assert all(map(math.isfinite, losses)) and not training.changes[0].acted()
     assert "(TypeError: cannot copy this)" in training.changes[0].outcome()
@@ -704,11 +702,11 @@ def two_processes():
 
 def test_several_processes_are_refused(two_processes, digits):
     early = network("mlp")
+    before = early[0].weight.detach().clone()
     training = attached(early, "lsuv_init")
     two_processes()
     with pytest.raises(tt.NothingToDo, match="several processes train, and each would measure on a batch of its own"):
         attached(network("mlp"), "lsuv_init")
-    before = early[0].weight.detach().clone()
     early(digits[0][:32])
     assert torch.equal(early[0].weight, before) and not training.changes[0].acted()
     assert "several processes train" in training.changes[0].outcome()

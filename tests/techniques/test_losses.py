@@ -16,6 +16,7 @@ import trimtab as tt
 from tests.conftest import network, train
 from trimtab.data import cutmix, mixup
 from trimtab.nn.functional import soft_cap, surrogate_loss, z_loss
+from trimtab.recipe import Refused
 
 pytestmark = pytest.mark.usefixtures("trained_values")
 
@@ -262,7 +263,7 @@ def test_a_step_whose_targets_nobody_mixed_is_refused(digits):
     x, y = digits[0][:32], digits[1][:32]
     loss = -model(x).log_softmax(1)[torch.arange(32), y].mean()  # no function of torch.nn.functional
     loss.backward()
-    with pytest.raises(RuntimeError) as error:
+    with pytest.raises(Refused) as error:
         optimizer.step()
     assert str(error.value) == (
         "mixup mixed the inputs of this step, but saw no loss whose targets it could mix. Losses must be functions of "
@@ -458,17 +459,26 @@ def test_a_training_that_is_over_is_not_kept_alive(text, digits):
 # -- regression losses -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("text", ["surrogate_loss", "z_loss", "label_smoothing", "logit_soft_cap"])
+@pytest.mark.parametrize("text", ["surrogate_loss", "z_loss", "label_smoothing"])
 def test_a_regression_is_told_that_nothing_acted(text, digits):
     x, y = digits[0][:32], F.one_hot(digits[1][:32], 10).float()
     model, training, optimizer = attached(text)
     plain, _, _ = twin_of()
     loss = F.mse_loss(model(x), y)
-    if text != "logit_soft_cap":
-        assert loss == F.mse_loss(plain(x), y)
+    assert loss == F.mse_loss(plain(x), y)
     loss.backward()
     optimizer.step()
     assert not training.changes[0].acted()
+
+
+def test_what_is_capped_in_a_regression_is_told(digits):
+    x, y = digits[0][:32], F.one_hot(digits[1][:32], 10).float()
+    model, training, optimizer = attached("logit_soft_cap")
+    (change,) = training.changes
+    for loss, said in ((F.mse_loss, True), (F.cross_entropy, False)):
+        loss(model(x), y).backward()
+        optimizer.step()
+        assert change.acted() and ("no loss of logits was seen" in change.sentence) == said
 
 
 # -- soft cap --------------------------------------------------------------------------------------------------------

@@ -101,4 +101,6 @@ def test_trainer(tmp_path, monkeypatch):
     # The Trainer clips at norm 1 and logs the norm before that.
     expected = [min(norm, 1.0) for norm in norms]
     assert training.get("grad_norm").values == pytest.approx(expected, rel=1e-3)
-    assert training.code is None  # no line of the script makes the optimizer
+    assert (
+        training.code is not None and training.code.source == "trainer.train()"
+    )  # no line of the script makes the optimizer

@@ -58,27 +58,32 @@ class ActivityPenalty(Technique):
         parts = {name: _Activity(self.p, module) for name, module in found}
         hung = [Hung(module, "activity_penalty", parts[name], _observe) for name, module in found]
         of = {id(model): [p for p in model.modules() if isinstance(p, _Activity)] for model in training.models}
-        acted = False
+        acted = alone = False
 
         def forget(model: nn.Module) -> None:
             for part in of.get(id(model), ()):
                 part.terms = []
 
-        def forget_all(_: Any) -> None:
+        def stepped(_: Any) -> None:
+            nonlocal alone
+            alone = alone or any(part.terms for part in parts.values())
+            forget_all()
+
+        def forget_all() -> None:
             for model in training.models:
                 forget(model)
 
         def term() -> torch.Tensor | None:
             nonlocal acted
             terms = [term for part in parts.values() for term in part.terms or ()]
-            forget_all(None)
+            forget_all()
             if not terms:
                 return None
-            acted = True
+            acted = acted or any(term.requires_grad for term in terms)
             return self.factor * sum(terms[1:], start=terms[0])
 
         # what nobody took must not wait for another step: calls that no backward follows
-        stops = [training.on("forward", forget), training.on("after_step", forget_all), training.add_loss(term)]
+        stops = [training.on("forward", forget), training.on("after_step", stepped), training.add_loss(term)]
 
         def undo() -> None:
             for stop in stops:
@@ -87,7 +92,13 @@ class ActivityPenalty(Technique):
                 one.take_off()
 
         summary = f"L{self.p} penalty of {self.factor:g} on the outputs of {len(found)} modules: {names(found)}"
-        return Change(summary, undo, lambda: acted, doubts(training))
+
+        def outcome() -> str:
+            if acted:
+                return ""
+            return "it joined no loss, since another model is called behind this one" if alone else ""
+
+        return Change(summary, undo, lambda: acted, doubts(training), outcome)
 
     def _places(self, training: TrainingLike) -> list[tuple[str, Any]]:
         named = [(name, module) for name, module in training.named_modules() if name]

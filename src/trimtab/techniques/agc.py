@@ -11,6 +11,7 @@ from trimtab.optim.adaptive_clipping import clip_grad_adaptive_
 from trimtab.optim.clip_stats import ClipStats
 from trimtab.reading.order import answers, layers
 from trimtab.recipe import Change, Technique, TrainingLike
+from trimtab.techniques.choose import trained
 from trimtab.techniques.clips import clipping
 from trimtab.techniques.surgery import nothing, weight_of
 
@@ -61,9 +62,9 @@ class Agc(Technique):
     def apply(self, training: TrainingLike) -> Change:
         ends = set() if self.last else answers(training)
         left_out = {id(p) for _, module in layers(training) if id(module) in ends for p in module.parameters()}
-        clipped = [p for _, p in training.named_parameters() if id(p) not in left_out]
+        clipped = [p for _, p in trained(training, training.named_parameters()) if id(p) not in left_out]
         if not clipped:
-            raise nothing(self, "the model has but one layer, and the last is left out. Clip it too with last=True.")
+            raise nothing(self, "only the last layer is trained, which is left out. Clip it too with last=True.")
         transposed: dict[torch.Tensor, int] = {
             weight: module.groups
             for _, module in layers(training, "conv")

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from trimtab.recipe import Change, Technique, TrainingLike
+from trimtab.recipe import Change, Refused, Technique, TrainingLike
 
 # Techniques that act on images; on the same input nothing else can be a table.
 NO_TABLE = {
@@ -37,6 +37,9 @@ def augment_inputs(
         if part is None:
             place = torch.device("cpu") if host else x.device
             part = make(x, training.generator(technique.name, place)).to(x.device)
-        return part(x)
+        try:
+            return part(x)
+        except ValueError as error:  # of a form that it does not take
+            raise Refused(f"{technique}: {error}") from None
 
     return Change(f"{summary}, in training only", training.change_input(change), lambda: part is not None)

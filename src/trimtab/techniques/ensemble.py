@@ -186,6 +186,7 @@ def _join(technique: Technique, training: TrainingLike, members: int, bootstrap:
             f"{name}: starts with the model's values in every member, since its layer cannot draw them anew"
             for name in alike
         ),
+        lambda: "" if acted or not gather.passed else f"the members do not train, since {gather.passed}",
     )
 
 
@@ -224,6 +225,7 @@ class _Gather:
     def __init__(self, path: str, members: int, seed: int, bootstrap: bool) -> None:
         self.path, self.members, self.seed, self.bootstrap = path, members, seed, bootstrap
         self.live, self.calls = True, 0
+        self.passed = ""  # why a loss was left alone
         self.weights: torch.Tensor | None = None
         self.form = (0, 0)
         self.recent: deque[_Answers] = deque(maxlen=16)
@@ -240,6 +242,7 @@ class _Gather:
     @_disable_dynamo
     def after(self, model: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> torch.Tensor | None:
         if not isinstance(output, torch.Tensor):
+            self.passed = "the model does not give one tensor"
             return None
         members: Any = model.get_submodule(self.path)
         if training_now(model):
@@ -273,6 +276,7 @@ class _Gather:
             if found is not None:
                 break
         else:
+            self.passed = self.passed or "the loss is not computed from the model's output itself"
             return None
         others, form = found
         if self.bootstrap:

@@ -79,7 +79,14 @@ class LogitSoftCap(Technique):
         summary = (
             f"logits of {names(found) if any(name for name, _ in found) else 'the model'} capped softly at {self.cap:g}"
         )
-        return Change(summary, undo, lambda: any(one.acted for one in hung) and judged, doubts(training))
+
+        def acted() -> bool:
+            return any(one.acted for one in hung)
+
+        def outcome() -> str:
+            return "no loss of logits was seen: what is capped may be something else" if acted() and not judged else ""
+
+        return Change(summary, undo, acted, doubts(training), outcome)
 
 
 def _call(cap: nn.Module, x: torch.Tensor) -> torch.Tensor:

@@ -80,20 +80,35 @@ class LsuvInit(Technique):
             inside = {id(module) for module in model.modules()}
             mine = [one for one in found if id(one[1]) in inside]
             if mine:
-                waiting.append(_FirstBatch(self, model, mine, results.extend))
+                waiting.append(_FirstBatch(self, model, mine, results.extend, undo))
+
+        stepped = False
+
+        def on_step(optimizer: torch.optim.Optimizer) -> None:
+            nonlocal stepped
+            stepped = True
+
+        stop = training.on("after_step", on_step)
 
         def put_back() -> None:
+            stop()
             for one in waiting:
                 one.handle.remove()
             undo()
 
+        def acted() -> bool:  # without a batch in training mode, with orthonormal weights
+            return any(not one.why_not for one in results) or (stepped and not results)
+
         return Change(
             f"LSUV initialization of {len(found)} layers: {names([one[:2] for one in found])}",
             put_back,
-            lambda: any(not one.why_not for one in results),
+            acted,
             left,
             outcome=lambda: _outcome(results),
         )
+
+
+CHANGED = "its weight was changed since, and is kept"
 
 
 def _several_processes() -> bool:
@@ -126,8 +141,9 @@ class _FirstBatch:
         model: nn.Module | None = None,
         found: Found | None = None,
         tell: Callable[[list[LsuvLayer]], None] = lambda results: None,
+        give_up: Callable[[], None] = lambda: None,
     ) -> None:
-        self.technique, self.model, self.found, self.tell = technique, model, found or [], tell
+        self.technique, self.model, self.found, self.tell, self.give_up = technique, model, found or [], tell, give_up
         self.versions = [weight._version for _, _, weight in self.found]
         if model is not None:
             self.handle = model.register_forward_pre_hook(self, with_kwargs=True)
@@ -144,6 +160,7 @@ class _FirstBatch:
         applied = applied[: applied.index(self.handle.id)]
         self.handle.remove()
         if _several_processes():
+            self.give_up()
             self.tell([_left(name, "several processes train, each on batches of its own") for name, _, _ in self.found])
             return
 
@@ -160,17 +177,14 @@ class _FirstBatch:
         changed: Found = []
         for one, version in zip(self.found, self.versions, strict=True):
             (mine if one[2]._version == version else changed).append(one)
-        self.tell([_left(name, "its weight was changed since, and is kept") for name, _, _ in changed])
-        before = [weight.detach().clone() for _, _, weight in mine]
+        self.tell([_left(name, CHANGED) for name, _, _ in changed])
         try:
             self.tell(scale_in_order(model, mine, call, technique.std, technique.tolerance, technique.iterations))
-        except Exception as error:  # the training is the user's: it goes on with orthonormal weights
-            with torch.no_grad():
-                for (_, _, weight), value in zip(mine, before, strict=True):
-                    weight.copy_(value)
+        except Exception as error:  # the training is the user's: it goes on with its own weights
+            self.give_up()
             why = f"the model could not be measured ({type(error).__name__}: {error})"
             self.tell([_left(name, why) for name, _, _ in mine])
-            warnings.warn(f"lsuv_init: weights are orthonormal, and not scaled: {why}", stacklevel=2)
+            warnings.warn(f"lsuv_init: the weights are what they were: {why}", stacklevel=2)
 
 
 def _part_of_the_model(hook: Any) -> bool:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from trimtab.data.mixup import Mix, mixup
-from trimtab.recipe import Change, LossCall, Technique, TrainingLike
+from trimtab.recipe import Change, LossCall, Refused, Technique, TrainingLike
 
 # What these say of a sample depends on others, or on more than one target for each.
 APART = ("margin_ranking_loss", "cosine_embedding_loss", "triplet_margin_loss", "ctc_loss")
@@ -105,7 +105,10 @@ class Mixer:
         if len(x) not in self.mixes:
             if x.device not in self.generators:
                 self.generators[x.device] = training.generator(self.name, x.device)
-            self.mixes[len(x)] = self.mix(x, self.generators[x.device])
+            try:
+                self.mixes[len(x)] = self.mix(x, self.generators[x.device])
+            except ValueError as error:  # of a form that it does not take
+                raise Refused(str(error)) from None
         return self.mixes[len(x)].inputs(x)
 
     def loss(self, loss: LossCall) -> torch.Tensor | None:
@@ -113,7 +116,7 @@ class Mixer:
         if not self.mixes or training is None or training.phase == "eval":
             return None
         if loss.name in APART:
-            raise ValueError(
+            raise Refused(
                 f"{self.name} cannot mix the targets of {loss.name}, which has not one target for each sample. Leave "
                 f"{self.name} out."
             )
@@ -122,13 +125,13 @@ class Mixer:
             return None
         mix = self.mixes.get(len(target)) if target.ndim else None
         if mix is None or len(loss.input) != len(target):
-            raise ValueError(
+            raise Refused(
                 f"{self.name} mixed batches of {' and '.join(map(str, self.mixes))} samples, but {loss.name} got an input of "
                 f"shape {tuple(loss.input.shape)} and a target of shape {tuple(target.shape)}. Both must begin with the "
                 f"samples of the batch, (N, ...), in their order. Give them so, or leave {self.name} out."
             )
         if mix.cut is not None and target.ndim > 2:
-            raise ValueError(
+            raise Refused(
                 f"{self.name} needs one target for each image; {loss.name} got a target of shape {tuple(target.shape)}. "
                 "Use mixup for targets of pixels."
             )
@@ -148,7 +151,7 @@ class Mixer:
     def check(self, optimizer: torch.optim.Optimizer) -> None:
         """Refuse gradients of inputs that are mixed and targets that are not."""
         if self.mixes and not self.ended and not self.heard:
-            raise RuntimeError(
+            raise Refused(
                 f"{self.name} mixed the inputs of this step, but saw no loss whose targets it could mix. Losses must be "
                 f"functions of torch.nn.functional or modules of torch.nn, outside torch.compile. Leave {self.name} out, or mix "
                 f"in the loop itself with trimtab.data.{self.name}."

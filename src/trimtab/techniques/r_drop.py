@@ -12,7 +12,7 @@ from torch import nn
 
 from trimtab.nn.draws import OwnGenerator
 from trimtab.nn.r_drop import r_drop_divergence
-from trimtab.recipe import Change, LossCall, Technique, TrainingLike
+from trimtab.recipe import Change, LossCall, Refused, Technique, TrainingLike
 from trimtab.techniques.surgery import nothing
 
 
@@ -64,16 +64,16 @@ class RDrop(Technique):
             raise nothing(
                 self, "the model has no dropout, so both passes would give the same. Add dropout to the recipe."
             )
-        rows, acted = 0, False
+        rows, acted, heard = 0, False, True
 
         def double(x: torch.Tensor) -> torch.Tensor:
-            nonlocal rows
-            rows = len(x)
+            nonlocal rows, heard
+            rows, heard = len(x), False
             return torch.cat([x, x])
 
         def first(y: torch.Tensor) -> torch.Tensor:
             if y.dim() == 0 or len(y) != 2 * rows:
-                raise ValueError(
+                raise Refused(
                     f"{self}: the model's output must have a row for each row of its input, which were {rows}, taken twice; "
                     f"its shape was {tuple(y.shape)}. Leave r_drop out, or use trimtab.nn.functional.r_drop_loss in the script."
                 )
@@ -83,17 +83,30 @@ class RDrop(Technique):
             return half
 
         def both(loss: LossCall) -> torch.Tensor | None:
-            nonlocal acted
+            nonlocal acted, heard
             for place in ("input", "target") if loss.name == "mse_loss" else ("input",):
                 one: Any = loss.arguments.get(place)
                 other = _second(one) if loss.name in DIVERGENCES else None
                 if other is not None:
-                    acted = True
+                    acted = heard = True
                     mean = 0.5 * (loss() + loss(**{place: other}))
                     return mean + self.alpha * DIVERGENCES[loss.name](one, other, loss)
             return None
 
-        stops = [training.change_input(double), training.change_output(first), training.change_loss(both)]
+        def check(optimizer: torch.optim.Optimizer) -> None:
+            if not heard:
+                raise Refused(
+                    f"{self}: the batch went in twice, but no loss was computed from the model's output itself that could compare both "
+                    f"answers. It takes {', '.join(DIVERGENCES)}. Leave r_drop out, or use trimtab.nn.functional.r_drop_loss in the "
+                    "script."
+                )
+
+        stops = [
+            training.change_input(double),
+            training.change_output(first),
+            training.change_loss(both),
+            training.on("gradients", check),
+        ]
 
         def undo() -> None:
             for stop in stops:

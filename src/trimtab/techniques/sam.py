@@ -94,7 +94,12 @@ class SAM(Technique):
                 handle.remove()
 
         adaptive = "adaptive " if self.adaptive else ""
-        return Change(f"{adaptive}sharpness-aware minimization with rho={self.rho:g}", undo, lambda: second.acted)
+        return Change(
+            f"{adaptive}sharpness-aware minimization with rho={self.rho:g}",
+            undo,
+            lambda: second.acted,
+            outcome=second.outcome,
+        )
 
 
 class _Hook:
@@ -175,6 +180,7 @@ class _SecondPass:
         self.models = tuple(training.models)
         self.training = weakref.ref(training)  # losses are changed where all trainings evaluate them
         self.acted = self.failed = False
+        self._passed = ""  # why the last loss was left alone
         self._busy = False  # the second pass is going on
         self._again: _Call | None = None  # the call that is being made again
         self._now: _Call | None = None  # the script's call that is going on
@@ -192,8 +198,11 @@ class _SecondPass:
         if self._busy:
             return None
         call, self._now = self._now, None
-        if call is None or any(x.requires_grad for x, _ in call.tensors):
-            return None  # a gradient for the input too: a second pass would have none
+        if call is None:
+            return None
+        if any(x.requires_grad for x, _ in call.tensors):  # a second pass would have none
+            self._passed = "its input has a gradient too: it is computed by something that is trained"
+            return None
         changed = False
         for place, said in _tensors(output):
             if not said.requires_grad or said.grad_fn is None:
@@ -223,6 +232,7 @@ class _SecondPass:
             if isinstance(value, torch.Tensor) and value.requires_grad:
                 followed = self._follow(value)
                 if followed is None:
+                    self._passed = self._passed or "the loss is not computed from the model's output itself"
                     return None
                 calls.append(followed[0])
                 found[name] = followed[1]
@@ -267,6 +277,9 @@ class _SecondPass:
     def _of(self, node: Any) -> tuple[_Call, Again] | None:
         owner, *found = node.metadata.get(_SAID, (None,)) if node is not None else (None,)
         return tuple(found) if owner is self else None
+
+    def outcome(self) -> str:
+        return "" if self.acted or not self._passed else f"the model is not called a second time, since {self._passed}"
 
     # -- the second pass ---------------------------------------------------------------------------------------------
 

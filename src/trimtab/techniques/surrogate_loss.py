@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 
 from trimtab.nn.surrogates import check_kind, surrogate_loss
-from trimtab.recipe import Change, LossCall, Technique, TrainingLike
+from trimtab.recipe import Change, LossCall, Refused, Technique, TrainingLike
 
 KINDS = ("square", "log", "hinge", "exponential")
 KEPT = 1024  # evaluations of the loss that are remembered
@@ -80,7 +80,7 @@ class SurrogateLoss(Technique):
             if loss.name != "cross_entropy":
                 return None
             if loss.target.is_floating_point() or loss.arguments.get("label_smoothing"):
-                raise ValueError(
+                raise Refused(
                     "surrogate_loss needs class indices as targets; this cross_entropy has probabilities or label smoothing. Give "
                     "it classes without label_smoothing, or leave surrogate_loss out."
                 )

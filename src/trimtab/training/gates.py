@@ -41,6 +41,7 @@ class Gates:
         self._places, self._uses = Places(), Uses()
         self._at: Place | None = None  # where the models are being called from in training
         self._last: Place | None = None  # where they were called from in training last
+        self._in_evaluation_mode = False  # they were called with gradients
 
     def change_input(self, call: Callable[[torch.Tensor], torch.Tensor | None]) -> Callable[[], None]:
         """Let ``call(x)`` give another input to the model, in training only; the returned function ends it.
@@ -71,6 +72,11 @@ class Gates:
         Losses scaled by a ``GradScaler`` get it scaled alike. With gradient accumulation it is added in each of the parts.
         """
         return self._change(self.terms, call)
+
+    @property
+    def only_evaluated(self) -> bool:
+        """Whether the models were called with gradients, and never in training mode."""
+        return self._in_evaluation_mode and self._last is None
 
     @contextlib.contextmanager
     def repeating(self) -> Iterator[None]:
@@ -152,10 +158,11 @@ class Gates:
         again = self._last if self._repeats else None
         place = again or self._places.at(sys._getframe(1))
         self.evaluating = again is None and self._uses.evaluates(place, model.training)
+        self._in_evaluation_mode |= not model.training
+        stage.called = self  # type: ignore[assignment]
         if self.evaluating or not model.training:
             return None
         self._last = place
-        stage.called = self  # type: ignore[assignment]
         return place
 
     def _leave(self, model: nn.Module, output: Any) -> Any:

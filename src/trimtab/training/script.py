@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 
+from trimtab.recipe import Refused
 from trimtab.records import CodePlace
 from trimtab.training import taps
 from trimtab.training.edits import Site, site_of
@@ -33,12 +34,14 @@ _PACKAGE = str(Path(__file__).resolve().parents[1])
 class Outcome:
     """How a script ended: its exit code and, after an exception, the last line of it.
 
+    ``refused`` when the exception was that of a technique that cannot act here.
     ``main`` is what it ran as: its variables live as long, as those of a program do.
     """
 
     exit_code: int = 0
     error: str = ""
     main: Any = field(default=None, repr=False, compare=False)
+    refused: bool = False
 
 
 @contextlib.contextmanager
@@ -212,6 +215,8 @@ def _crashed(error: BaseException, main: Any) -> Outcome:
             sys.stderr.flush()
     last = traceback.format_exception_only(error)[-1].strip()
     place = f" at {Path(told.stack[-1].filename).name}:{told.stack[-1].lineno}" if told.stack else ""
+    if isinstance(error, Refused):
+        return Outcome(1, str(error), main, refused=True)
     return Outcome(1, last + place, main)
 
 

@@ -80,7 +80,7 @@ class Stage:
 
     @property
     def called(self) -> Training | None:
-        """The training whose model was called last in training: losses from here on are its own."""
+        """The training whose model was called last with gradients: losses from here on are its own."""
         return self._called() if self._called is not None else None
 
     @called.setter

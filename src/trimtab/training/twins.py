@@ -123,7 +123,7 @@ def ready(
 
 
 def treated(model: nn.Module, before: set[str]) -> bool:
-    """Whether techniques have put something into a model: parts with weights, or hooks. ``before`` are the names its weights had."""
+    """Whether techniques have put something into a model: parts, or hooks. ``before`` are the names its weights had."""
     return set(model.state_dict()) != before or any(True for _ in _ours(model))
 
 
@@ -143,8 +143,10 @@ def _fits(original: nn.Module, other: nn.Module, names: set[str], alone: bool) -
 
 
 def _ours(model: nn.Module) -> Iterator[Any]:
-    """Hooks of techniques."""
+    """Parts and hooks of techniques."""
     for module in model.modules():
+        if type(module).__module__.startswith("trimtab."):
+            yield module
         for kind in _HOOKS:
             yield from (hook for hook in getattr(module, kind).values() if _is_ours(hook))
 

@@ -110,7 +110,7 @@ def run_job(
         outcome = job.subject.run(heard)
     recorder.exit_code, recorder.error = outcome.exit_code, outcome.error
     run = recorder.close()
-    trial = _judge(job, run, _idle(job, run, tried, refused), recorder.off)
+    trial = _judge(job, run, _idle(job, run, tried, refused), recorder.off, outcome.error if outcome.refused else "")
     if trial.status != "ok":
         return Result(trial, run)
     stepped = [index for index, training in tried.items() if training.changes and run.trainings[index].steps]
@@ -129,11 +129,14 @@ def _idle(job: Job, run: RunRecord, tried: dict[int, Training], refused: list[st
     beside = _beside(run, job.metric or run.metric)
     counts = {index: tried[index] for index in beside if index in tried and tried[index].changes}
     if not counts:
-        return refused or ["it was applied to no training that made a step"]
+        return list(dict.fromkeys(refused)) or ["it was applied to no training that made a step"]
     idle = []
-    for number, change in enumerate(next(iter(counts.values())).changes):
+    for number in range(len(next(iter(counts.values())).changes)):
         if not any(training.changes[number].acted() for training in counts.values()):
-            idle.append(f"never took effect: {change.summary}")
+            said = dict.fromkeys(training.changes[number].sentence for training in counts.values())
+            idle.append(f"never took effect: {'; '.join(said)}")
+    if idle and all(training.only_evaluated for training in counts.values()):
+        idle.append("the model is in evaluation mode while it trains, and there techniques take no part")
     return idle
 
 
@@ -150,14 +153,16 @@ def _overlap(one: TrainingRecord, other: TrainingRecord) -> bool:
     return one.began < other.ended and other.began < one.ended
 
 
-def _judge(job: Job, run: RunRecord, idle: list[str], off: str) -> Trial:
+def _judge(job: Job, run: RunRecord, idle: list[str], off: str, refused: str) -> Trial:
     main = run.main
     metric = job.metric or run.metric
     losses = [one.get("loss") for one in run.trainings if len(one.get("loss"))]
     broken = next((loss.last for loss in losses if not math.isfinite(loss.last)), None)
     series = judged(run, metric) if metric is not None else Series()
     result, status, error = math.nan, "ok", ""
-    if run.exit_code and broken is not None:  # many scripts stop themselves at a NaN
+    if refused:  # in the middle
+        status, error = "no_effect", refused
+    elif run.exit_code and broken is not None:  # many scripts stop themselves at a NaN
         status, error = "diverged", f"the loss was {broken} when the script ended: {run.error}"
     elif run.exit_code:
         status, error = "failed", run.error

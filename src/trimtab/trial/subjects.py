@@ -21,6 +21,7 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
+from trimtab.recipe import Refused
 from trimtab.records import CodePlace
 from trimtab.store import FOLDER
 from trimtab.training import Outcome, Training, run_script
@@ -351,7 +352,7 @@ class Task:
                 self._fit(heard.evaluated)
         except Exception as error:
             traceback.print_exc()
-            return Outcome(1, traceback.format_exception_only(error)[-1].strip())
+            return Outcome(1, traceback.format_exception_only(error)[-1].strip(), refused=isinstance(error, Refused))
         return Outcome()
 
     def _fit(self, on_value: Callable[[str, float], None]) -> None:
