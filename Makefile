@@ -18,6 +18,9 @@ demo: .venv/core.stamp ## Watch trimtab treat a network that does not learn
 test: lint ## Lint, check types, and run all tests
 	$(BIN)/python -m pytest $(PARALLEL)
 
+slow: .venv/dev.stamp ## The proofs that take long: every technique in every way on every kind of model
+	$(BIN)/python -m pytest $(PARALLEL) -m slow tests
+
 coverage: .venv/dev.stamp ## All tests with their coverage, which takes a third longer
 	$(BIN)/python -m pytest $(PARALLEL) --cov --cov-report=term-missing:skip-covered
 
@@ -53,5 +56,5 @@ clean: ## Remove .venv/ and everything else that was made here
 	$(PIP_INSTALL) -e ".[dev]"
 	@touch .venv/core.stamp $@
 
-.PHONY: help install demo test coverage lint bench clean
+.PHONY: help install demo test slow coverage lint bench clean
 .DEFAULT_GOAL = help

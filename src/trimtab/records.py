@@ -302,7 +302,8 @@ class Finding(Record):
 class Trial(Record):
     """One run of a subject under a recipe and a seed. ``value`` is the metric at the end, NaN unless status is ok.
 
-    Only a search stops trials before their end: ``pruned``, with the reason in ``error``, or ``diverged``.
+    Only a search stops trials before their end: ``pruned``, with the reason in ``error``, or ``diverged``. ``numbers`` stands for every
+    loss and every score that was seen: two runs with the same are the same.
     """
 
     subject: str
@@ -315,6 +316,7 @@ class Trial(Record):
     curves: dict[str, Series] = {}
     changed: tuple[str, ...] = ()
     applied: tuple[Applied, ...] = ()
+    numbers: str = ""
 
     def _in_short(self) -> str:
         ended = _short(self.value) if self.status == "ok" else self.status

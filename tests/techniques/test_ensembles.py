@@ -382,5 +382,5 @@ def test_refusals_say_why():
     with pytest.raises(tt.NothingToDo, match="no layer whose parameters are trained and can be drawn anew"):
         attached(linear, "deep_ensemble")
     two = tt.attach([nn.Linear(2, 2), nn.Linear(2, 2)], torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=0.1))
-    with pytest.raises(tt.NothingToDo, match="it needs one model, and the optimizer trains 2"):
+    with pytest.raises(tt.NothingToDo, match="it needs one model that is called, and 2 are trained here"):
         two.apply("bagging")

@@ -117,7 +117,7 @@ class _Arms:
         self.rows: list[tuple[str, list[str], str]] = []  # recipe, numbers, style
         arms, lost_seeds = comparison.arms, []
         if arms:
-            untreated = mean(comparison, baseline_mean(comparison, arms[0]))
+            untreated = mean(comparison, baseline_mean(comparison))
             self.rows.append(("untreated", [untreated, "", "", "", ""], "dim"))
             lost_seeds.append(f"{arms[0].baseline_diverged} diverged" if arms[0].baseline_diverged else "")
         for arm in arms:

@@ -169,10 +169,11 @@ def mean(comparison: Comparison, value: float) -> str:
     return fixed(value, max(min(places, _readable(usual)), 0))
 
 
-def baseline_mean(comparison: Comparison, arm: Arm) -> float:
-    """Mean of the untreated subject over the arm's seeds, NaN if none of them ended with a number."""
+def baseline_mean(comparison: Comparison, arm: Arm | None = None) -> float:
+    """Mean of the untreated subject over the arm's seeds, or all seeds; NaN if none of them ended with a number."""
     by_seed = dict(zip(comparison.seeds, comparison.baseline, strict=False))
-    values = [by_seed[seed] for seed in arm.seeds if math.isfinite(by_seed.get(seed, math.nan))]
+    seeds = comparison.seeds if arm is None else arm.seeds
+    values = [by_seed[seed] for seed in seeds if math.isfinite(by_seed.get(seed, math.nan))]
     return sum(values) / len(values) if values else math.nan
 
 

@@ -58,7 +58,7 @@ class ActivityPenalty(Technique):
         parts = {name: _Activity(self.p, module) for name, module in found}
         hung = [Hung(module, "activity_penalty", parts[name], _observe) for name, module in found]
         of = {id(model): [p for p in model.modules() if isinstance(p, _Activity)] for model in training.models}
-        acted = alone = False
+        acted = alone = fixed = False
 
         def forget(model: nn.Module) -> None:
             for part in of.get(id(model), ()):
@@ -74,12 +74,13 @@ class ActivityPenalty(Technique):
                 forget(model)
 
         def term() -> torch.Tensor | None:
-            nonlocal acted
+            nonlocal acted, fixed
             terms = [term for part in parts.values() for term in part.terms or ()]
             forget_all()
             if not terms:
                 return None
             acted = acted or any(term.requires_grad for term in terms)
+            fixed = not acted
             return self.factor * sum(terms[1:], start=terms[0])
 
         # what nobody took must not wait for another step: calls that no backward follows
@@ -96,7 +97,9 @@ class ActivityPenalty(Technique):
         def outcome() -> str:
             if acted:
                 return ""
-            return "it joined no loss, since another model is called behind this one" if alone else ""
+            if alone:
+                return "it joined no loss, since another model is called behind this one"
+            return "nothing in front of them is trained" if fixed else ""
 
         return Change(summary, undo, lambda: acted, doubts(training), outcome)
 

@@ -40,6 +40,6 @@ def augment_inputs(
         try:
             return part(x)
         except ValueError as error:  # of a form that it does not take
-            raise Refused(f"{technique}: {error}") from None
+            raise Refused(str(error)) from None
 
     return Change(f"{summary}, in training only", training.change_input(change), lambda: part is not None)

@@ -116,9 +116,10 @@ def _check(technique: Technique, members: int) -> None:
 
 def _join(technique: Technique, training: TrainingLike, members: int, bootstrap: bool) -> Change:
     """Let further members train beside the model; what bagging and deep ensembles share."""
-    if len(training.models) != 1:
-        raise nothing(technique, f"it needs one model, and the optimizer trains {len(training.models)}.")
-    model = training.models[0]
+    heads = [head for head in training.heads if head not in training.models] or training.heads
+    if len(heads) != 1:
+        raise nothing(technique, f"it needs one model that is called, and {len(heads)} are trained here.")
+    model = heads[0]
     if (
         torch.distributed.is_available()
         and torch.distributed.is_initialized()

@@ -76,7 +76,7 @@ class LsuvInit(Technique):
                     layer.bias.zero_()
         results: list[LsuvLayer] = []
         waiting = []
-        for model in training.models:
+        for model in training.heads:
             inside = {id(module) for module in model.modules()}
             mine = [one for one in found if id(one[1]) in inside]
             if mine:

@@ -50,7 +50,10 @@ class RDrop(Technique):
     name = "r_drop"
     acts_on = "loss"
     group = "regularization"
-    clashes = dict.fromkeys(("bagging", "deep_ensemble"), "their members would be given the doubled batch")
+    clashes = {
+        **dict.fromkeys(("bagging", "deep_ensemble"), "their members would be given the doubled batch"),
+        "surrogate_loss": "it computes the loss anew, from one of both answers",
+    }
 
     alpha: float = 1.0
 

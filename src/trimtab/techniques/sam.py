@@ -84,7 +84,7 @@ class SAM(Technique):
         # Changes of losses bring in the gates that change inputs and outputs; the hooks then see what these have made of them.
         stop = training.change_loss(second.loss)
         handles = []
-        for model in training.models:
+        for model in training.heads:
             handles.append(model.register_forward_pre_hook(_Hook(second.before), with_kwargs=True))
             handles.append(model.register_forward_hook(_Hook(second.after), with_kwargs=True, always_call=True))
 
@@ -177,7 +177,7 @@ class _SecondPass:
 
     def __init__(self, technique: SAM, training: TrainingLike) -> None:
         self.how = (technique.rho, technique.adaptive)
-        self.models = tuple(training.models)
+        self.models = tuple(training.heads)
         self.training = weakref.ref(training)  # losses are changed where all trainings evaluate them
         self.acted = self.failed = False
         self._passed = ""  # why the last loss was left alone
@@ -189,17 +189,18 @@ class _SecondPass:
 
     def before(self, model: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]] | None:
         if self._again is not None:  # what came before this hook may have changed the input once more
-            return self._again.args, self._again.kwargs
-        mine = any(model is one for one in self.models)
-        self._now = _Call(model, args, kwargs) if mine and model.training and torch.is_grad_enabled() else None
+            return (self._again.args, self._again.kwargs) if model is self._again.model else None
+        if self._now is None and model in self.models and model.training and torch.is_grad_enabled():
+            self._now = _Call(model, args, kwargs)  # and not one inside of another
         return None
 
     def after(self, model: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> Any:
         if self._busy:
             return None
-        call, self._now = self._now, None
-        if call is None:
+        call = self._now
+        if call is None or call.model is not model:
             return None
+        self._now = None
         if any(x.requires_grad for x, _ in call.tensors):  # a second pass would have none
             self._passed = "its input has a gradient too: it is computed by something that is trained"
             return None

@@ -41,13 +41,18 @@ class FlowReader:
 
     Args:
         roots: the models.
+        heads: what may be called in their places.
         names: the modules to tell apart, by their ids.
     """
 
-    def __init__(self, roots: tuple[nn.Module, ...], names: Mapping[int, str]) -> None:
+    def __init__(
+        self, roots: tuple[nn.Module, ...], names: Mapping[int, str], heads: tuple[nn.Module, ...] = ()
+    ) -> None:
         self.names = names
         self._roots = {id(root) for root in roots}
         self._open = {id(root) for root in roots}  # those that were not called yet
+        self._heads = {id(head) for head in heads} - self._roots
+        self._ends: dict[tuple[str, str, str], None] = {}  # what the heads gave
         self._order: dict[str, None] = {}
         self._edges: dict[tuple[str, str, str], None] = {}
         self._makers: dict[Any, str] = {}  # by the node of a value
@@ -66,6 +71,8 @@ class FlowReader:
                     self._makers.setdefault(tensor.grad_fn, name)
                 else:
                     self._values.setdefault(id(tensor), (weakref.ref(tensor), name))
+        if id(module) in self._heads:
+            self._lead(output, OUTPUT, self._ends)
         if id(module) in self._roots:
             if name is not None and not any(True for _ in module.children()):
                 self._order.setdefault(name)
@@ -83,18 +90,22 @@ class FlowReader:
 
     def flow(self) -> Flow | None:
         """What was seen."""
-        return Flow(order=tuple(self._order), edges=tuple(self._edges)) if self._order else None
+        if not self._order:
+            return None
+        gone_on = {source for source, _, _ in self._edges}
+        ends = [edge for edge in self._ends if edge[0] not in gone_on] if self._open else []
+        return Flow(order=tuple(self._order), edges=(*self._edges, *ends))
 
     def forget(self) -> None:
         """The pass is over."""
         self._makers.clear()
         self._values.clear()
 
-    def _lead(self, values: Any, target: str) -> None:
+    def _lead(self, values: Any, target: str, edges: dict[tuple[str, str, str], None] | None = None) -> None:
         for tensor in _tensors(values):
             for source, activation in self._sources(tensor):
                 if source != target:
-                    self._edges.setdefault((source, target, activation))
+                    (self._edges if edges is None else edges).setdefault((source, target, activation))
 
     def _sources(self, tensor: torch.Tensor) -> Iterator[tuple[str, str]]:
         """The modules whose values a tensor was made from, or the input; and the first activation function that lies between."""

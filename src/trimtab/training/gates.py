@@ -20,6 +20,7 @@ from torch._compile import _disable_dynamo  # torch.compiler.disable would impor
 
 from trimtab.recipe import LossCall, now
 from trimtab.training.evaluations import Uses
+from trimtab.training.find import called
 from trimtab.training.places import Place, Places
 from trimtab.training.stage import stage
 
@@ -42,6 +43,8 @@ class Gates:
         self._at: Place | None = None  # where the models are being called from in training
         self._last: Place | None = None  # where they were called from in training last
         self._in_evaluation_mode = False  # they were called with gradients
+        self._entered = False
+        self._depth = 0  # of calls of heads inside of heads
 
     def change_input(self, call: Callable[[torch.Tensor], torch.Tensor | None]) -> Callable[[], None]:
         """Let ``call(x)`` give another input to the model, in training only; the returned function ends it.
@@ -74,9 +77,18 @@ class Gates:
         return self._change(self.terms, call)
 
     @property
-    def only_evaluated(self) -> bool:
-        """Whether the models were called with gradients, and never in training mode."""
-        return self._in_evaluation_mode and self._last is None
+    def heads(self) -> tuple[nn.Module, ...]:
+        """The modules that the script calls: the models, or parts of those that are not called themselves."""
+        return tuple(head for model in self.models for head in called(model))
+
+    @property
+    def why_untouched(self) -> str:
+        """Why nothing that passes in training has passed a gate, if so."""
+        if self._last is not None or not self._standing:
+            return ""
+        if self._in_evaluation_mode:
+            return "the model is in evaluation mode while it trains, and there techniques take no part"
+        return "" if self._entered else "the model itself is never called, but methods or parts of it are"
 
     @contextlib.contextmanager
     def repeating(self) -> Iterator[None]:
@@ -125,7 +137,7 @@ class Gates:
         self._standing = wanted
         while self._gates:
             self._gates.pop().remove()
-        for model in self.models if wanted else ():
+        for model in self.heads if wanted else ():
             entry, leave = _Entry(self, wanted > 1), _Exit(self, wanted > 1)
             self._gates.append(model.register_forward_pre_hook(entry, prepend=True, with_kwargs=True))
             self._gates.append(model.register_forward_hook(leave, always_call=True))
@@ -134,6 +146,10 @@ class Gates:
         raise NotImplementedError
 
     def _enter(self, model: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]] | None:
+        self._entered = True
+        self._depth += 1
+        if self._depth > 1:
+            return None
         self._at = self._training_place(model)
         now.evaluating = self.evaluating and model.training  # else the modes of its parts say what they do
         if not self._repeats:
@@ -143,8 +159,8 @@ class Gates:
         listed, keys = list(args), list(kwargs)
         values = [*listed, *kwargs.values()]
         place = _place(values)
-        if place is None:
-            return None
+        if place is None or (values[place].requires_grad and not any(model is one for one in self.models)):
+            return None  # a part behind another one
         x = _through(self._inputs, values[place])
         if place < len(listed):
             listed[place] = x
@@ -166,6 +182,9 @@ class Gates:
         return place
 
     def _leave(self, model: nn.Module, output: Any) -> Any:
+        self._depth = max(0, self._depth - 1)
+        if self._depth:
+            return None
         place, self._at, now.evaluating = self._at, None, False
         if torch.is_grad_enabled() and model.training and not self._repeats:
             self._follow(place or self._places.at(sys._getframe(1)), output)

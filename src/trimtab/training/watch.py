@@ -253,7 +253,7 @@ class Watch:
                 and (next(iter(module._modules), None) is None or next(iter(module._parameters), None) is not None)
             }
             if self._samples == 1:
-                self._reader = FlowReader(training.models, self._table)
+                self._reader = FlowReader(training.models, self._table, training.heads)
             self._hook = nn.modules.module.register_module_forward_hook(self.recorder.guarded(self._forward))
         self._spent += time.perf_counter() - began
 

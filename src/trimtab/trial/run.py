@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -10,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from msgspec.structs import replace
 
-from trimtab.quantities import judged, value
+from trimtab.quantities import judged, may_judge, value
 from trimtab.recipe import NothingToDo, Recipe
 from trimtab.records import Applied, Asked, CodePlace, Flow, Metric, RunRecord, Series, TrainingRecord, Trial
 from trimtab.store import Keeping
@@ -135,8 +136,8 @@ def _idle(job: Job, run: RunRecord, tried: dict[int, Training], refused: list[st
         if not any(training.changes[number].acted() for training in counts.values()):
             said = dict.fromkeys(training.changes[number].sentence for training in counts.values())
             idle.append(f"never took effect: {'; '.join(said)}")
-    if idle and all(training.only_evaluated for training in counts.values()):
-        idle.append("the model is in evaluation mode while it trains, and there techniques take no part")
+    if idle and all(why := [training.why_untouched for training in counts.values()]):
+        idle += dict.fromkeys(why)
     return idle
 
 
@@ -193,7 +194,17 @@ def _judge(job: Job, run: RunRecord, idle: list[str], off: str, refused: str) ->
         error=error,
         curves=curves,
         changed=run.applied,
+        numbers=_numbers(run),
     )
+
+
+def _numbers(run: RunRecord) -> str:
+    digest = hashlib.sha256()
+    for training in run.trainings:
+        for name, series in sorted(training.series.items()):
+            if name == "loss" or may_judge(name):
+                digest.update(f"{name} {series.steps} {series.values}".encode())
+    return digest.hexdigest()[:16]
 
 
 def thinned(series: Series, most: int = CURVE) -> Series:

@@ -369,7 +369,7 @@ def unmoved(trials: list[Trial], untreated: dict[int, Trial]) -> list[Trial]:
 
 
 def _alike(one: Trial, other: Trial | None) -> bool:
-    return other is not None and one.value == other.value and bool(one.curves) and one.curves == other.curves
+    return other is not None and bool(one.numbers) and one.numbers == other.numbers
 
 
 def _digest(seen: dict[str, dict]) -> str:
