@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+import trimtab as tt
 from trimtab.training import shifted
 from trimtab.training.seeds import STRIDE
 
@@ -103,7 +104,7 @@ def test_generators_are_those_of_torch():
     with shifted(1):
         made = torch.Generator("cpu")
         assert type(made) is kind and isinstance(made, torch.Generator)
-        assert made.manual_seed(1).initial_seed() == 1 + 1_000_003
+        assert made.manual_seed(1).initial_seed() == 1
         state = made.get_state()
         torch.randperm(5, generator=made)
         made.set_state(state)
@@ -122,13 +123,47 @@ class Drawing(torch.utils.data.Dataset):
         return torch.tensor([row, torch.rand(1).item(), random.random(), np.random.rand()])
 
 
+def seed_the_others(worker):
+    """As the notes on reproducibility of PyTorch have it."""
+    np.random.seed(torch.initial_seed() % 2**32)
+    random.seed(torch.initial_seed() % 2**32)
+
+
+def test_seeds_that_are_made_of_seeds_are_shifted_once():
+    """As accelerate seeds its samplers."""
+
+    def draw(seed):
+        torch.manual_seed(seed)
+        np.random.seed(torch.initial_seed() % 2**32)
+        own = torch.Generator().manual_seed(torch.random.initial_seed() + 1)
+        return [torch.rand(1, generator=own).item(), np.random.rand()]
+
+    assert under(2, lambda: draw(5)) == draw(5 + 2 * STRIDE)
+
+
+def test_what_techniques_draw_is_that_of_the_script_with_a_higher_seed():
+    def draw(seed):
+        torch.manual_seed(seed)
+        model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+        tt.attach(model, torch.optim.SGD(model.parameters(), lr=0.1)).apply("deep_ensemble(members=2), dropout, noise")
+        return model(torch.randn(4, 4)).tolist(), [p.sum().item() for p in model.parameters()]
+
+    assert under(2, lambda: draw(5)) == draw(5 + 2 * STRIDE) != draw(5)
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_shifted_run_is_the_run_with_a_higher_seed(workers):
     """Also where PyTorch hands seeds on: to samplers, and to the processes of a loader."""
 
     def draw(seed):
         torch.manual_seed(seed), random.seed(seed), np.random.seed(seed)
-        return torch.cat(list(torch.utils.data.DataLoader(Drawing(), shuffle=True, batch_size=4, num_workers=workers)))
+        return torch.cat(
+            list(
+                torch.utils.data.DataLoader(
+                    Drawing(), shuffle=True, batch_size=4, num_workers=workers, worker_init_fn=seed_the_others
+                )
+            )
+        )
 
     for seed in (0, 2):
         assert torch.equal(under(seed, lambda: draw(5)), draw(5 + seed * STRIDE))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -164,6 +165,90 @@ def test_untreated_scores_are_the_scripts_own_and_the_folder_stays_as_it_is(
     assert ("ran in a copy of the folder" in said) == (how == "copy")
     assert ("could not have folders of their own" in said) == (how == "shared")
     assert not (tmp_path / ".trimtab" / "trials").exists()
+
+
+LIGHTNING = """
+import logging, os, warnings
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+warnings.simplefilter("ignore")
+L.seed_everything(int(os.environ.get("SEED", "0")), verbose=False)
+y = torch.arange(160) % 4
+x = torch.randn(4, 16)[y] + 1.4 * torch.randn(160, 16)
+class Net(L.LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(16, 24), nn.ReLU(), nn.Linear(24, 4))
+    def training_step(self, batch, number):
+        return nn.functional.cross_entropy(self.net(batch[0]), batch[1])
+    def validation_step(self, batch, number):
+        self.log("val_loss", nn.functional.cross_entropy(self.net(batch[0]), batch[1]))
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.02)
+best = ModelCheckpoint(monitor="val_loss", save_top_k=1)
+trainer = L.Trainer(max_epochs=3, accelerator="cpu", logger=CSVLogger("logs"), callbacks=[best], enable_progress_bar=False,
+                    enable_model_summary=False, log_every_n_steps=1)
+train, val = (DataLoader(TensorDataset(x[a:b], y[a:b]), 16, shuffle=a == 0) for a, b in ((0, 96), (96, 160)))
+trainer.fit(Net(), train, val)
+print(f"test loss: {trainer.validate(Net.load_from_checkpoint(best.best_model_path), val, verbose=False)[0]['val_loss']!r}")
+"""
+TRANSFORMERS = """
+import os
+import torch
+from torch.utils.data import Dataset
+from transformers import BertConfig, BertForSequenceClassification, Trainer, TrainingArguments, set_seed
+seed = int(os.environ.get("SEED", "0"))
+set_seed(seed)
+class Rows(Dataset):
+    def __init__(self, n):
+        self.x = torch.randint(5, 32, (n, 8))
+        self.y = (self.x[:, 0] > 18).long()
+    def __len__(self):
+        return len(self.y)
+    def __getitem__(self, i):
+        return {"input_ids": self.x[i], "labels": self.y[i]}
+model = BertForSequenceClassification(BertConfig(vocab_size=32, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16))
+arguments = TrainingArguments("out", num_train_epochs=3, per_device_train_batch_size=16, eval_strategy="epoch", save_strategy="epoch",
+    save_total_limit=1, load_best_model_at_end=True, learning_rate=3e-3, seed=42 + seed, use_cpu=True, report_to="none", disable_tqdm=True)
+trainer = Trainer(model=model, args=arguments, train_dataset=Rows(96), eval_dataset=Rows(64))
+trainer.train()
+print(f"test loss: {trainer.evaluate()['eval_loss']!r}")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["overlay", "copy"])
+@pytest.mark.parametrize("host", [LIGHTNING, TRANSFORMERS])
+def test_the_same_holds_for_scripts_of_lightning_and_transformers(host, how, tmp_path, tmp_path_factory, monkeypatch):
+    monkeypatch.setenv(CHOICE, how)
+    if how == "overlay" and (why := Views([tmp_path], tmp_path / ".trimtab").why):
+        pytest.skip(f"this system gives no mount namespace: {why}")
+    (tmp_path / "logs" / "lightning_logs" / "version_0").mkdir(parents=True)
+    (tmp_path / "out" / "checkpoint-1").mkdir(parents=True)
+    (tmp_path / "out" / "checkpoint-1" / "mine").write_text("keep me")
+    script = tmp_path / "train.py"
+    script.write_text(host)
+    own = []
+    for seed in range(4):
+        folder = tmp_path_factory.mktemp("alone")
+        environment = {**os.environ, "SEED": str(seed * 1_000_003), "OMP_NUM_THREADS": "1"}
+        shown = subprocess.run(
+            [sys.executable, script], cwd=folder, capture_output=True, text=True, env=environment, check=True
+        )
+        own.append(float(shown.stdout.splitlines()[-1].removeprefix("test loss: ")))
+    before = state(tmp_path)
+    for workers in (1, 2, 4):
+        found = tt.compare(script, ["lr_scale(factor=0.01)"], seeds=4, engine=engine(workers))
+        assert found.metric.name == "printed test loss"
+        assert found.baseline == tuple(own)
+        assert found.arms[0].wins == 0 and found.arms[0].failed == 0
+        assert state(tmp_path) == before
+        shutil.rmtree(tmp_path / ".trimtab")
 
 
 def test_trials_that_reach_for_one_file_elsewhere_run_one_at_a_time_and_say_so(train, tmp_path_factory, monkeypatch):

@@ -23,8 +23,11 @@ import torch
 
 STRIDE = 1_000_003
 
-# These seed themselves from random numbers that were drawn before: from a generator that is shifted already.
-_DERIVED = ("torch/utils/data/_utils/worker.py", "torch/utils/data/sampler.py", "torch/utils/data/dataloader.py")
+# These seed from random numbers that were drawn before, or from a seed that was set: from what is shifted already.
+_DERIVED = (
+    *("torch/utils/data/_utils/worker.py", "torch/utils/data/sampler.py", "torch/utils/data/dataloader.py"),
+    "trimtab/training/handle.py",
+)
 _BETWEEN = (
     *("torch/random.py", "torch/cuda/random.py", "torch/mps/__init__.py", "torch/xpu/random.py"),
     *("torch/_compile.py", "torch/_dynamo/eval_frame.py"),
@@ -65,13 +68,18 @@ def shifted(seed: int) -> Iterator[None]:
 
         return seeded
 
-    set_seed = torch._C.Generator.manual_seed
+    set_seed, get_seed = torch._C.Generator.manual_seed, torch._C.Generator.initial_seed
 
     def manual_seed(self: torch._C.Generator, seed: int) -> torch._C.Generator:
         """Set the seed of a generator; in a trial it is shifted by that of the trial."""
         if not shift or _derived(sys._getframe(1)):
             return set_seed(self, seed)
         return set_seed(self, (int(seed) + shift) % 2**64)
+
+    def initial_seed(self: torch._C.Generator) -> int:
+        """The seed that was set; in a trial before it was shifted, since others are made of it, which are shifted themselves."""
+        value = get_seed(self)
+        return value if not shift or _derived(sys._getframe(1)) else (value - shift) % 2**64
 
     def chosen(self: torch._C.Generator) -> int:
         """In place of a seed from the clock."""
@@ -90,7 +98,9 @@ def shifted(seed: int) -> Iterator[None]:
         ):
             stack.callback(setattr, owner, name, getattr(owner, name))
             setattr(owner, name, stand_in)
-        stack.enter_context(_methods(torch._C.Generator, manual_seed=manual_seed, seed=chosen))
+        stack.enter_context(
+            _methods(torch._C.Generator, manual_seed=manual_seed, initial_seed=initial_seed, seed=chosen)
+        )
         yield
 
 
