@@ -524,6 +524,14 @@ def test_what_is_found_in_several_folds_is_said_once(apart, said):
     assert finding.training == "training 1"
 
 
+def test_a_training_that_never_stepped_is_no_fold():
+    trained = exploding_record().trainings[0]
+    thrown_away = msgspec.structs.replace(trained, name="training 1", steps=0, began=0, ended=0, series={})
+    run = RunRecord(id="r", subject="s", trainings=(thrown_away, msgspec.structs.replace(trained, name="training 2")))
+    (finding,) = diagnose(run)
+    assert (finding.title, finding.training) == ("The gradient explodes", "training 2")
+
+
 def test_what_follows_from_a_cause_is_no_finding_of_its_own(digits):
     """The rate is too high, the gradient explodes, the loss is not finite: one cause, in causal order, with the cause's remedies."""
     x, _ = digits

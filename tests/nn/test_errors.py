@@ -35,6 +35,8 @@ MAKING = [
     (lambda: tn.GroupNorm(4, 6), "GroupNorm(4, 6): num_channels must be a multiple of num_groups. 6 channels divide into 1, 2, 3, 6 groups."),
     (lambda: tn.GroupNorm(0, 7), "GroupNorm(0, 7): num_channels must be a multiple of num_groups. 7 channels divide into 1, 7 groups."),
     (lambda: tn.BatchNorm2d(4, statistics="mean"), "BatchNorm2d(statistics='mean'): statistics must be 'ema' or 'population'."),
+    (lambda: tn.BatchNorm2d(4, statistics="population", track_running_stats=False), "BatchNorm2d(statistics='population', track_running_stats=False): population statistics are running statistics, of all batches: leave track_running_stats=True."),
+    (lambda: tn.GhostBatchNorm1d(4, 2, statistics="population", momentum=(0.1, 0.5)), "GhostBatchNorm1d(statistics='population', momentum=(0.1, 0.5)): every batch counts the same in the mean of all, so that there is no momentum. Leave it out, or use statistics='ema'."),
     (lambda: tn.BatchNorm2d(4, track_running_stats=False, frozen=True), "BatchNorm2d(frozen=True, track_running_stats=False): a frozen norm uses running statistics."),
     (lambda: tn.BatchNorm2d(4, units=[1, 4]), "BatchNorm2d(4, units=(1, 4)): units must be channel numbers below 4."),
     (lambda: tn.LayerNorm((3, 4), channels_first=True), "LayerNorm((3, 4), channels_first=True): the norm is over the channels alone, so normalized_shape must be one number, that of the channels."),

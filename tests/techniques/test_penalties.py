@@ -397,6 +397,39 @@ def test_chosen(only, names):
 
 
 @pytest.mark.parametrize(
+    ("form", "made_of"),
+    [
+        pytest.param(
+            nn.utils.weight_norm,
+            "0.weight_g and 0.weight_v",
+            marks=pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning"),
+        ),
+        (
+            nn.utils.parametrizations.weight_norm,
+            "0.parametrizations.weight.original0 and 0.parametrizations.weight.original1",
+        ),
+    ],
+)
+@pytest.mark.parametrize(
+    "text", ["weight_decay", "l1", "l0", "orthogonal_penalty", "constrain", "constrain(method='lagrangian')"]
+)
+def test_both_forms_of_weight_norm_are_left_alone_and_told(text, form, made_of):
+    model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2))
+    form(model[0])
+    training = tt.attach(model, torch.optim.SGD(model.parameters(), 0.1))
+    (change,) = training.apply(text).changes
+    left = f"left alone, as several parameters make one (0.weight is made of {made_of}): "
+    assert change.details == (f"{left}0.weight",)
+    assert re.search(r"\b1 (weights|parameters|layers)", change.summary)
+    training.undo()
+    form(model[2])
+    with pytest.raises(NothingToDo, match=re.escape(f"weights. L{left[1:]}0.weight, 2.weight.")):
+        training.apply(text)
+    gains = made_of.split()[0].replace("0", "*", 1)  # of a weight norm; they can be named
+    assert [name for name, _ in chosen("a technique", training, gains)] == [gains.replace("*", one) for one in "02"]
+
+
+@pytest.mark.parametrize(
     ("only", "message"),
     [
         ("linear", "the model has no parameter and no class of modules 'linear'. Did you mean 'Bilinear' or 'Linear'"),

@@ -96,7 +96,8 @@ def _once(run: RunRecord, found: list[tuple[int, Finding]]) -> Iterator[Finding]
         what = finding.where if finding.problem == "rule_error" else finding.problem
         groups.setdefault((what, kinds[number - 1]), []).append((number, finding))
     for (_, kind), group in groups.items():
-        alike = [number for number, other in enumerate(kinds, 1) if other == kind]
+        stepped = (number for number, one in enumerate(run.trainings, 1) if one.steps)  # what never trained is no fold
+        alike = [number for number in stepped if kinds[number - 1] == kind]
         number, finding = min(group, key=lambda one: _RANK[one[1].severity])
         title = finding.title
         if len(alike) > 1:

@@ -149,6 +149,16 @@ class _BatchNorm(nn.modules.batchnorm._BatchNorm):
             raise ValueError(f"{name}(statistics={statistics!r}): statistics must be 'ema' or 'population'.")
         if frozen and not track_running_stats:
             raise ValueError(f"{name}(frozen=True, track_running_stats=False): a frozen norm uses running statistics.")
+        if statistics == "population" and not track_running_stats:
+            raise ValueError(
+                f"{name}(statistics='population', track_running_stats=False): population statistics are running statistics, of "
+                "all batches: leave track_running_stats=True."
+            )
+        if statistics == "population" and momentum not in (0.1, None):  # the default of others, and its own
+            raise ValueError(
+                f"{name}(statistics='population', momentum={momentum}): every batch counts the same in the mean of all, so "
+                "that there is no momentum. Leave it out, or use statistics='ema'."
+            )
         super().__init__(
             num_features, eps, None if statistics == "population" else momentum, affine, track_running_stats,  # type: ignore[arg-type]
             device=device, dtype=dtype,
@@ -237,7 +247,9 @@ class BatchNorm2d(_BatchNorm, nn.BatchNorm2d):
             1 - momentum). A pair gives mean and variance their own (002). None: the mean over all batches.
         affine, track_running_stats, device, dtype, bias: as in torch.
         statistics: ``"ema"``, or ``"population"`` for the mean of all batch means and of all batch variances times
-            m/(m-1) (000), the same as ``momentum=None``.
+            m/(m-1) (000), the same as ``momentum=None``. While a network learns this averages over *all steps so far*, over weights
+            long gone, and evaluation is worse than with ``"ema"``; the population statistics of the network as it now is (000, and
+            the paper's Algorithm 2) come from :func:`recalibrate`.
         unbiased: whether the running variance is that of m/(m-1) (torch) or the biased one (Keras, ONNX).
         frozen: use running statistics and leave them alone, also while training and whatever ``train()`` is called; weights learn on.
         units: normalize only these channels (000); the others pass.
@@ -248,10 +260,12 @@ class BatchNorm2d(_BatchNorm, nn.BatchNorm2d):
     bools, says which positions count: others (padding) enter no statistics and give 0.
 
     Raises:
-        ValueError: for an input of wrong shape, and for a batch of one value per channel while training.
+        ValueError: for an input of wrong shape, for a batch of one value per channel while training, and for a momentum or
+            ``track_running_stats=False`` beside ``statistics="population"``.
 
     When it helps: deep networks that train slowly or need a small learning rate; it also regularizes a little. When it
-    hurts: batches of less than about 8, test data of another distribution, recurrent layers. Clashes with dropout before
+    hurts: batches of less than about 8, test data of another distribution, recurrent layers, ``statistics="population"`` without
+    :func:`recalibrate` at the end. Clashes with dropout before
     it (the variance shifts between training and evaluation), and makes the bias of the layer before it redundant.
 
     Source: Ioffe and Szegedy, "Batch Normalization: Accelerating Deep Network Training by Reducing Internal Covariate

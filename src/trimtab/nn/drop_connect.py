@@ -127,8 +127,9 @@ class DropConnectLinear(_DropConnect, nn.Linear):
     A drop-in for ``torch.nn.Linear``: same arguments, same keys of ``state_dict``. ``p`` is the probability of *dropping*;
     003's (and the paper's) p keeps. 003 multiplies f(W x) by the mean of f(u), which would apply f twice; here the mean is
     the output, as in the paper. The paper does not rescale while training, and neither does the default,
-    ``scaling="original"``; ``"inverted"`` divides masked weights by 1 - p as torch's dropout does (and fastai's WeightDropout):
-    then moments are ``W x + b`` and ``p / (1-p) (...)``, and weight scaling is the plain layer.
+    ``scaling="original"``: a trained ``torch.nn.Linear`` of the same weights gives 1 / (1 - p) times as much in evaluation.
+    ``"inverted"`` divides masked weights by 1 - p, as torch's dropout, fastai's WeightDropout, :class:`DropConnectLSTM` and the
+    technique ``drop_connect`` do: then moments are ``W x + b`` and ``p / (1-p) (...)``, and weight scaling is the plain layer.
     What EfficientNet, timm and Keras models call ``drop_connect`` drops whole residual branches of a sample: that is DropPath.
 
     Args:
@@ -137,7 +138,7 @@ class DropConnectLinear(_DropConnect, nn.Linear):
         activation: f, the activation that follows, applied here: "none", "relu", "gelu", "gelu_tanh", "silu", or a function.
         inference: "moment_matching" or "weight_scaling".
         samples: Z, the number of draws for each output in evaluation.
-        scaling: "original" or "inverted".
+        scaling: "original", masked weights as they are, or "inverted", divided by 1 - p.
         per_sample: draw a mask for each sample (each index of the first dimension), as the paper does, instead of one for the
             batch. It takes N times the memory of the weight.
         generator: source of masks and draws; torch's global generator if ``None``. A CPU generator serves every device.

@@ -8,6 +8,7 @@ from fnmatch import fnmatchcase
 
 from torch import nn
 from torch.nn.utils import parametrize
+from torch.nn.utils.weight_norm import WeightNorm
 
 from trimtab.reading.order import CONV, LINEAR
 from trimtab.recipe import TrainingLike
@@ -21,7 +22,7 @@ def chosen(technique: object, training: TrainingLike, only: str = "") -> list[tu
 
     By default the weights proper: the parameters with two or more dimensions of linear, convolution, recurrent, bilinear and
     attention modules, by the type of the module. Biases, scales of normalizations and embeddings are left out. A weight that is
-    computed from one of its own shape (a parametrization) stands for that one.
+    computed from one of its own shape (a parametrization) stands for that one; those of :func:`left_alone` for none.
 
     Args:
         technique: the one that asks, for the error.
@@ -46,10 +47,31 @@ def chosen(technique: object, training: TrainingLike, only: str = "") -> list[tu
         offer = f"Did you mean {' or '.join(map(repr, close))}?" if close else f"Its classes are {', '.join(kinds)}."
         raise nothing(technique, f"the model has no parameter and no class of modules {only!r}. {offer}")
     if not found:
-        raise nothing(technique, "the model has no linear, convolution, recurrent, bilinear or attention weights.")
+        told = "".join(f" {one[0].upper()}{one[1:]}." for one in left_alone(training))
+        raise nothing(
+            technique, f"the model has no linear, convolution, recurrent, bilinear or attention weights.{told}"
+        )
     if not trained(training, found):
         raise nothing(technique, f"none of these is trained, they are frozen or in no optimizer: {names(found)}.")
     return list({id(p): (name, p) for name, p in found}.values())  # models that are trained together may share some
+
+
+def left_alone(training: TrainingLike, only: str = "") -> tuple[str, ...]:
+    """What is told of the weights that :func:`chosen` passes over, because they are computed from several parameters.
+
+    Those of weight norm: its direction has a length without meaning, and its gains are lengths of units, no weights.
+    """
+    found = [
+        (f"{name}.{weight}".lstrip("."), (name, sources))
+        for name, module in training.named_modules()
+        if (only in _classes(module) if only else isinstance(module, WEIGHTED))
+        for weight, sources in _computed(module).items()
+    ]
+    if not found:
+        return ()
+    example, (name, sources) = found[0]
+    listed = " and ".join(f"{name}.{source}".lstrip(".") for source in sources)
+    return (f"left alone, as several parameters make one ({example} is made of {listed}): {names(found)}",)
 
 
 def trained(training: TrainingLike, named: Iterable[tuple[str, nn.Parameter]]) -> list[tuple[str, nn.Parameter]]:
@@ -62,11 +84,23 @@ def _own(module: nn.Module) -> list[nn.Parameter]:
     """The parameters of a module itself, not of those inside it."""
     if isinstance(module, parametrize.ParametrizationList):
         return []
-    own = list(module.parameters(recurse=False))
+    several = {source for sources in _computed(module).values() for source in sources}
+    own = [p for name, p in module.named_parameters(recurse=False) if name not in several]
     if parametrize.is_parametrized(module):
         sources = (getattr(computed, "original", None) for computed in module.parametrizations.children())  # type: ignore[union-attr]
         own += [source for source in sources if isinstance(source, nn.Parameter)]
     return own
+
+
+def _computed(module: nn.Module) -> dict[str, list[str]]:
+    """The weights of a module that are computed from several of its parameters, and the names of these: both of torch's forms."""
+    hooks = (hook for hook in module._forward_pre_hooks.values() if isinstance(hook, WeightNorm))
+    found = {hook.name: [f"{hook.name}_g", f"{hook.name}_v"] for hook in hooks}
+    if parametrize.is_parametrized(module):
+        for name, one in module.parametrizations.items():  # type: ignore[union-attr, operator]
+            if not one.is_tensor:
+                found[name] = [f"parametrizations.{name}.original{place}" for place in range(one.ntensors)]
+    return found
 
 
 def _classes(module: nn.Module) -> list[str]:

@@ -12,7 +12,7 @@ from torch import nn
 from trimtab.optim import constraints
 from trimtab.optim.lagrangian import Lagrangian
 from trimtab.recipe import Change, Technique, TrainingLike
-from trimtab.techniques.choose import chosen, trained
+from trimtab.techniques.choose import chosen, left_alone, trained
 from trimtab.techniques.penalties import act_on, gradient_of
 
 METHODS = ("projection", "lagrangian")
@@ -102,7 +102,7 @@ class Constrain(Technique):
                 raise ValueError(f"{field}={getattr(self, field)} must be positive.")
 
     def apply(self, training: TrainingLike) -> Change:
-        found = chosen(self, training, self.only)
+        found, left = chosen(self, training, self.only), left_alone(training, self.only)
         weights: list[torch.Tensor] = [p for _, p in found]
         ids = {id(w) for w in weights}
         groups = {
@@ -137,6 +137,7 @@ class Constrain(Technique):
                 summary,
                 training.on("after_step", step),
                 lambda: bool(moved),
+                left,
                 outcome=lambda: (
                     f"they had left it, and were put back, in {100 * int(moved) / steps:.0f} % of the steps"
                     if steps
@@ -173,4 +174,4 @@ class Constrain(Technique):
             count = sum(one.multiplier.numel() for one in lagrangians.values())
             return f"{above} of {count} multipliers are above 0, the largest is {mus[where]:.4g} ({where})"
 
-        return Change(summary, undo, acted, outcome=outcome)
+        return Change(summary, undo, acted, left, outcome)

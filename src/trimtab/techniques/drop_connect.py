@@ -22,8 +22,9 @@ class DropConnect(Technique):
     ``w -> m w / (1 - p)`` with ``m`` 1 with probability 1 - p and 0 otherwise, drawn anew for every entry and call: weights and
     biases of linear and convolution layers but the last of the model, and the weights from hidden state to hidden state of
     LSTM, GRU and RNN (one mask for all time steps). Masked weights are divided by 1 - p, so that the live network keeps the
-    scale it has learned, and evaluation is the network as it is (weight scaling); evaluation by moment matching needs to know the
-    activation that follows: :class:`trimtab.nn.DropConnectLinear`. Masks come from a generator of their own. What other
+    scale it has learned, and evaluation is the network as it is (weight scaling). :class:`trimtab.nn.DropConnectLinear` knows the
+    activation that follows and evaluates by moment matching; it does not divide by 1 - p unless it is given
+    ``scaling="inverted"``. Masks come from a generator of their own. What other
     libraries call ``drop_connect`` is DropPath.
 
     Helps: layers with many weights, and recurrent networks, that fit their training set and generalize worse. Hurts: networks that

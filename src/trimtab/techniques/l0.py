@@ -13,7 +13,7 @@ from trimtab.nn.drop_connect import put_in, take_out
 from trimtab.nn.hard_concrete import HardConcrete, check_hard_concrete, expected_l0
 from trimtab.reading.order import layers
 from trimtab.recipe import Change, Technique, TrainingLike
-from trimtab.techniques.choose import chosen, trained
+from trimtab.techniques.choose import chosen, left_alone, trained
 from trimtab.techniques.penalties import act_on, check_factors, gradient_of
 from trimtab.techniques.surgery import Hung, names, nothing, training_now, weight_of
 
@@ -63,7 +63,10 @@ class L0(Technique):
         ids = {id(p) for _, p in trained(training, chosen(self, training, self.only))}
         weighted = [(n, layer, weight_of(layer)) for n, layer in layers(training)]
         parametrized = [n for n, layer, w in weighted if w is not layer.weight and id(w) in ids]
-        details = tuple(f"{name}: left alone: its weight is parametrized." for name in parametrized)
+        details = (
+            *(f"{name}: left alone: its weight is parametrized." for name in parametrized),
+            *left_alone(training, self.only),
+        )
         found = [(name, layer) for name, layer, weight in weighted if weight is layer.weight and id(weight) in ids]
         if not found:
             raise nothing(self, " ".join(details) or "these are no weights of linear or convolution layers.")

@@ -8,7 +8,7 @@ import torch
 
 from trimtab.nn.orthogonal import orthogonal_penalty
 from trimtab.recipe import Change, Technique, TrainingLike
-from trimtab.techniques.choose import chosen, trained
+from trimtab.techniques.choose import chosen, left_alone, trained
 from trimtab.techniques.penalties import act_on, check_factors, gradient_of
 from trimtab.techniques.surgery import names, nothing
 
@@ -68,4 +68,4 @@ class OrthogonalPenalty(Technique):
         def outcome() -> str:
             return f"the penalty is {float(penalty([w for w in weights if w.requires_grad])):.4g}"
 
-        return Change(summary, stop, acted, outcome=outcome)
+        return Change(summary, stop, acted, left_alone(training, self.only), outcome)

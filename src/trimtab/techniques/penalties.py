@@ -15,7 +15,7 @@ import torch
 from trimtab.optim.penalties import add_penalty_gradient_, elastic_net_penalty, proximal_step_
 from trimtab.optim.sgd import SGD
 from trimtab.recipe import Change, TrainingLike
-from trimtab.techniques.choose import chosen, trained
+from trimtab.techniques.choose import chosen, left_alone, trained
 from trimtab.techniques.surgery import names, nothing
 
 Penalty = Callable[[list[torch.Tensor]], torch.Tensor]
@@ -65,8 +65,8 @@ def act_on_chosen(technique: Any, training: TrainingLike, penalty: Penalty, act:
     def outcome() -> str:
         return f"the penalty is {float(penalty([p for p in weights if p.requires_grad])):.4g}"
 
-    now = trained(training, found)
-    return Change(f"{technique} on {len(now)} parameters: {names(now)}", stop, acted, tuple(details), outcome)
+    now, left = trained(training, found), left_alone(training, technique.only)
+    return Change(f"{technique} on {len(now)} parameters: {names(now)}", stop, acted, (*details, *left), outcome)
 
 
 def act_on(

@@ -9,7 +9,7 @@ import torch
 
 from trimtab.optim.weight_decay import check_kind, scheduled_base_lr, weight_decay_
 from trimtab.recipe import Change, Technique, TrainingLike
-from trimtab.techniques.choose import chosen, trained
+from trimtab.techniques.choose import chosen, left_alone, trained
 from trimtab.techniques.plain import COUPLED, decay
 
 
@@ -24,7 +24,8 @@ class WeightDecay(Technique):
     without a scheduler, the largest rate so far.
 
     Only weights of linear, convolution, recurrent, bilinear and attention layers decay; biases, scales of normalizations and
-    embeddings are left out, by the type of their module. Comes on top of any decay that the optimizer has of its own.
+    embeddings are left out, by the type of their module, and so are the direction and the gains of a weight norm, which can be
+    named with ``only``. Comes on top of any decay that the optimizer has of its own.
 
     Helps: networks that fit their training set and generalize worse. Hurts: under-fitting ones; in front of a
     normalization it only changes the effective learning rate (van Laarhoven 2017).
@@ -80,4 +81,5 @@ class WeightDecay(Technique):
             weight_decay_(optimizer, decayed, self.factor, self.kind, base_lr=rates)
 
         stop = training.on("gradients" if self.kind == "coupled" else "before_step", decay)
-        return Change(f"{self.kind} weight decay of {self.factor:g} on {len(trained(training, found))} weights", stop)
+        summary = f"{self.kind} weight decay of {self.factor:g} on {len(trained(training, found))} weights"
+        return Change(summary, stop, details=left_alone(training, self.only))
