@@ -865,3 +865,33 @@ if __name__ == "__main__":
         shapes = (3, 3, 30, 40), (300, 200)  # kernels: height, width, in, out
         answers[name] = [draw(seed=1)(shape).detach().cpu().clone() for shape in shapes]
     torch.save(answers, sys.argv[1])
+
+
+# -- what is not trained ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("text", ["he_init", "xavier_init", "orthogonal_init", "lsuv_init", "identity_init"])
+@pytest.mark.parametrize("frozen", [True, False])
+def test_what_is_not_trained_is_left_alone(text, frozen, digits):
+    """Frozen features, and layers that no optimizer holds."""
+    model = nn.Sequential(
+        nn.Linear(64, 16),
+        nn.BatchNorm1d(16),
+        nn.ReLU(),
+        nn.Linear(16, 16),
+        nn.BatchNorm1d(16),
+        nn.ReLU(),
+        nn.Linear(16, 10),
+    )
+    for norm in (model[1], model[4]):
+        nn.init.normal_(norm.weight)
+    if frozen:
+        model[:3].requires_grad_(False)
+    before = copy.deepcopy(model.state_dict())
+    training = tt.attach(model, torch.optim.SGD(model[3:].parameters(), lr=0.0)).apply(text)
+    model(digits[0][:32]).sum().backward()
+    changed = {
+        name for name, value in model.state_dict().items() if "weight" in name and not torch.equal(value, before[name])
+    }
+    assert changed and changed <= {"3.weight", "4.weight", "6.weight"}
+    assert any("not trained" in line or "frozen" in line for line in training.changes[0].details)

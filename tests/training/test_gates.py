@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from tests.conftest import network, train
-from trimtab.training import attach
+from trimtab.training import attach, find
 
 
 def attached(lr: float = 0.1):
@@ -224,3 +224,63 @@ def test_clipping_sees_gradients_that_a_fused_optimizer_is_going_to_unscale(digi
         moves.append(model[0].weight.detach() - before)
     assert moves[0].norm() > 0
     torch.testing.assert_close(*moves)
+
+
+class Owner(nn.Module):
+    """Is not called itself: as a module of Lightning, whose steps call its parts."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net, self.loss = net, nn.CrossEntropyLoss()
+
+    def training_step(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return self.loss(self.net(x), y)
+
+
+class Callable(Owner):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.net(x)
+
+    def training_step(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return self.loss(self(x), y)
+
+
+@pytest.mark.parametrize("kind", [Owner, Callable])
+def test_parts_that_are_called_stand_for_a_model_that_is_not(kind, digits):
+    owner = kind(network())
+    assert find.called(owner) == (owner, owner.net)  # and not the loss
+    optimizer = torch.optim.SGD(owner.parameters(), lr=0.1)
+    training = attach(owner, optimizer)
+    seen, changed = [], []
+    training.change_input(lambda x: seen.append(x) or x + 1)
+    training.change_loss(lambda loss: changed.append(loss.name))
+    inside: list[torch.Tensor] = []
+    owner.net.register_forward_pre_hook(lambda module, args: inside.append(args[0]))
+    x, y = digits[0][:16], digits[1][:16]
+    owner.training_step(x, y).backward()
+    optimizer.step()
+    assert len(seen) == 1 and changed == ["cross_entropy"] and torch.equal(inside[0], x + 1)  # once
+    owner.eval()
+    with torch.no_grad():
+        owner.training_step(x, y)
+    assert len(seen) == 1 and torch.equal(inside[1], x)
+
+
+def test_a_training_that_ended_in_the_middle_does_not_change_the_next(digits):
+    """Its model was called last, and the next one is in evaluation mode while it trains."""
+    x, y = digits[0][:16], digits[1][:16]
+    first, training = attached()
+    training.change_loss(lambda loss: 3 * loss())
+    first(x)
+    second = network()
+    attach(second, torch.optim.SGD(second.parameters(), lr=0.1)).change_input(lambda x: x)
+    loss = F.cross_entropy(second.eval()(x), y)
+    loss.backward()
+    gradient = second[0].weight.grad.clone()
+    second.zero_grad()
+    F.cross_entropy(second(x), y).backward()
+    assert torch.equal(second[0].weight.grad, gradient)
+    plain = copy.deepcopy(second)
+    plain.zero_grad()
+    F.cross_entropy(plain(x), y).backward()
+    assert torch.equal(plain[0].weight.grad, gradient)
