@@ -134,7 +134,7 @@ class Gates:
         as if the former were not there; the latter break it."""
         if wanted == self._standing:
             return
-        self._standing = wanted
+        self._standing, self._depth = wanted, 0
         while self._gates:
             self._gates.pop().remove()
         for model in self.heads if wanted else ():
