@@ -10,6 +10,7 @@ from torch import nn
 import trimtab as tt
 from trimtab.doctor import diagnose, judge
 from trimtab.doctor.curves import held_out
+from trimtab.doctor.rules.overfitting import overfitting
 from trimtab.recipe import Recipe
 from trimtab.records import Profile, RunRecord, Series, TrainingRecord
 
@@ -330,6 +331,22 @@ def test_overfitting_is_seen_in_the_number_that_judges(say, name, digits):
     finding = problems(run)["overfitting"]
     assert finding.evidence[0].shows == (name, "loss")
     assert ("lowest" if name == "printed mse" else "highest") in finding.evidence[0].text
+
+
+def test_a_number_that_is_counted_is_known_to_a_step():
+    """An accuracy that stands still has no noise of its own, and is not known without error for it."""
+    counted = [80, 84, 88, 90, 90, 84] + [80] * 24
+    series = {
+        "printed val accuracy": Series(tuple(range(1, 31)), tuple(n / 128 for n in counted)),
+        "loss": Series(tuple(range(1, 31)), tuple(1 / step for step in range(1, 31))),
+    }
+    training = TrainingRecord(name="training", model="Net", steps=30, series=series)
+    (finding,) = overfitting(training)
+    assert "10% lower and 20 standard errors away" in finding.evidence[0].text
+    jitter = tuple(n / 128 + 1e-12 * (-1) ** step for step, n in enumerate(counted))
+    series["printed val accuracy"] = Series(tuple(range(1, 31)), jitter)
+    (finding,) = overfitting(training)
+    assert "10% lower and more than 100 standard errors away" in finding.evidence[0].text
 
 
 def test_a_number_that_grows_better_the_smaller_it_is_may_have_any_name(digits):

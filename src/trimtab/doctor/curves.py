@@ -74,8 +74,15 @@ def block_means(values: np.ndarray, count: int) -> np.ndarray:
 
 def noise(values: np.ndarray) -> float:
     """The standard deviation of a series around its own smooth course, from its second differences: a trend does not enter, and a
-    few outliers do not either."""
-    return float(np.median(np.abs(np.diff(values, 2)))) / (0.6745 * math.sqrt(6)) if len(values) > 4 else 0.0
+    few outliers do not either. Where most neighbours are equal it is that of rounding to the smallest step (an accuracy is counted).
+
+    >>> noise(np.array([0.5, 0.75, 1.0, 1.0, 1.0, 1.0, 1.0])) == 0.25 / math.sqrt(12)
+    True
+    """
+    if len(values) < 5 or np.ptp(values) == 0:
+        return 0.0
+    spread = float(np.median(np.abs(np.diff(values, 2)))) / (0.6745 * math.sqrt(6))
+    return spread or float(np.diff(np.unique(values)).min()) / math.sqrt(12)
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,7 @@ def overfitting(training: TrainingRecord) -> Iterator[Finding]:
     evidence = [
         Evidence(
             text=f"The {Quantity.read(fall.name).title} is {fall.best_is} around step {fall.best_step} ({fall.best:.4g}) and {fall.end:.4g} at the "
-            f"end, {abs(fall.end / (fall.best or math.inf) - 1):.0%} {fall.worse} and {fall.lost / max(fall.error, 1e-12):.0f} standard errors away; "
+            f"end, {abs(fall.end / (fall.best or math.inf) - 1):.0%} {fall.worse} and {fall.errors} standard errors away; "
             f"the training loss went from {_mean_near(loss, fall.best_step):.4g} to {_mean_near(loss, fall.last_step):.4g} meanwhile.",
             numbers={
                 "best": fall.best,
@@ -124,6 +124,11 @@ class _Fall:
     @property
     def lost(self) -> float:
         return abs(self.end - self.best)
+
+    @property
+    def errors(self) -> str:
+        """How many standard errors were lost, for a sentence."""
+        return f"{self.lost / self.error:.0f}" if self.lost < 100 * self.error else "more than 100"
 
     @property
     def much(self) -> bool:
