@@ -48,6 +48,17 @@ def test_a_script_with_the_name_of_a_launcher_is_a_script(trimtab, train, script
     assert trimtab("watch", script).stdout == "hello\n"
 
 
+@pytest.mark.parametrize("given", ["treat train.py", "compare --with adam train.py", "tune --search adam train.py"])
+def test_trials_are_not_run_by_several_processes_at_once(trimtab, train, given, monkeypatch):
+    train.write_text("open('ran', 'w')")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    shown = trimtab(*given.split())
+    assert shown.exit_code == 2
+    command = given.split()[0]
+    assert f"trimtab {command} runs every trial as one process, and a launcher has started 2 of it" in shown.stderr
+    assert not train.with_name("ran").exists()
+
+
 def test_the_line_for_torchrun_works(train):
     """Two processes; the first one reports."""
     begin = "import torch.distributed as dist\ndist.init_process_group('gloo')\n"

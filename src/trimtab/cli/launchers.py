@@ -6,6 +6,7 @@ each of its processes. To add one, write a line in the table.
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 from collections.abc import Sequence
@@ -99,10 +100,16 @@ def _taken_apart(launcher: Launcher, program: str, said: Sequence[str]) -> Launc
 def refuse_launcher(script: str, arguments: Sequence[str], module: bool) -> None:
     """End the command with the line that works, if its script is a launcher."""
     launch = recognised(script, arguments, module)
-    if launch is None:
-        return
     context = click.get_current_context()
     command = str(context.command.name)
+    if launch is None:
+        if command != "watch" and (many := _processes()) > 1:
+            raise click.UsageError(
+                f"trimtab {command} runs every trial as one process, and a launcher has started {many} of it, which would wait "
+                "for one another in every trial. Start it without the launcher, if the script trains alone too; under the launcher "
+                "goes trimtab watch."
+            )
+        return
     ours = shlex.join([command, *_given(context)])
     itself = f"{ours} {_joined(launch.script)}"
     line = launch.launcher.line.format(options=_joined(launch.options), watch=itself, program=launch.program)
@@ -118,6 +125,12 @@ def refuse_launcher(script: str, arguments: Sequence[str], module: bool) -> None
             f"itself, if that trains alone too:\n\n  trimtab {itself}"
         )
     raise click.UsageError(text)
+
+
+def _processes() -> int:
+    """How many processes a launcher has started this one among: torchrun and its like, Open MPI, MPICH."""
+    sizes = (os.environ.get(name, "") for name in ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE"))
+    return max((int(said) for said in sizes if said.isdecimal()), default=1)
 
 
 def _joined(words: Sequence[str]) -> str:
