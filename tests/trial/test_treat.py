@@ -196,4 +196,12 @@ def test_a_treatment_that_chose_by_the_judging_metric_says_so():
     )
     (said,) = TREAT._verdict_words(arm, search)
     assert said.startswith("early_stopping picks the weights by the metric that judges them here")
-    assert TREAT._verdict_words(replace(arm, recipe="dropout"), search) == []
+    dropout = replace(arm, recipe="dropout")
+    assert TREAT._verdict_words(dropout, search) == []
+    # beside the best change of the rate alone that was tried, a remedy or not
+    rates = [
+        replace(arm, recipe=f"lr_scale(factor={by})", effect=gain) for by, gain in ((0.3, 0.1), (0.01, 0.2), (3, 0.0))
+    ]
+    both = replace(arm, recipe="adam, lr_scale(factor=0.1)", effect=0.3)
+    (said,) = TREAT._verdict_words(dropout, replace(search, arms=(dropout, *rates, both)))
+    assert said.endswith("the best of the plain changes of learning rate, lr_scale(factor=0.01), gained +0.2.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import shlex
 from collections.abc import Sequence
 
@@ -213,12 +214,12 @@ def _combine(session: Session, best: str, ranked: list[str], search: Comparison)
 
 def _verdict_words(arm: Arm, search: Comparison) -> list[str]:
     words = []
-    controls = [other for other in search.arms if other.recipe in CONTROLS and other.differences]
+    rates = [other for other in search.arms if re.fullmatch(r"lr_scale\([^()]*\)", other.recipe) and other.differences]
     chosen = next((other for other in search.arms if other.recipe == arm.recipe), None)
-    if chosen is not None and controls and chosen.recipe not in CONTROLS:
-        best = max(controls, key=lambda other: other.effect)
+    if chosen is not None and rates and chosen not in rates:
+        best = max(rates, key=lambda other: other.effect)
         words.append(
-            f"On the search seeds the winner gained {chosen.effect:+.4g}; the better of the two plain changes of learning rate, "
+            f"On the search seeds the winner gained {chosen.effect:+.4g}; the best of the plain changes of learning rate, "
             f"{best.recipe}, gained {best.effect:+.4g}."
         )
     return words + doubts(arm)
