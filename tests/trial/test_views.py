@@ -296,6 +296,60 @@ def test_trials_are_run_again_when_what_they_read_has_changed(train):
     assert [runs(), runs()] == [4, 0]
 
 
+# Changes a.txt and makes new.txt by something else than this Python, then reads and removes; socket and pipe are no folders.
+NATIVE = """
+import os, socket, subprocess
+subprocess.run("echo a trial >> a.txt; echo x > new.txt", shell=True, check=True)
+open("a.txt").read(), open("new.txt").read()
+torch.jit.script(model).save("model.ts")
+open("model.ts", "rb").read()
+here = socket.socket(socket.AF_UNIX)
+here.bind("socket"); here.close(); os.remove("socket")
+os.mkfifo("pipe"); os.stat("pipe"); os.remove("pipe")
+subprocess.run(["rm", "b.txt"], check=True)
+os.path.exists("b.txt") or open("b.txt", "a").close()
+"""
+
+
+@pytest.mark.parametrize("how", ["overlay", "copy"])
+def test_what_a_trial_wrote_unnoticed_in_its_view_is_no_change_of_the_folder(how, train, tmp_path, monkeypatch):
+    monkeypatch.setenv(CHOICE, how)
+    for name in ("a.txt", "b.txt"):
+        (tmp_path / name).write_text(name)
+    train.write_text(clusters(end=NATIVE))
+    engine, jobs, results = LocalEngine(2), [Job(Script(str(train)), "", seed) for seed in (0, 1)], []
+    engine.run(jobs, lambda job, result: results.append(result))
+    assert [result.trial.status for result in results] == ["ok", "ok"], results[0].log
+    assert engine.disturbed() == []
+    assert results[0].deeds.seen[str(tmp_path / "a.txt")]["state"]["size"] == 5
+    (tmp_path / "a.txt").write_text("somebody else")
+    assert engine.disturbed() == [str(tmp_path / "a.txt")]
+
+
+def test_a_file_that_is_changed_after_it_was_copied_is_seen_to_have_changed(train, tmp_path, monkeypatch):
+    monkeypatch.setenv(CHOICE, "copy")
+    (tmp_path / "a.txt").write_text("as it was")
+    change = f"open({str(tmp_path / 'a.txt')!r}, 'w').write('new')"
+    train.write_text(
+        clusters(
+            end=f"import subprocess, sys\nsubprocess.run([sys.executable, '-c', {change!r}])\nopen('a.txt').read()"
+        )
+    )
+    engine = LocalEngine(1)
+    engine.run([Job(Script(str(train)), "", 0)], lambda job, result: None)
+    assert engine.disturbed() == [str(tmp_path / "a.txt")]
+
+
+def test_a_file_that_is_also_outside_by_another_name_is_put_back(train, tmp_path, tmp_path_factory):
+    out = tmp_path_factory.mktemp("out") / "a.bin"
+    out.write_bytes(b"mine")
+    os.link(out, tmp_path / "hard.bin")
+    train.write_text(clusters(end=f"open({str(out)!r}, 'ab').write(b'x')\nopen('hard.bin', 'rb').read()"))
+    engine = LocalEngine(1)
+    engine.run([Job(Script(str(train)), "", 0)], lambda job, result: None)
+    assert out.read_bytes() == b"mine" and engine.disturbed() == []
+
+
 def test_keep_files_leaves_what_trials_wrote(train, tmp_path):
     train.write_text(clusters(end="open('best.pt', 'w').write(str(len(model[0]._modules)))"))
     keeps = LocalEngine(2, keep_files=True)

@@ -55,6 +55,7 @@ class Journal:
         home: the folder of the trial; ``journal`` in it gets a line for every entry, ``kept`` what was there before.
         inside: whether a path (absolute, without links) lies in the view of the trial.
         alone: whether it is the only trial that runs; others end before they change something outside.
+        found: how something in the view was when the trial began, whatever has been done to it since.
         before_write: is called with every path in the view that is going to be opened for writing, and whether it will be emptied.
     """
 
@@ -63,9 +64,10 @@ class Journal:
         home: Path,
         inside: Callable[[str], bool],
         alone: bool,
+        found: Callable[[str], dict[str, Any]],
         before_write: Callable[[str, bool], None] = lambda path, anew: None,
     ) -> None:
-        self.home, self.inside, self.alone, self.before_write = home, inside, alone, before_write
+        self.home, self.inside, self.alone, self.found, self.before_write = home, inside, alone, found, before_write
         self._main = os.getpid()
         # Opened now: in a view these folders cannot be seen.
         self._home = os.open(home, os.O_RDONLY | os.O_DIRECTORY)
@@ -138,12 +140,12 @@ class Journal:
             self._see(place)
 
     def _see(self, place: str, anew: bool = False) -> None:
-        """Note how a file in the view looked when the trial met it first; ``anew`` if it does not matter, since it is emptied."""
+        """Note how a file in the view was found, when the trial meets it first; ``anew`` if it does not matter, since it is emptied."""
         self._seen.add(place)
         if any(place.startswith(own) for own in self._altered):  # in a folder that the trial has made, or moved there
             return
         if len(self._seen) <= MOST and "__pycache__" not in place:
-            self._note("seen", place, anew=anew, state=state_of(place))
+            self._note("seen", place, anew=anew, state=self.found(place))
 
     def _write(
         self,
@@ -229,13 +231,18 @@ class Journal:
         os._exit(1)
 
 
-def state_of(path: str | Path) -> dict[str, Any]:
-    """What tells whether a file is still the same: its size and time of change; nothing if there is none."""
+def state_of(path: str | Path, folder: int | None = None) -> dict[str, Any]:
+    """What tells whether a file is still the same: its size and time of change; nothing if there is none.
+
+    A relative path begins at the ``folder``, if one is given that is open.
+    """
     try:
-        found = os.stat(path)
+        found = os.stat(path, dir_fd=folder)
     except (OSError, ValueError):
         return {}
-    return {"size": found.st_size, "time": found.st_mtime_ns} if stat.S_ISREG(found.st_mode) else {"folder": True}
+    if stat.S_ISREG(found.st_mode):
+        return {"size": found.st_size, "time": found.st_mtime_ns}
+    return {"folder": True} if stat.S_ISDIR(found.st_mode) else {"kind": stat.S_IFMT(found.st_mode)}
 
 
 def _tell_of_native_writers() -> None:

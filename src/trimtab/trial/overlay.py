@@ -23,8 +23,8 @@ _PRIVATE, _RECURSIVE, _BIND = 1 << 18, 1 << 14, 1 << 12
 _DUMPABLE, _CAPABILITIES_3 = 4, 0x20080522
 
 
-def mount_over(roots: Sequence[Path], home: Path, hide: Sequence[Path]) -> None:
-    """Give this process, which must have one thread only, a view of its own of some folders.
+def mount_over(roots: Sequence[Path], home: Path, hide: Sequence[Path]) -> list[int]:
+    """Give this process, which must have one thread only, a view of its own of some folders; the folders below it, open, by root.
 
     Args:
         roots: the folders, none inside of another.
@@ -47,12 +47,14 @@ def mount_over(roots: Sequence[Path], home: Path, hide: Sequence[Path]) -> None:
             if path.is_dir():
                 _mount("tmpfs", str(path), "tmpfs", 0)
     finally:
-        for _, folder in mounts:
-            os.close(folder)
+        for path, folder in mounts:
+            if path not in roots:
+                os.close(folder)
         os.close(aside)
     os.chdir(here)  # into the view: until now it was the folder below
     if own_user:
         _drop_capabilities()
+    return [folder for path, folder in mounts if path in roots]
 
 
 def _with_mounts_inside(roots: Sequence[Path]) -> list[Path]:

@@ -18,7 +18,7 @@ import sys
 import tempfile
 import weakref
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -53,13 +53,22 @@ class View:
     def enter(self) -> None:
         """Begin to live in it: in the process of the trial, while that has one thread, in the folder where the command was given."""
         here = Path(os.path.realpath(os.getcwd()))
-        journal = Journal(self.home, self._inside, self.alone, self._before_write)
+        below: list[int] = []  # the folders themselves, under an overlay
+        copied: dict[str, dict[str, Any]] = {}  # what was copied, as it was then
+
+        def found(path: str) -> dict[str, Any]:
+            for folder, root in zip(below, self.roots, strict=False):
+                if _lies_in(path, root):
+                    return state_of(os.path.relpath(path, root), folder)
+            return copied[path] if path in copied else state_of(self.original(path))
+
+        journal = Journal(self.home, self._inside, self.alone, found, self._before_write)
         if self.how == "overlay":
-            overlay.mount_over(self.roots, self.home, self.hide)
+            below += overlay.mount_over(self.roots, self.home, self.hide)
             _rename_across_layers()
         elif self.how == "copy":
             for number, root in enumerate(self.roots):
-                copy_folder(root, self.home / str(number))
+                copied |= copy_folder(root, self.home / str(number))
             os.chdir(self.place(here))
             if "PWD" in os.environ:
                 os.environ["PWD"] = os.getcwd()
@@ -73,11 +82,19 @@ class View:
                     return self.home / str(number) / path.relative_to(root)
         return path
 
+    def original(self, path: str) -> str:
+        """Where something of this view is in the user's folders."""
+        for number, root in enumerate(self.roots) if self.how == "copy" else ():
+            own = self.home / str(number)
+            if _lies_in(path, own):
+                return os.path.normpath(root / os.path.relpath(path, own))
+        return path
+
     def _inside(self, path: str) -> bool:
         if self.how == "shared":
             return False
         folders = self.roots if self.how == "overlay" else (self.home,)
-        return any(path == str(one) or path.startswith(f"{one}{os.sep}") for one in folders)
+        return any(_lies_in(path, one) for one in folders)
 
     def _before_write(self, path: str, anew: bool) -> None:
         """In a copy, what is linked becomes a file of its own before it is written."""
@@ -157,8 +174,8 @@ class Views:
         met = [*deeds.paths, *filter(None, [deeds.disturbs])]
         self.outside += [path for path in met if path not in self.outside]
         self.alone = self.alone or bool(met)
-        for path, state in deeds.seen.items():
-            self.seen.setdefault(self._original(view, path), state)
+        deeds = replace(deeds, seen=_as_found(view, deeds))
+        self.seen = deeds.seen | self.seen
         if self.keep:
             for part in ("journal", "kept", *(f"work{number}" for number in range(len(self.roots)))):
                 clear(view.home / part)
@@ -168,13 +185,6 @@ class Views:
         else:
             clear(view.home)
         return deeds
-
-    def _original(self, view: View, path: str) -> str:
-        for number, root in enumerate(self.roots) if self.how == "copy" else ():
-            inside = f"{view.home / str(number)}{os.sep}"
-            if path.startswith(inside):
-                return str(root / path.removeprefix(inside))
-        return path
 
     def remarks(self) -> list[str]:
         """What users should know of how their trials were kept apart, in sentences."""
@@ -203,6 +213,29 @@ class Views:
 def changed_since(seen: dict[str, dict[str, Any]], anew: bool = True) -> list[str]:
     """Those of the files that are not as they were when they were seen; with ``anew`` also those whose contents nobody read."""
     return [path for path, met in seen.items() if (anew or not met["anew"]) and state_of(path) != met["state"]]
+
+
+def _lies_in(path: str, folder: Path) -> bool:
+    return path == str(folder) or path.startswith(f"{folder}{os.sep}")
+
+
+def _as_found(view: View, deeds: Deeds) -> dict[str, dict[str, Any]]:
+    """The files that a trial has met, as they are called and were found in the user's folders."""
+    seen = {view.original(path): met for path, met in deeds.seen.items()}
+    restored = set(map(_identity, deeds.paths)) - {None}
+    for path in seen if restored else ():
+        if _identity(path) in restored:  # under another name it lies outside: it was changed there, and put back
+            seen[path] = seen[path] | {"state": state_of(path)}
+    return seen
+
+
+def _identity(path: str) -> tuple[int, int] | None:
+    """The same for all names of a file."""
+    try:
+        found = os.stat(path)
+    except (OSError, ValueError):
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _leave(base: Path, trials: Path, lock: Any) -> None:
@@ -319,24 +352,27 @@ def _is_linked_folder(entry: os.DirEntry) -> bool:
     return entry.name in _LINKED_FOLDERS or os.path.exists(os.path.join(entry.path, "pyvenv.cfg"))
 
 
-def copy_folder(root: Path, to: Path) -> None:
-    """Copy a folder with its times and modes; large files, environments and repositories become links."""
-    _copy(root, to, (root, to))
+def copy_folder(root: Path, to: Path) -> dict[str, dict[str, Any]]:
+    """Copy a folder with its times and modes; large files and environments become links. The states of all that was copied, by new path."""
+    states: dict[str, dict[str, Any]] = {}
+    _copy(root, to, (root, to), states)
+    return states
 
 
-def _copy(folder: Path, to: Path, whole: tuple[Path, Path]) -> None:
+def _copy(folder: Path, to: Path, whole: tuple[Path, Path], states: dict[str, dict[str, Any]]) -> None:
     to.mkdir(parents=True)
     for entry in os.scandir(folder):
         if entry.name in _LEFT_OUT:
             continue
         place = to / entry.name
+        states[str(place)] = state_of(entry.path)
         with contextlib.suppress(FileNotFoundError):  # removed meanwhile
             if entry.is_symlink():
                 place.symlink_to(_moved(os.readlink(entry.path), *whole))
             elif _is_linked_folder(entry):
                 place.symlink_to(entry.path)
             elif entry.is_dir():
-                _copy(Path(entry.path), place, whole)
+                _copy(Path(entry.path), place, whole, states)
             elif entry.is_file() and not _reflinked(entry.path, place):
                 if entry.stat().st_size >= LINKED:
                     place.symlink_to(entry.path)
