@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -368,6 +369,34 @@ def test_a_killed_worker_has_its_trial_tried_once_more(train):
     results = []
     engine(1).run([Job(Script(str(train)), "", 0)], lambda job, result: results.append(result))
     assert [result.trial.status for result in results] == ["ok"]
+
+
+TAKES = {  # names outside of the file system: only one trial at a time can have them
+    "port": "import socket\nheld = socket.socket(); held.bind(('127.0.0.1', {port})); held.listen(1)",
+    "memory": "from multiprocessing import shared_memory\nheld = shared_memory.SharedMemory('trimtab-{port}', create=True, size=64)",
+}
+
+
+@pytest.mark.parametrize("what", TAKES)
+def test_what_fails_beside_others_is_tried_alone(what, train):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    end = "import time; time.sleep(0.5)\nheld.close()" + ("\nheld.unlink()" if what == "memory" else "")
+    train.write_text(clusters(begin=TAKES[what].format(port=port), end=end))
+    found = tt.compare(train, ["he_init"], seeds=2, engine=engine(2))
+    assert found.arms[0].failed == 0 and len(found.arms[0].differences) == 2, found.arms[0].note
+    assert any("ran one at a time from then on" in word for word in found.words)
+
+
+def test_a_failure_of_its_own_is_tried_alone_once_and_not_for_every_seed(train):
+    train.write_text(
+        clusters(begin="import os\nopen(os.environ['MARKS'] + '/runs', 'a').write('x')\nraise ValueError('no data')")
+    )
+    results = []
+    engine(2).run([Job(Script(str(train)), "", seed) for seed in range(6)], lambda job, result: results.append(result))
+    assert len(results) == 6 and all("no data" in result.trial.error for result in results)
+    assert len(mark("runs").read_text()) <= 8
 
 
 def test_a_killed_driver_leaves_nothing_changed(train, tmp_path, tmp_path_factory):

@@ -127,6 +127,8 @@ class Views:
         self.alone = self.how == "shared"
         self.outside: list[str] = []  # what trials write outside of their views
         self.lost: list[str] = []  # what could not be put back
+        self.collided = ""  # how a trial failed beside others that went well alone
+        self.failures: set[str] = set()  # how trials failed that ran alone
         self.seen: dict[str, dict[str, Any]] = {}  # files of the folders, as the first trials met them
         self._finish = weakref.finalize(self, _leave, self.base, self.trials, self._lock)
 
@@ -204,6 +206,10 @@ class Views:
             said.append(
                 f"The script writes outside of its folder: {', '.join(self.outside[:3])}{more}. So its trials ran one at a time, and what "
                 "was there before was put back after each."
+            )
+        if self.collided and self.how != "shared":
+            said.append(
+                f"Beside others, a trial failed ({self.collided}); alone, it did not. So trials ran one at a time from then on."
             )
         if self.lost:
             said.append(f"Could not be put back: {'; '.join(self.lost[:3])}.")

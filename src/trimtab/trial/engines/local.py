@@ -83,7 +83,7 @@ class LocalEngine:
         watched job records while it runs goes to ``keep(written)``.
         """
         waiting, more = iter(jobs), True
-        again: deque[_Task] = deque()  # trials that were disturbed
+        again: deque[_Task] = deque()  # trials that say nothing of their jobs yet
         running: dict[int, _Worker] = {}
         try:
             while True:
@@ -95,11 +95,14 @@ class LocalEngine:
                             more = False
                             break
                         task = _Task(job, self._views_of(job.subject))
-                    if task.views.alone and running:
+                    if running and (task.alone or any(worker.task.alone for worker in running.values())):
                         again.appendleft(task)
                         break
                     worker = self._start(task)
                     running[worker.process.sentinel] = worker
+                    if len(running) > 1:
+                        for worker in running.values():
+                            worker.beside = True
                 if not running:
                     return
                 # Both are waited for: a process that the script left behind can hold the sending end open for ever.
@@ -113,7 +116,7 @@ class LocalEngine:
                     del running[sentinel]
                     worker.clear()
                     result = dataclasses.replace(result, deeds=worker.task.views.close(worker.view))
-                    if worker.task.once_more(result, worker.process.exitcode):
+                    if worker.task.once_more(result, worker.process.exitcode, worker.beside):
                         again.append(worker.task)
                     else:
                         done(worker.task.job, result)
@@ -182,16 +185,31 @@ class _Task:
 
     job: Job
     views: Views
-    killed: int = 0
+    failed: str = ""  # how it failed the first time; the second time it runs alone
+    beside: bool = False  # whether others ran beside it then
     told: set[int] = dataclasses.field(default_factory=set)  # the numbers of its reports: a second run tells them again
 
-    def once_more(self, result: Result, exit_code: int | None) -> bool:
-        """Whether the trial says nothing of its job: it would have disturbed others, or something has killed it, the first time."""
+    @property
+    def alone(self) -> bool:
+        """Whether no other trial may run beside it."""
+        return self.views.alone or bool(self.failed)
+
+    def once_more(self, result: Result, exit_code: int | None, beside: bool) -> bool:
+        """Whether the trial says nothing of its job: it would have disturbed others; or it failed, the first time, and that may be due to
+        others (a port, a name of shared memory, too little memory), or something has killed it."""
         if result.deeds.disturbs:
             return True
-        if result.trial.status == "failed" and exit_code is not None and exit_code < 0 and not self.killed:
-            self.killed += 1
+        views, error = self.views, result.trial.error
+        if result.trial.status != "failed":
+            if self.beside:
+                views.alone, views.collided = True, self.failed
+            return False
+        killed = exit_code is not None and exit_code < 0
+        if not self.failed and (killed or (beside and error not in views.failures)):
+            self.failed, self.beside = error, beside
             return True
+        if not beside:
+            views.failures.add(error)
         return False
 
 
@@ -225,6 +243,7 @@ class _Worker:
     receiver: Connection
     process: Any
     log: Path
+    beside: bool = False  # whether others ran at the same time
     reports: list[Report] = dataclasses.field(default_factory=list)
     began: float = dataclasses.field(default_factory=time.monotonic)
 
