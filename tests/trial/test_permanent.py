@@ -313,6 +313,10 @@ with torch.no_grad():
 """
 TRAINERS = {
     "transformers": ("", "trainer = Trainer(model=model, args=arguments, train_dataset=data[:128])\ntrainer.train()"),
+    "transformers, two on a line": (
+        "",
+        "trainer = Trainer(model=model, args=arguments, train_dataset=data[:128])\ntrainer.train(); print('trained')",
+    ),
     "transformers, unnamed": (
         "def run(model):\n    Trainer(\n        model=model, args=arguments, train_dataset=data[:128]\n    ).train()",
         "run(model)",

@@ -388,7 +388,8 @@ def _transformers_trainer(frame: FrameType) -> Any:
 def _before_training(frame: FrameType, statement: Statement, trainer: Any) -> CodePlace | None:
     """A callback for a Trainer that makes its optimizer by itself when it begins to train."""
     name, call, indent = _name(frame, lambda value: value is trainer), statement.call, statement.indent
-    if any(statement.around) or statement.of(statement.node).startswith(_GOES_ON):
+    before, behind = statement.around
+    if before or (behind and not name) or statement.of(statement.node).startswith(_GOES_ON):
         return None
     lines = [
         IMPORT,
