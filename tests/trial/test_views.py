@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import shutil
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import textwrap
@@ -22,7 +24,7 @@ from trimtab.trial import Script
 from trimtab.trial.engines import LocalEngine
 from trimtab.trial.journal import deeds_of, put_back
 from trimtab.trial.run import Job
-from trimtab.trial.views import CHOICE, Views, copy_folder, outermost, too_large
+from trimtab.trial.views import CHOICE, Views, _rename_across_layers, copy_folder, outermost, too_large
 
 TRAIN = """
 y = torch.arange(160) % 4
@@ -515,7 +517,7 @@ def test_roots_are_the_outermost_folders(tmp_path):
 def test_a_copy_has_links_where_copying_would_cost(tmp_path, monkeypatch):
     monkeypatch.setattr("trimtab.trial.views.LINKED", 1000)
     folder = tmp_path / "project"
-    (folder / ".git").mkdir(parents=True), (folder / "env").mkdir(), (folder / ".trimtab").mkdir()
+    (folder / "env").mkdir(parents=True), (folder / ".trimtab").mkdir()
     (folder / "env" / "pyvenv.cfg").touch()
     (folder / "small").write_text("s"), (folder / "large").write_bytes(b"l" * 2000)
     (folder / "to small").symlink_to(folder / "small"), (folder / "away").symlink_to("/etc")
@@ -523,7 +525,6 @@ def test_a_copy_has_links_where_copying_would_cost(tmp_path, monkeypatch):
     copy_folder(folder, copy)
     links = {path.name: os.readlink(path) for path in copy.iterdir() if path.is_symlink()}
     assert links == {
-        ".git": str(folder / ".git"),
         "env": str(folder / "env"),
         "large": str(folder / "large"),
         "to small": str(copy / "small"),
@@ -532,6 +533,58 @@ def test_a_copy_has_links_where_copying_would_cost(tmp_path, monkeypatch):
     assert (copy / "small").stat().st_mtime_ns == (folder / "small").stat().st_mtime_ns
     monkeypatch.setattr("trimtab.trial.views.MOST", 3)
     assert "more than 3 files" in too_large([folder])
+
+
+def test_a_trial_in_a_copy_commits_to_a_repository_of_its_own(train, tmp_path, monkeypatch):
+    monkeypatch.setenv(CHOICE, "copy")
+    git = "git -c user.name=n -c user.email=a@b"
+    train.write_text(
+        clusters(
+            end=f"import subprocess\nsubprocess.run('{git} commit -qam run && {git} tag it', shell=True, check=True)"
+        )
+    )
+    subprocess.run(
+        f"git init -q . && echo .trimtab > .gitignore && {git} add train.py && {git} commit -qm mine && echo >> train.py",
+        shell=True,
+        check=True,
+    )
+    before = state(tmp_path / ".git")
+    results = []
+    engine(2).run([Job(Script(str(train)), "", seed) for seed in (0, 1)], lambda job, result: results.append(result))
+    assert [result.trial.status for result in results] == ["ok", "ok"], results[0].log
+    assert state(tmp_path / ".git") == before
+
+
+def test_a_temporary_file_without_a_name_is_nothing_outside(train):
+    train.write_text(clusters(end="import tempfile\nwith tempfile.TemporaryFile() as file: file.write(b'x')"))
+    results = []
+    engine(1).run([Job(Script(str(train)), "", 0)], lambda job, result: results.append(result))
+    assert results[0].trial.status == "ok" and not results[0].deeds.outside
+
+
+def test_a_folder_that_cannot_be_written_is_renamed_across_layers(tmp_path, monkeypatch):
+    """As in an overlay without privileges: there the system refuses to move a folder of the layer below."""
+    refused = OSError(errno.EXDEV, "Invalid cross-device link")
+
+    def rename(src, dst, **kwargs):
+        raise refused
+
+    monkeypatch.setattr(os, "rename", rename), monkeypatch.setattr(os, "replace", rename)
+    _rename_across_layers()
+    old, new = tmp_path / "old", tmp_path / "new"
+    (old / "deep").mkdir(parents=True)
+    (old / "deep" / "file").write_text("x")
+    (old / "deep").chmod(0o555), old.chmod(0o555)
+    os.rename(old, new)
+    assert not old.exists() and (new / "deep" / "file").read_text() == "x"
+    assert [stat.S_IMODE(path.stat().st_mode) for path in (new, new / "deep")] == [0o555, 0o555]
+    (tmp_path / "odd").mkdir()
+    os.mkfifo(tmp_path / "odd" / "pipe")  # cannot be copied
+    with pytest.raises(OSError, match="cross-device"):
+        os.rename(tmp_path / "odd", tmp_path / "moved")
+    assert (tmp_path / "odd" / "pipe").exists() and not (tmp_path / "moved").exists()
+    for folder in (new, new / "deep"):
+        folder.chmod(0o755)
 
 
 def test_a_large_file_is_written_in_the_copy_alone(train, tmp_path, monkeypatch):

@@ -120,6 +120,8 @@ class Journal:
     def _open(self, path: Any, mode: Any, flags: Any) -> None:
         if isinstance(path, int) or not isinstance(flags, int):
             return
+        if flags & _WRITES and os.path.isdir(path):  # for a file without a name (O_TMPFILE), or refused
+            return
         if flags & _WRITES and not flags & getattr(os, "O_PATH", 0):
             self._write(path, anew=bool(flags & os.O_TRUNC), opens=True)
         else:

@@ -32,7 +32,7 @@ LINKED = 50_000_000  # bytes of a file from which on a copy of its folder has a 
 LARGEST = 2_000_000_000  # bytes that are copied for a trial at most
 MOST = 20_000  # files
 _LEFT_OUT = (FOLDER, "__pycache__")
-_LINKED_FOLDERS = (".git", "node_modules", ".venv", "venv")
+_LINKED_FOLDERS = ("node_modules", ".venv", "venv")
 _REFLINK = 0x40049409  # FICLONE of Linux
 CHOICE = "TRIMTAB_VIEWS"
 
@@ -421,7 +421,13 @@ def _rename_across_layers() -> None:
                     raise
                 if os.path.isdir(dst):
                     os.rmdir(dst)  # as rename: only if it is empty
-                shutil.copytree(src, dst, symlinks=True)
+                try:
+                    shutil.copytree(src, dst, symlinks=True)
+                    for folder, _, _ in os.walk(src):  # what is in a folder need not be writable to be moved with it
+                        os.chmod(folder, stat.S_IRWXU)
+                except OSError:
+                    clear(Path(dst))
+                    raise error from None
                 shutil.rmtree(src)
 
         rename.__name__ = original.__name__
