@@ -106,6 +106,14 @@ def test_a_number_by_the_name_that_people_write():
         (["loss", "printed mse"], "printed mse"),
         (["loss", "printed perplexity"], "printed perplexity"),
         (["loss", "printed good"], "loss"),
+        # of one class of several
+        (["loss", "val loss", "printed test accuracy of cat", "printed test accuracy of dog"], "val loss"),
+        (["loss", "printed test accuracy of cat", "printed mean test accuracy"], "printed mean test accuracy"),
+        (["loss", "printed test accuracy of dog", "printed test accuracy"], "printed test accuracy"),
+        (["loss", "printed accuracy of lenet"], "printed accuracy of lenet"),
+        # what may be a loss or a score
+        (["loss", "printed train", "printed test", "printed val"], "printed val"),
+        (["loss", "printed val", "val accuracy"], "val accuracy"),
         (["grad_norm", "lr"], ""),
         ([], ""),
     ],
@@ -165,6 +173,9 @@ def test_every_choice_says_where_it_comes_from_and_what_else_there_was():
     assert (metric.name, metric.source, metric.why) == ("logged test f1", "logged", "logged by the script")
     assert metric.offered == ("val accuracy", "printed val loss")
     assert choose(run(training(loss=[1.0]))).why == "no number for held-out data was seen"
+    bare = run(training(printed_val=[1.0, 0.5]))
+    assert choose(bare).why.endswith("it does not say whether more or less is better: if more is, add --maximize")
+    assert choose(bare, Asked(goal="max")).why == "printed by the script"
     asked = choose(run(training(metric_distance=[1.0])), Asked(metric="distance: (.*)"))
     assert asked.why == "read from the output with --metric 'distance: (.*)'; if less is better, add --minimize"
     asked = choose(run(training(metric_distance=[1.0])), Asked(metric="distance: (.*)", goal="min"))

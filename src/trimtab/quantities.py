@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import re
 import shlex
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -149,7 +150,8 @@ class Quantity:
     """What a series measures.
 
     ``what`` is a score by its canonical name, or any text; ``split`` the part of the data; ``number`` tells several of one kind
-    apart; ``summary`` is ``"best"``, ``"mean"`` or ``"final"`` for a number that sums others up.
+    apart; ``summary`` is ``"best"``, ``"mean"`` or ``"final"`` for a number that sums others up; ``part`` is of what it is, as one of
+    several classes.
     """
 
     name: str
@@ -158,6 +160,7 @@ class Quantity:
     source: Source = "measured"
     number: int = 1
     summary: str = ""
+    part: str = ""
 
     @classmethod
     @functools.lru_cache(maxsize=4096)
@@ -165,7 +168,7 @@ class Quantity:
         """The quantity of a stored name.
 
         >>> Quantity.read("val 2 loss")
-        Quantity(name='val 2 loss', what='loss', split='val', source='measured', number=2, summary='')
+        Quantity(name='val 2 loss', what='loss', split='val', source='measured', number=2, summary='', part='')
         >>> q = Quantity.read("printed test average loss"); (q.source, q.split, q.what, q.summary)
         ('printed', 'test', 'loss', 'mean')
         """
@@ -180,7 +183,10 @@ class Quantity:
                 name, score[0] if score and split else bare, split or "", source, int(number[0]) if number else 1
             )
         what = score[0] if score else " ".join((SPLIT.sub(" ", words) if split else words).split())
-        return cls(name, what, split or "", source, 1, summary_in(words) if source != "asked" else "")
+        if source == "asked":
+            return cls(name, what, split or "", source)
+        part = words[score[2][1] :].strip() if score and source == "printed" else ""
+        return cls(name, what, split or "", source, 1, summary_in(words), part if part.startswith("of ") else "")
 
     @property
     def goal(self) -> Goal | None:
@@ -192,6 +198,11 @@ class Quantity:
     def said(self) -> bool:
         """Whether the script itself says this number."""
         return self.source in ("printed", "logged", "written")
+
+    @property
+    def bare(self) -> bool:
+        """Whether the script calls it by a part of the data alone, so that nobody knows which way is better."""
+        return self.source == "printed" and self.split != "" and not BEST.sub("", self.what).strip()
 
     @property
     def held_out(self) -> bool:
@@ -218,7 +229,7 @@ def goal_of(name: str) -> Goal:
     ('max', 'min', 'max')
     """
     quantity = Quantity.read(name)
-    return quantity.goal or ("min" if re.search(r"loss|err|cost|divergence", quantity.what) else "max")
+    return quantity.goal or ("min" if quantity.bare or re.search(r"loss|err|cost|divergence", quantity.what) else "max")
 
 
 # -- which number judges ---------------------------------------------------------------------------------------------
@@ -248,13 +259,25 @@ def judging(names: Iterable[str], seen: Mapping[str, Seen] | None = None) -> str
     What was asked for comes first. Then what the script itself says of held-out data: the mean over folds, a number that it gives when
     training is over, a number that it gives again and again (scores before losses). Then a score that it says without saying
     of which data, if it says so at the end or if it is no accuracy; what was measured on held-out data; and anything else that it says.
-    The training loss is last.
+    What may be a loss or a score comes behind what was measured, one class of several never, and the training loss is last.
 
     >>> judging(["loss", "val loss", "val accuracy"]), judging(["loss", "val accuracy", "printed val loss"]), judging(["train loss"])
     ('val accuracy', 'printed val loss', '')
     """
-    ranked = [(rank, place, name) for place, name in enumerate(names) if (rank := _rank(name, seen or {})) is not None]
+    listed = list(names)
+    kinds = Counter(map(_kind, listed))
+    ranked = [
+        (rank, place, name)
+        for place, name in enumerate(listed)
+        if (rank := _rank(name, seen or {})) is not None
+        and not (Quantity.read(name).part and kinds[_kind(name)] > 1)  # one class of several
+    ]
     return min(ranked)[2] if ranked else ""
+
+
+def _kind(name: str) -> tuple[str, str, str]:
+    quantity = Quantity.read(name)
+    return quantity.source, quantity.split, quantity.what
 
 
 def _rank(name: str, seen: Mapping[str, Seen]) -> tuple | None:
@@ -267,6 +290,8 @@ def _rank(name: str, seen: Mapping[str, Seen]) -> tuple | None:
     # Which score: the accuracy, one that tells all, one of a pair, one that may be anything.
     loss, what = quantity.goal == "min", _FIRST_SCORES.get(quantity.what, 1)
     if quantity.said:
+        if quantity.bare:  # a guess
+            return 9, quantity.summary == "best", _FIRST_SERIES[quantity.split]
         if quantity.goal is None:
             return None
         if how.final and how.folds and quantity.summary in ("mean", "final"):
@@ -280,9 +305,9 @@ def _rank(name: str, seen: Mapping[str, Seen]) -> tuple | None:
         if not loss:
             rank = 7 if quantity.what in ("accuracy", "score") else 5  # these may be of the training data as well
             return rank, what, _FIRST_SUMMARIES[quantity.summary], says
-        return (9, says) if quantity.what != "loss" else None
+        return (10, says) if quantity.what != "loss" else None
     if name == "loss":
-        return (10,)
+        return (11,)
     return 6 if quantity.what == "accuracy" else 8, place, quantity.number
 
 
@@ -392,6 +417,10 @@ def _why(quantity: Quantity, asked: Asked, run: RunRecord) -> str:
         unsure = "; if less is better, add --minimize" if guessed else ""
         return f"read from the output with --metric {shlex.quote(str(asked.metric))}{unsure}"
     chosen = f", chosen with --metric {shlex.quote(str(asked.metric))}" if asked.metric is not None else ""
+    if quantity.bare and asked.goal is None:
+        return (
+            f"printed by the script{chosen}; it does not say whether more or less is better: if more is, add --maximize"
+        )
     if quantity.source == "printed":
         return f"printed by the script{chosen}"
     if quantity.source == "logged":

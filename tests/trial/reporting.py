@@ -148,6 +148,111 @@ for number in range(3):
 )
 
 way(
+    "bare words for accuracies, by the names of variables",
+    "printed val accuracy",
+    "max",
+    """\
+for number in range(1, 4):
+    epoch()
+    train_acc, val_acc = check(x, y)[1], check(vx, vy)[1]
+    print(f"Epoch: {number:03d}, Train: {train_acc:.4f}, Val: {val_acc:.4f}")
+    answer = float(f"{val_acc:.4f}")
+""",
+)
+
+way(
+    "bare words for accuracies, by the name of a function and through a logging function",
+    "printed val accuracy",
+    "max",
+    """\
+def accuracy(x, y):
+    return (model(x).argmax(1) == y).float().mean().item()
+
+
+def say(text):
+    print(text, flush=True)
+
+
+for number in range(1, 4):
+    epoch()
+    t, v = accuracy(x, y), accuracy(vx, vy)
+    say(f"Epoch: {number:03d}, Train: {t:.4f}, Val: {v:.4f}")
+    answer = float(f"{v:.4f}")
+""",
+)
+
+way(
+    "bare words, and the score behind them",
+    "printed val accuracy",
+    "max",
+    """\
+for number in range(3):
+    t, v = epoch()[1], check(vx, vy)[1]
+    print(f"{number} Train {t:.4f}, Val {v:.4f} acc")
+    answer = float(f"{v:.4f}")
+""",
+)
+
+way(
+    "every class by its number, and then all",
+    "printed mean test accuracy",
+    "max",
+    """\
+for number in range(3):
+    print(f"Epoch: {number} \\tTraining Loss: {epoch()[0]:.6f} \\tValidation Loss: {check(vx, vy)[0]:.6f}")
+right = model(tx).argmax(1) == ty
+for c in range(4):
+    print("Test Accuracy of %5s: %2d%% (%2d/%2d)" % (c, 100 * right[ty == c].float().mean(), right[ty == c].sum(), (ty == c).sum()))
+print("\\nTest Accuracy (Overall): %2d%% (%2d/%2d)" % (100 * right.float().mean(), right.sum(), len(right)))
+answer = right.sum().item() / len(right)
+""",
+)
+
+way(
+    "all, and then every class by its name",
+    "printed test accuracy",
+    "max",
+    """\
+for number in range(3):
+    print(f"loss: {epoch()[0]:.3f}")
+right = model(tx).argmax(1) == ty
+print(f"Accuracy on {len(ty)} test images: {100 * right.float().mean():.1f}%")
+for c, name in enumerate(["plane", "car", "traffic light", "cat"]):
+    print(f"Test accuracy of {name}: {100 * right[ty == c].float().mean():.1f}%")
+answer = float(f"{100 * right.float().mean():.1f}e-2")
+""",
+)
+
+way(
+    "a number that others reached",
+    "printed val accuracy",
+    "max",
+    """\
+for number in range(3):
+    epoch()
+    val_acc = check(vx, vy)[1]
+    print(f"val acc {val_acc:.4f}")
+    answer = float(f"{val_acc:.4f}")
+print("best val acc 0.99 in the paper")
+""",
+)
+
+way(
+    "an arrow from the last value to the new one",
+    "printed val accuracy",
+    "max",
+    """\
+last = 0.0
+for number in range(3):
+    epoch()
+    val_acc = check(vx, vy)[1]
+    print(f"[{number + 1}/3] val acc {last:.4f} => {val_acc:.4f}")
+    last = val_acc
+    answer = float(f"{val_acc:.4f}")
+""",
+)
+
+way(
     "as Keras does",
     "printed val accuracy",
     "max",

@@ -14,12 +14,13 @@ from typing import Any
 
 from trimtab.quantities import BEST, MEAN, SPLIT, Split, plain_words, score_in, split_in, summary_in
 
+UNKNOWN = " "  # the score of what has the name of a part of the data alone
 LONGEST = 2000  # characters of a line that are read
 HINTS = 50  # labels of unknown numbers that are kept count of
 
 _COLOUR = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 _PLAIN_NUMBER = r"[-+]?(?:\d{1,3}(?:,\d{3})+(?![,\d])(?:\.\d+)?|\d+\.?\d*(?:[eE][-+]?\d+)?|\.\d+|nan|inf)"
-_NUMBER = re.compile(rf"(?<![\w.@^]){_PLAIN_NUMBER}(?![\w@]|\.\w|-[A-Za-z])", re.IGNORECASE)
+_NUMBER = re.compile(rf"(?<![\w.@^])(?<!top[- _]){_PLAIN_NUMBER}(?![\w@]|\.\w|-[A-Za-z])", re.IGNORECASE)
 _FRACTION = re.compile(r"\s?/\s?(\d[\d,]*)(?![\w.])")
 _AVERAGE = re.compile(rf"\s?\(\s*({_PLAIN_NUMBER})\s*\)", re.IGNORECASE)
 _SHARE = re.compile(r"\s?%\s?\(\s*(\d+)\s?/\s?(\d+)\s*\)")
@@ -29,12 +30,34 @@ _PERCENT = re.compile(r"\s*\(?\s*%")
 _UNIT = re.compile(r"\s?(?:ms|s|sec|secs|seconds?|min|minutes?|h|hours?|[kmg]i?b|\w+/s(?:ec)?)(?!\w)", re.IGNORECASE)
 _SPREAD = re.compile(r"(?:±|\+/?[-−])\s*\(?\s*$")
 _COLON = re.compile(  # said at more length: "accuracy of the network on the 10000 images: "
-    r"['\"\])]*\s*(?:(?:\(|(?:on|of|for|over|in|after|at|across|by|using|with|per|so far)(?!\w))[^:=]{0,60})?[:=]\s*['\"(\[{]*\s*(?:\w*\()?\s*$",
+    r"['\"\])]*\s*(?:(?:[(\[]|(?:on|of|for|over|in|after|at|across|by|using|with|per|so far)(?!\w))[^:=]{0,60})?[:=]\s*['\"(\[{]*\s*(?:\w*\()?\s*$",
     re.IGNORECASE,
 )
+_GOES_ON = re.compile(  # a count or a number of something in a label: "accuracy on 100 images: ", "accuracy of 3: ", "acc [3/10]: "
+    rf"(?:\s?/\s?\d+)?(?:[\])]+|\s+(?!(?:at|in|after)\s)[^\W\d][^:=,;|%\d]{{0,60}})?\s*[:=]\s*['\"(\[{{]*(?={_PLAIN_NUMBER})",
+    re.IGNORECASE,
+)
+_INTRODUCES = re.compile(
+    r"(?:[(\[#]|(?<!\w)(?:on|of|for|over|in|after|at|across|using|with|class|label|digit|first|last|all))[^:=]*$"
+)
+_PART = re.compile(  # "accuracy of cat: ", "f1 for class 3 = "
+    r"\s*(?:of|for)\s+(?:the\s+)?((?:class|label|digit|category)?\s*['\"]?[\w-]+(?: [\w-]+)?)['\"]?\s*[:=]\s*",
+    re.IGNORECASE,
+)
+_NEWER = re.compile(rf"\s?(?:-+>|=+>|→|⇒)\s?(?={_PLAIN_NUMBER})", re.IGNORECASE)
+_COUNTER = re.compile(r"\[\s*\d+\s*/\s*\d+\s*\]")
+_THINGS = re.compile(
+    r"\s(?:(?!(?:at|in|after)\s)\w+ )?(?:samples?|images?|examples?|batch(?:es)?|rows|classes|epochs?|steps?|runs|folds)(?!\w)",
+    re.IGNORECASE,
+)
+_OUT_OF = re.compile(r"\s(?:out )?of\s(\d[\d,]*)(?![\w.])", re.IGNORECASE)
+_BEHIND = re.compile(r"\s*%?\s*\(?\s*([^\W\d][\w \t]*?)\s*(?=[,;|)\]/]|$)")
 # Words that may stand between a score and its number, or beside a part of the data, without changing what the number is.
 _FILLING = re.compile(
     r"(?<!\w)(?:set|data|split|score|result|results|metrics|value|so far|at|on|of|the|a|is|was|reached|and|tensor)(?!\w)"
+)
+_WHOLE = re.compile(
+    r"(?<!\w)(?:our|this|whole|full|final|model|network|net|classifier|ensemble|images?|examples?|all|everything|\d+ runs)(?!\w)"
 )
 _DOING = re.compile(r"(?<!\w)(?:model|checking|computing|evaluating|performing|running|starting|begin|start)(?!\w)")
 _UNKNOWN = re.compile(
@@ -61,13 +84,22 @@ def printed_numbers(line: str, header: str = "") -> dict[str, float]:
     >>> printed_numbers("Accuracy: train 0.99, val 0.91 (best 0.93)")
     {'train accuracy': 0.99, 'val accuracy': 0.91, 'best val accuracy': 0.93}
 
-    What has the name of a part of the data alone is a loss, unless the line has a loss of its own.
+    What has the name of a part of the data alone is what is named behind it; in a line with a loss of its own, a score; and else it stays
+    unknown, and may be a loss or a score.
 
-    >>> printed_numbers("train 2.06 val 2.11"), printed_numbers("Loss: 1.90, Train: 0.41, Val: 0.35")
-    ({'train loss': 2.06, 'val loss': 2.11}, {'loss': 1.9, 'train score': 0.41, 'val score': 0.35})
+    >>> printed_numbers("train 0.91, val 0.83 acc"), printed_numbers("Loss: 1.90, Train: 0.41, Val: 0.35")
+    ({'train accuracy': 0.91, 'val accuracy': 0.83}, {'loss': 1.9, 'train score': 0.41, 'val score': 0.35})
+    >>> printed_numbers("train 2.06 val 2.11")
+    {'train': 2.06, 'val': 2.11}
+
+    Of a class or another part of what is measured, the number is another one.
+
+    >>> printed_numbers("Accuracy of cat: 54%"), printed_numbers("Accuracy of the network on 100 images: 54%")
+    ({'accuracy of cat': 0.54}, {'accuracy': 0.54})
     """
     line = _COLOUR.sub("", line[:LONGEST])
     found: dict[str, float] = {}
+    bare: list[str] = []
     split_so_far, begin = header, 0
     carried: str | None = ""  # the score of numbers that have no name but a part of the data; None: something unknown
     for match in _NUMBER.finditer(line):
@@ -77,19 +109,24 @@ def printed_numbers(line: str, header: str = "") -> dict[str, float]:
         words, places = _words(label)
         named = score_in(words)
         split = _split_of(words, named[2]) if named else split_in(words)
-        score = ""
+        score = part = ""
         if named is not None:
-            if not _follows(label[places[named[2][1] - 1] + 1 :]):
+            between = label[places[named[2][1] - 1] + 1 :]
+            if not _follows(between) or _labels(between, line, match):
                 continue  # "accuracy on the 10000 images: 54": the label goes on behind this number
-            score = named[0]
+            score, part = named[0], _part(between)
             carried = "score" if score == "loss" and split == "" else score  # "loss: 1.9, train: 0.41" are two things
         elif split and _rest(words):
             carried = None  # "time: train 3.2, val 0.4"
         elif carried and (split or summary_in(words) == "best"):
             score = carried  # "accuracy: train 0.99, val 0.91"
         elif carried == "" and split and _alone(words, line, match):
-            score = carried = "score" if _PERCENT.match(line, match.end()) else "loss"
+            score = "score" if _PERCENT.match(line, match.end()) else UNKNOWN
         number, begin = _value(line, match)
+        if not named and split and (behind := _behind(line, begin)):
+            score, begin = behind  # "val 0.83 acc"
+            found = {f"{name} {score}" if name in bare else name: value for name, value in found.items()}
+            bare = []
         if not score and not named and _FRACTION.match(line, match.end()) and _CORRECT.match(line, begin):
             score = "accuracy"  # "Got 23 / 40 correct"
         if split:
@@ -97,11 +134,42 @@ def printed_numbers(line: str, header: str = "") -> dict[str, float]:
         if not score or split is None or _SPREAD.search(label):
             continue
         summary = summary_in(words)
-        name = " ".join(filter(None, (summary, split or split_so_far, score)))
+        name = " ".join(filter(None, (summary, split or split_so_far, score.strip(), part)))
         if name in found and not split:
-            name = " ".join(filter(None, (summary, score)))
+            name = " ".join(filter(None, (summary, score, part)))
+        if score == UNKNOWN:
+            bare.append(name)
         found[name] = number
     return found
+
+
+def _labels(between: str, line: str, match: re.Match) -> bool:
+    """Whether a number behind a score is a part of its label, which goes on behind it: ``"accuracy on 100 images: "``."""
+    if not match[0].replace(",", "").isdecimal():
+        return False
+    if _THINGS.match(line, match.end()) or _COUNTER.match(line, match.start() - 1):
+        return True
+    behind = _GOES_ON.match(line, match.end()) if _INTRODUCES.search(between) else None
+    return behind is not None and score_in(_words(behind[0])[0]) is None
+
+
+def _behind(line: str, end: int) -> tuple[str, int] | None:
+    """The score that is named behind a number and speaks of nothing else, and where its name ends."""
+    match = _BEHIND.match(line, end)
+    words = _words(match[1])[0] if match else ""
+    score = score_in(words)
+    if match is None or score is None or _rest(words.replace(words[slice(*score[2])], "")):
+        return None
+    return score[0], match.end()
+
+
+def _part(between: str) -> str:
+    """Of which part of what is measured a score is, if the text behind it says so: ``"of cat"``."""
+    if not (match := _PART.fullmatch(between)):
+        return ""
+    words = plain_words(match[1])
+    whole = not _rest(_WHOLE.sub(" ", words)) or _BOOKKEEPING.search(words) or split_in(words) != ""
+    return "" if whole else f"of {words.removeprefix('class ')}"
 
 
 def _words(label: str) -> tuple[str, list[int]]:
@@ -128,7 +196,7 @@ def _follows(between: str) -> bool:
         if _rest(plain_words(suffix[0])):  # another name: loss_scale, but acc_val
             return False
         between = between[suffix.end() :]
-    between = re.sub(r"\([^()\d]*\)", "", between)  # "f1 (macro avg) 0.5"
+    between = re.sub(r"\([^()\d]*\)", "", _COUNTER.sub("", between))  # "f1 (macro avg) 0.5"
     return bool(_COLON.fullmatch(between)) or (not _rest(plain_words(between)) and not re.search(r"\d|[,;]", between))
 
 
@@ -166,12 +234,27 @@ def _alone(words: str, line: str, match: re.Match) -> bool:
 def _value(line: str, match: re.Match) -> tuple[float, int]:
     """The number, as a share where it is a fraction or has a percent sign, and where its text ends.
 
-    Of ``0.51 (0.48)``, a batch and all until then, the mean.
+    Of ``0.51 (0.48)``, a batch and all until then, the mean; of ``0.51 -> 0.53``, the newest.
     """
+    value, end = _one_value(line, match)
+    if (newer := _NEWER.match(line, end)) and (
+        behind := re.compile(_PLAIN_NUMBER, re.IGNORECASE).match(line, newer.end())
+    ):
+        return _value(line, behind)
+    return value, end
+
+
+def _one_value(line: str, match: re.Match) -> tuple[float, int]:
     text, end = match[0].replace(",", ""), match.end()
     value = float(text)
     if fraction := _FRACTION.match(line, end):
         return value / (float(fraction[1].replace(",", "")) or math.nan), fraction.end()
+    if (
+        (fraction := _OUT_OF.match(line, end))
+        and text.isdecimal()
+        and value <= (total := float(fraction[1].replace(",", "")))
+    ):
+        return value / (total or math.nan), fraction.end()
     if share := _SHARE.match(line, end):  # "57.5% (23/40)": the finer one
         return int(share[1]) / (int(share[2]) or math.nan), share.end()
     if percent := _PERCENT.match(line, end):

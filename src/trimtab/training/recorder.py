@@ -29,6 +29,7 @@ from trimtab.store import Keeping
 from trimtab.training import loggers, taps
 from trimtab.training.handle import Training
 from trimtab.training.printed import Lines
+from trimtab.training.saying import understood
 from trimtab.training.stage import Hearer, stage
 from trimtab.training.watch import Watch
 
@@ -165,7 +166,7 @@ class Recorder(Hearer):
             value = _number(match[1]) if match else None
             if value is not None:
                 self.evaluated("metric " + (pattern.split("=")[0].split("(")[0].strip(" :\\^") or "value"), value)
-        for name, value in self._lines.setdefault(output, Lines()).read(text).items():
+        for name, value in understood(self._lines.setdefault(output, Lines()).read(text)).items():
             self.evaluated(f"printed {name}", value)
 
     def logged(self, name: str, value: float) -> None:
