@@ -113,7 +113,6 @@ def test_a_number_by_the_name_that_people_write():
         (["loss", "printed accuracy of lenet"], "printed accuracy of lenet"),
         # what may be a loss or a score
         (["loss", "printed train", "printed test", "printed val"], "printed val"),
-        (["loss", "printed val", "val accuracy"], "val accuracy"),
         (["grad_norm", "lr"], ""),
         ([], ""),
     ],
@@ -180,6 +179,22 @@ def test_every_choice_says_where_it_comes_from_and_what_else_there_was():
     assert asked.why == "read from the output with --metric 'distance: (.*)'; if less is better, add --minimize"
     asked = choose(run(training(metric_distance=[1.0])), Asked(metric="distance: (.*)", goal="min"))
     assert asked.why == "read from the output with --metric 'distance: (.*)'"
+
+
+def test_what_a_number_is_shows_in_what_was_measured():
+    assert judging(["loss", "printed val", "val accuracy"]) == "val accuracy"
+    measured = {"val_accuracy": [0.51234, 0.62345], "val_loss": [1.04321, 0.91234]}
+    for shown, goal in (
+        ([0.512, 0.623], "max"),
+        ([51.2, 62.3], "max"),
+        ([1.043, 0.912], "min"),
+        ([0.51234, 0.62345], "max"),
+    ):
+        metric = choose(run(training(**measured, printed_val=shown)))
+        assert (metric.name, metric.goal) == ("printed val", goal)
+        assert metric.why.startswith("printed by the script, and the same as the measured validation ")
+    assert choose(run(training(**measured, printed_val=[0.512, 0.7]))).name == "val accuracy"
+    assert choose(run(training(**measured, printed_val=[0.512])), Asked(metric="printed val")).goal == "max"
 
 
 def test_what_is_on_offer_is_written_as_it_is_typed():

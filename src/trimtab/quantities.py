@@ -338,19 +338,44 @@ def choose(run: RunRecord, asked: Asked | None = None) -> Metric | None:
     name = _asked_for(asked, places) if asked.metric is not None else judging(places, seen)
     if not name:
         return None
+    bare = name if asked.metric is not None else judging(one for one in places if Quantity.read(one).bare)
+    twin = _twin(run, bare) if Quantity.read(bare).bare else ""
+    if twin and Quantity.read(name).source == "measured":
+        name = bare
     quantity = Quantity.read(name)
     told = [index for index in places[name] if index in _alike(run)]
     folds = len(told) if len(told) > 1 and not seen[name].final else 0
     others = [other for other in places if other != name and may_judge(other)]
     return Metric(
         name=name,
-        goal=asked.goal or goal_of(name),
-        why=_why(quantity, asked, run),
+        goal=asked.goal or goal_of(twin if name == bare and twin else name),
+        why=_why(quantity, asked, run, twin),
         source=quantity.source,
         best=asked.best,
         folds=folds,
         offered=tuple(others),
     )
+
+
+def _twin(run: RunRecord, name: str) -> str:
+    """The one measured number of held-out data that a printed one shows, rounded or in percent; ``""`` if there is none, or if it may be either."""
+
+    def shows(shown: float, measured: float) -> bool:
+        digits = len(repr(shown).partition(".")[2]) if "e" not in repr(shown) else 12
+        return any(abs(shown - one) <= 0.51 * 10**-digits for one in (measured, 100 * measured))
+
+    shown = [value for training in run.trainings for value in training.get(name).values]
+    found = [
+        other
+        for other in dict.fromkeys(one for training in run.trainings for one in training.series)
+        if (quantity := Quantity.read(other)).source == "measured"
+        and quantity.held_out
+        and quantity.what in ("loss", "accuracy")
+        and all(
+            any(shows(value, m) for training in run.trainings for m in training.get(other).values) for value in shown
+        )
+    ]
+    return found[0] if shown and len({goal_of(other) for other in found}) == 1 else ""
 
 
 def _places(run: RunRecord) -> dict[str, list[int]]:
@@ -411,12 +436,14 @@ def named(wanted: str, names: Iterable[str]) -> str:
     return ""
 
 
-def _why(quantity: Quantity, asked: Asked, run: RunRecord) -> str:
+def _why(quantity: Quantity, asked: Asked, run: RunRecord, twin: str) -> str:
     if quantity.source == "asked":
         guessed = quantity.goal is None and asked.goal is None and goal_of(quantity.name) == "max"
         unsure = "; if less is better, add --minimize" if guessed else ""
         return f"read from the output with --metric {shlex.quote(str(asked.metric))}{unsure}"
     chosen = f", chosen with --metric {shlex.quote(str(asked.metric))}" if asked.metric is not None else ""
+    if quantity.bare and twin:
+        return f"printed by the script{chosen}, and the same as the measured {Quantity.read(twin).title}"
     if quantity.bare and asked.goal is None:
         return (
             f"printed by the script{chosen}; it does not say whether more or less is better: if more is, add --maximize"
