@@ -650,6 +650,27 @@ def test_everything_that_python_changes_elsewhere_is_put_back(train, tmp_path, t
     assert state(out) == before
 
 
+def test_what_h5py_and_shared_maps_change_elsewhere_is_put_back(train, tmp_path_factory):
+    h5py = pytest.importorskip("h5py")
+    out = tmp_path_factory.mktemp("out")
+    (out / "map.bin").write_bytes(b"0" * 64)
+    with h5py.File(out / "table.h5", "w") as file:
+        file["n"] = 1
+    before = state(out)
+    end = f"""
+import h5py
+with h5py.File({str(out / "table.h5")!r}, "a") as file: file["n"][...] = 2
+with h5py.File({str(out / "new.h5")!r}, mode="w") as file: file["n"] = 2
+torch.from_file({str(out / "map.bin")!r}, shared=True, size=64, dtype=torch.uint8)[0] = 7
+"""
+    train.write_text(clusters(end=end))
+    results = []
+    engine(1).run([Job(Script(str(train)), "", 0)], lambda job, result: results.append(result))
+    assert results[0].trial.status == "ok", results[0].log
+    assert {Path(path).name for path in results[0].deeds.paths} == {"map.bin", "table.h5", "new.h5"}
+    assert state(out) == before
+
+
 def test_a_journal_without_an_end_is_read_as_far_as_it_goes(tmp_path):
     (tmp_path / "kept").mkdir()
     (tmp_path / "journal").write_text('{"what": "made", "path": "' + str(tmp_path / "made") + '"}\n{"what": "fi')

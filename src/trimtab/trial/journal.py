@@ -22,6 +22,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from trimtab.training.late import when_imported
+
 MOST = 20_000  # files in the view that are remembered
 NAME, KEPT, DISTURBS = "journal", "kept", "disturbs"
 
@@ -274,6 +276,28 @@ def _tell_of_native_writers() -> None:
             return original(tensors, filename, *args, **kwargs)
 
         safe.serialize_file = serialize_file
+    mapped = torch.from_file
+
+    @functools.wraps(mapped)
+    def from_file(filename: Any, shared: Any = None, *args: Any, **kwargs: Any) -> Any:
+        if shared:
+            sys.audit("open", os.fspath(filename), "r+", os.O_RDWR | os.O_CREAT)
+        return mapped(filename, shared, *args, **kwargs)
+
+    torch.from_file = from_file
+    when_imported("h5py", _tell_of_h5py)
+
+
+def _tell_of_h5py(module: Any) -> None:
+    original = module.File.__init__
+
+    @functools.wraps(original)
+    def opened(self: Any, name: Any, mode: Any = "r", *args: Any, **kwargs: Any) -> None:
+        if isinstance(name, (str, bytes, os.PathLike)) and mode not in ("r", None):
+            sys.audit("open", os.fspath(name), mode, os.O_RDWR | os.O_CREAT | (os.O_TRUNC if mode == "w" else 0))
+        original(self, name, mode, *args, **kwargs)
+
+    module.File.__init__ = opened
 
 
 # -- in the driver ---------------------------------------------------------------------------------------------------
