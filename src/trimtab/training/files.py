@@ -113,7 +113,7 @@ def _leaves(data: Any, name: str = "") -> Iterator[tuple[str, float]]:
     if isinstance(data, Mapping):
         for key, value in data.items():
             yield from _leaves(value, f"{name}/{key}" if name else str(key))
-    elif isinstance(data, list):
+    elif isinstance(data, list) and len({type(value) in (int, float) for value in data}) == 1:  # not texts, numbers and flags together
         for value in data:
             yield from _leaves(value, name)
     elif isinstance(data, (int, float)) and not isinstance(data, bool):
