@@ -6,9 +6,11 @@ import os
 import subprocess
 import sys
 import textwrap
+import warnings
 from pathlib import Path
 
 import pytest
+import torch
 
 import trimtab as tt
 from trimtab.training.script import run_script
@@ -362,3 +364,44 @@ def test_nothing_of_ours_stays_in_pytorch_after_the_script(script):
     torch.optim.SGD([torch.ones(1, requires_grad=True)], lr=0.1)
     assert found == []
     assert before[1].__name__ == "backward"
+
+
+def test_traces_and_function_transforms_are_passed_by(script, tmp_path):
+    """Code that is traced gets nothing of ours into its graph, and what a transform passes on has no values."""
+    path = script(
+        """
+import torch
+from torch import nn
+from torch.func import functional_call, grad
+torch.manual_seed(0)
+net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+x, y = torch.randn(16, 4), torch.arange(16) % 2
+traced = torch.jit.trace(net, x)
+optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+torch.jit.trace(net, x)
+for step in range(3):
+    optimizer.zero_grad()
+    loss = nn.functional.cross_entropy(traced(x), y)
+    loss.backward()
+    optimizer.step()
+def of(values):
+    return nn.functional.cross_entropy(functional_call(net, values, (x,)), y)
+grad(of)({name: value.detach() for name, value in net.named_parameters()})
+torch.func.vmap(lambda row: nn.functional.cross_entropy(net(row), torch.tensor(0)))(x)
+import sys
+left = sys.left = open("table.csv", "w")
+left.write("epoch,val_f1\\n0,0.5\\n1,0.625\\n")
+"""
+    )
+    numbers: list[tuple[str, float]] = []
+    recorder = tt.Recorder("x", every=1)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", category=torch.jit.TracerWarning)
+        warnings.filterwarnings("ignore", category=DeprecationWarning)
+        outcome = run_script(
+            path, on_training=recorder.guarded(recorder.watch), on_written=lambda *one: numbers.append(one)
+        )
+    recorder.close()
+    vars(sys).pop("left").close()
+    assert (outcome.exit_code, recorder.off) == (0, ""), outcome.error or recorder.off
+    assert ("val_f1", 0.625) in [(name.removeprefix("written "), value) for name, value in numbers]

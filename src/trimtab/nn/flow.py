@@ -109,6 +109,8 @@ def _graphs(name: str, module: nn.Module, seen: set[int]) -> Iterator[tuple[str,
     if id(module) in seen or not any(module.children()) or _is_layer(module):
         return
     seen.add(id(module))
+    if isinstance(module, torch.jit.ScriptModule):
+        return
     if type(module).forward is not nn.Module.forward:  # else a list of modules, without a forward of its own
         try:
             graph = _Tracer().trace(_stand_in(module))

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import gc
 import io
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -42,10 +43,20 @@ def written(tell: Callable[[str, float], None]) -> Iterator[None]:
         yield
     finally:
         _noting.remove(note)
+        _flush(sizes)
         for path, size in sizes.items():
             with contextlib.suppress(Exception):  # anything may be in a file of that name
                 for name, value in numbers_in(Path(path), size):
                     tell(name, value)
+
+
+def _flush(paths: Collection[str]) -> None:
+    """Let files that were left open have what was written, as they do when Python ends."""
+    for thing in gc.get_objects() if paths else ():
+        if type(thing) in (io.TextIOWrapper, io.BufferedWriter, io.BufferedRandom):
+            with contextlib.suppress(Exception):  # closed, or of no path
+                if os.path.abspath(thing.name) in paths:
+                    thing.flush()
 
 
 def _hook() -> None:
@@ -113,7 +124,7 @@ def _leaves(data: Any, name: str = "") -> Iterator[tuple[str, float]]:
     if isinstance(data, Mapping):
         for key, value in data.items():
             yield from _leaves(value, f"{name}/{key}" if name else str(key))
-    elif isinstance(data, list) and len({type(value) in (int, float) for value in data}) == 1:  # not texts, numbers and flags together
+    elif isinstance(data, list) and len({type(value) in (int, float) for value in data}) == 1:
         for value in data:
             yield from _leaves(value, name)
     elif isinstance(data, (int, float)) and not isinstance(data, bool):

@@ -89,20 +89,26 @@ def _parts(model: nn.Module) -> Iterator[nn.Module]:
 
 
 def _has_no_forward(module: nn.Module) -> bool:
-    return type(module).forward is nn.Module.forward
+    return not isinstance(module, torch.jit.ScriptModule) and type(module).forward is nn.Module.forward
 
 
 def unwrap(module: nn.Module) -> nn.Module:
     """The model inside wrappers: ``DistributedDataParallel``, ``DataParallel``, ``torch.compile``."""
     while True:
-        inner = module._modules.get("_orig_mod")
+        inner = _child(module, "_orig_mod")
         if inner is None and type(module).__name__ in ("DistributedDataParallel", "DataParallel", "_FabricModule"):
-            inner = module._modules.get("module") or module._modules.get("_forward_module")
+            inner = _child(module, "module") or _child(module, "_forward_module")
         if inner is None:
             return module
         if "_orig_mod" in module._modules:
             _compiled.add(inner)
         module = inner
+
+
+def _child(module: nn.Module, name: str) -> nn.Module | None:
+    return next(
+        (child for key, child in module._modules.items() if key == name), None
+    )  # those of TorchScript have no get
 
 
 def is_compiled(module: nn.Module) -> bool:

@@ -300,6 +300,12 @@ class Training(Gates):
         recipe = Recipe.of(what)
         if not self.members and self.models:
             recipe = _without_training(recipe)
+        if any(isinstance(part, torch.jit.ScriptModule) for model in self.models for part in model.modules()):
+            for technique in recipe:
+                if technique.acts_on in ("model", "loss", "data"):
+                    raise NothingToDo(
+                        f"{technique}: TorchScript has compiled the model, and nothing can be put into it."
+                    )
         self._recipes.append(recipe)
         held = twins.revert(self.models)
         names = self._names or [set(model.state_dict()) for model in self.models]

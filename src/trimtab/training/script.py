@@ -131,9 +131,11 @@ def run_script(
     sys.argv = [target, *arguments]
     sys.path[:1] = [home, *sys.path[:1]] if sys.flags.safe_path else [home]
     finishes = _read_streams(on_line)
+    files = contextlib.ExitStack()
+    files.enter_context(written(on_written))
     ran: Any = None
     try:
-        with written(on_written), trainings_found(on_training):
+        with trainings_found(on_training):
             if module:
                 ran = runpy.run_module(target, run_name="__main__", alter_sys=True)
             else:
@@ -149,7 +151,7 @@ def run_script(
     except BaseException as error:
         return _crashed(error, ran)
     finally:
-        for finish in (at_end, _flush, *finishes):
+        for finish in (at_end, files.close, _flush, *finishes):
             finish()
         sys.argv, sys.path[:] = argv, path
         sys.stdout, sys.stderr = streams

@@ -216,11 +216,16 @@ def _guard() -> Iterator[None]:
         _inside = before
 
 
+def transformed() -> bool:
+    """Whether a function transform or a trace is going on: what passes has no values, or is code."""
+    return torch._C._functorch.peek_interpreter_stack() is not None or torch._C._get_tracing_state() is not None
+
+
 def _loss_tap(name: str, original: Callable) -> Callable:
     names = list(inspect.signature(original).parameters)
 
     def loss(input: Any, *args: Any, **kwargs: Any) -> Any:
-        if _inside or torch.compiler.is_compiling():
+        if _inside or torch.compiler.is_compiling() or transformed():
             return original(input, *args, **kwargs)
         with _guard():
             arguments = {**dict(zip(names, (input, *args), strict=False)), **kwargs} if _changers else {}

@@ -23,6 +23,7 @@ from torch import nn
 import trimtab.signals as signals
 from trimtab.records import CodePlace, Flow, Layer, Profile, Series, TrainingRecord
 from trimtab.signals.signal import norms
+from trimtab.training import taps
 from trimtab.training.evaluations import accuracy
 from trimtab.training.find import is_compiled
 from trimtab.training.flow import FlowReader
@@ -250,7 +251,7 @@ class Watch:
                 id(module): name
                 for name, module in training.named_modules()
                 if not isinstance(module, (nn.Sequential, nn.ModuleList, nn.ModuleDict))
-                and (next(iter(module._modules), None) is None or next(iter(module._parameters), None) is not None)
+                and (len(module._modules) == 0 or len(module._parameters) > 0)
             }
             if self._samples == 1:
                 self._reader = FlowReader(training.models, self._table, training.heads)
@@ -272,7 +273,7 @@ class Watch:
         if torch.compiler.is_compiling():
             self.recorder.compiled = True
             return
-        if torch._C._functorch.peek_interpreter_stack() is not None:
+        if taps.transformed():
             return
         if self._reader is not None:
             self._read_flow(module, inputs, output)

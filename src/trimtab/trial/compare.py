@@ -109,7 +109,11 @@ def summed_up(session: Session, trials: Mapping[str, Sequence[Trial]], seeds: Se
 
 def _completed(arm: Arm, trials: Sequence[Trial]) -> Arm:
     """The arm, its note saying why trials of it failed or changed nothing, each reason once; with the lines that keep it, if it is proven."""
-    said = [trial.error.rstrip(".") for trial in trials if trial.status in ("failed", "no_effect") and trial.error]
-    reasons = [f"Reason: {reason}." for reason in dict.fromkeys(said)]
+    said = [
+        f"{'A part of it' if trial.status == 'ok' else 'Reason:'} {trial.error.rstrip('.')}."
+        for trial in trials
+        if trial.status in ("ok", "failed", "no_effect") and trial.error
+    ]
+    reasons = list(dict.fromkeys(said))
     lines = permanent_lines(arm.recipe, trials) if arm.proven else ()
     return msgspec.structs.replace(arm, note=" ".join(filter(None, [arm.note, *reasons])), lines=lines)

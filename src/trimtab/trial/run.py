@@ -111,7 +111,8 @@ def run_job(
         outcome = job.subject.run(heard)
     recorder.exit_code, recorder.error = outcome.exit_code, outcome.error
     run = recorder.close()
-    trial = _judge(job, run, _idle(job, run, tried, refused), recorder.off, outcome.error if outcome.refused else "")
+    idle, acted = _idle(job, run, tried, refused)
+    trial = _judge(job, run, idle, acted, recorder.off, outcome.error if outcome.refused else "")
     if trial.status != "ok":
         return Result(trial, run)
     stepped = [index for index, training in tried.items() if training.changes and run.trainings[index].steps]
@@ -123,22 +124,25 @@ def _applied(training: Training, plain: tuple[str, ...]) -> Applied:
     return Applied(code=training.code, plain=plain, weights=training.new_weights, rates=training.changes_rates)
 
 
-def _idle(job: Job, run: RunRecord, tried: dict[int, Training], refused: list[str]) -> list[str]:
-    """Why the recipe had no effect on what is judged: it was refused everywhere, or a part of it never acted where it counts."""
+def _idle(job: Job, run: RunRecord, tried: dict[int, Training], refused: list[str]) -> tuple[list[str], bool]:
+    """Why the recipe or a part of it had no effect on what is judged: it was refused everywhere, or never acted where it counts. And
+    whether another part of it acted."""
     if job.recipe == BASELINE:
-        return []
+        return [], False
     beside = _beside(run, job.metric or run.metric)
     counts = {index: tried[index] for index in beside if index in tried and tried[index].changes}
     if not counts:
-        return list(dict.fromkeys(refused)) or ["it was applied to no training that made a step"]
-    idle = []
+        return list(dict.fromkeys(refused)) or ["it was applied to no training that made a step"], False
+    idle, acted = [], False
     for number in range(len(next(iter(counts.values())).changes)):
         if not any(training.changes[number].acted() for training in counts.values()):
             said = dict.fromkeys(training.changes[number].sentence for training in counts.values())
             idle.append(f"never took effect: {'; '.join(said)}")
+        else:
+            acted = True
     if idle and all(why := [training.why_untouched for training in counts.values()]):
         idle += dict.fromkeys(why)
-    return idle
+    return idle, acted
 
 
 def _beside(run: RunRecord, metric: Metric | None) -> list[int]:
@@ -154,7 +158,7 @@ def _overlap(one: TrainingRecord, other: TrainingRecord) -> bool:
     return one.began < other.ended and other.began < one.ended
 
 
-def _judge(job: Job, run: RunRecord, idle: list[str], off: str, refused: str) -> Trial:
+def _judge(job: Job, run: RunRecord, idle: list[str], acted: bool, off: str, refused: str) -> Trial:
     main = run.main
     metric = job.metric or run.metric
     losses = [one.get("loss") for one in run.trainings if len(one.get("loss"))]
@@ -171,12 +175,12 @@ def _judge(job: Job, run: RunRecord, idle: list[str], off: str, refused: str) ->
         status, error = "failed", f"trimtab's watch met an error of its own: {off}"
     elif main is None or main.steps == 0:
         status, error = "failed", "the script ended without a single optimizer step"
-    elif idle:
+    elif idle and not acted:
         status, error = "no_effect", "; ".join(idle)
     elif metric is None or not len(series):
         status, error = "failed", f"the run has no {metric.name if metric else 'metric'}"
     else:
-        result = value(run, metric)
+        result, error = value(run, metric), "; ".join(idle)
         if not math.isfinite(result) or broken is not None:
             status, result, error = "diverged", math.nan, "the loss or the metric is not finite at the end"
     curves = {}

@@ -156,6 +156,9 @@ def _quiet_wandb() -> None:
 def end_as_python_would() -> None:
     """What Python does when a program has come to its end: wait for its threads, and call what was registered with ``atexit``."""
     end = time.monotonic() + WAIT
+    for call in reversed(getattr(threading, "_threading_atexits", [])):  # pools wake their threads, which then end
+        with contextlib.suppress(Exception):
+            call()
     for thread in threading.enumerate():
         if thread is not threading.current_thread() and not thread.daemon:
             thread.join(max(0.0, end - time.monotonic()))
