@@ -78,6 +78,13 @@ from trimtab.training.printed import Lines, Printed, printed_numbers
         # the score is named behind
         ("Train 0.91, Val 0.83, Test 0.80 acc", {"train accuracy": 0.91, "val accuracy": 0.83, "test accuracy": 0.8}),
         ("val 0.83 acc, test 0.80 acc", {"val accuracy": 0.83, "test accuracy": 0.8}),
+        ("train: 0.9 acc, 0.3 loss; val: 0.8 acc, 0.5 loss", {
+            "train accuracy": 0.9, "train loss": 0.3, "val accuracy": 0.8, "val loss": 0.5}),
+        # the part of the data is named behind
+        ("accuracy on 10 classes: 0.8 (train), 0.7 (val)", {"train accuracy": 0.8, "val accuracy": 0.7}),
+        ("acc=0.91 [val]", {"val accuracy": 0.91}),
+        ("Test accuracy after 10 epochs of training on 5000 images: 81%", {"test accuracy": 0.81}),
+        ("Accuracy of 10000 images: 81%", {"accuracy": 0.81}),
         ("val 0.91 (acc)", {"val accuracy": 0.91}),
         ("Epoch: 003, Train: 0.9, Val: 0.78", {"train": 0.9, "val": 0.78}),
         ("", {}),

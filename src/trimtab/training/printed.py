@@ -51,13 +51,14 @@ _THINGS = re.compile(
     re.IGNORECASE,
 )
 _OUT_OF = re.compile(r"\s(?:out )?of\s(\d[\d,]*)(?![\w.])", re.IGNORECASE)
+_WITHIN = re.compile(r"\s?[(\[]\s*([^\W\d]+)\s*[)\]]")
 _BEHIND = re.compile(r"\s*%?\s*\(?\s*([^\W\d][\w \t]*?)\s*(?=[,;|)\]/]|$)")
 # Words that may stand between a score and its number, or beside a part of the data, without changing what the number is.
 _FILLING = re.compile(
     r"(?<!\w)(?:set|data|split|score|result|results|metrics|value|so far|at|on|of|the|a|is|was|reached|and|tensor)(?!\w)"
 )
 _WHOLE = re.compile(
-    r"(?<!\w)(?:our|this|whole|full|final|model|network|net|classifier|ensemble|images?|examples?|all|everything|\d+ runs)(?!\w)"
+    r"(?<!\w)(?:our|this|whole|full|final|model|network|net|classifier|ensemble|images?|examples?|all|everything|\d+ \w+)(?!\w)"
 )
 _DOING = re.compile(r"(?<!\w)(?:model|checking|computing|evaluating|performing|running|starting|begin|start)(?!\w)")
 _UNKNOWN = re.compile(
@@ -123,7 +124,11 @@ def printed_numbers(line: str, header: str = "") -> dict[str, float]:
         elif carried == "" and split and _alone(words, line, match):
             score = "score" if _PERCENT.match(line, match.end()) else UNKNOWN
         number, begin = _value(line, match)
-        if not named and split and (behind := _behind(line, begin)):
+        if (within := _WITHIN.match(line, begin)) and split == "" and (said := split_in(_words(within[1])[0])):
+            split, begin = said, within.end()  # "accuracy: 0.9 (train), 0.8 (val)"
+            score = score or carried or ""
+        goes_on = split_so_far and not re.search(r"[^\W\d_]", label)  # "val: 0.8 acc, 0.5 loss"
+        if not named and (split or goes_on) and (behind := _behind(line, begin)):
             score, begin = behind  # "val 0.83 acc"
             found = {f"{name} {score}" if name in bare else name: value for name, value in found.items()}
             bare = []
@@ -214,6 +219,8 @@ def _split_of(words: str, score: tuple[int, int]) -> Split | None:
     if split is not None:
         return split
     before, after = words[: score[0]], words[score[1] :]
+    if len(only := list(SPLIT.finditer(before))) == 1 and not before[only[0].end() :].strip():
+        return split_in(before)  # "test accuracy after training"
     if (behind := split_in(after)) != "":
         return behind
     near = list(SPLIT.finditer(before))
