@@ -49,6 +49,7 @@ def printed(monkeypatch):
         ("print('val %.2f' % losses['val'])", {"val loss": 0.75}),
         ("v = accuracy(); print(f'val {v}')", {"val accuracy": 0.75}),
         ("v = vloss(); print(f'val {v}')", {"val loss": 0.75}),
+        ("def test(): return [accuracy()]\nr = test()\nprint('val {:.2f}'.format(*r))", {"val accuracy": 0.75}),
         ("text = f'val {acc}'\nprint(text)", {"val accuracy": 0.75}),
         ("form = 'Val: {:.2f}'; print(form.format(acc))", {"val accuracy": 0.75}),
         ("say(f'val {acc}')", {"val accuracy": 0.75}),

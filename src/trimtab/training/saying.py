@@ -74,17 +74,25 @@ def _saying(code: CodeType, instruction: int) -> Saying:
     if isinstance(call.func, ast.Attribute):  # "val {}".format(acc), and what a logger is called
         parts.append(call.func.value)
     score, texts = _score(parts), _texts(parts)
-    if not score or not texts:  # line = f"val {v}"; v = accuracy(model)
-        names = {node.id for part in parts for node in ast.walk(part) if isinstance(node, ast.Name)}
-        values = [
-            node.value
-            for node in ast.walk(tree)
-            if isinstance(node, ast.Assign)
-            and any(isinstance(n, ast.Name) and n.id in names for target in node.targets for n in ast.walk(target))
-        ]
-        score = score or _score(values)
-        texts = texts or _texts(value for value in values if isinstance(value, (ast.Constant, ast.JoinedStr, ast.Call)))
+    for _ in range(3):  # line = f"val {v}"; v = evaluate(model); def evaluate(model): return accuracy
+        if (score and texts) or not parts:
+            break
+        parts = _meant(tree, {name for part in parts for name in _names(part)})
+        score = score or _score(parts)
+        texts = texts or _texts(part for part in parts if isinstance(part, (ast.Constant, ast.JoinedStr, ast.Call)))
     return Saying(score, texts)
+
+
+def _meant(tree: ast.AST, names: set[str]) -> list[ast.AST]:
+    """What is assigned to variables of these names, and what functions of these names give back."""
+    found: list[ast.AST] = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Assign):
+            if any(isinstance(n, ast.Name) and n.id in names for target in node.targets for n in ast.walk(target)):
+                found.append(node.value)
+        elif isinstance(node, ast.FunctionDef) and node.name in names:
+            found += [one.value for one in ast.walk(node) if isinstance(one, ast.Return) and one.value is not None]
+    return found
 
 
 @functools.lru_cache(maxsize=64)
