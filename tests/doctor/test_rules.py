@@ -585,3 +585,12 @@ def test_no_remedy_is_what_the_script_has(digits):
     assert remedies.startswith("lr_scale(factor=0.1)")
     for there in ("adam", "batch_norm", "clip_norm", "warmup"):
         assert there not in remedies
+
+
+def test_a_loss_that_is_no_number_from_the_first_step_is_the_cause():
+    """What came later has not caused it, and clipping is no cure."""
+    exploding = exploding_record().trainings[0]
+    broken = msgspec.structs.replace(exploding, facts={**exploding.facts, "first_nonfinite_loss": 0.0})
+    (finding,) = diagnose(RunRecord(id="r", subject="s", trainings=(broken,)))
+    assert finding.problem == "nan_source" and "exploding_gradient" in finding.consequences
+    assert finding.remedies == ()

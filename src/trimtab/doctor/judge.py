@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import msgspec
@@ -63,15 +63,16 @@ def _of_training(training: TrainingRecord) -> tuple[list[Finding], dict[str, str
             found.append(_crashed(rule.__name__, error))
     if not any(finding.severity != "info" for finding in found):
         found += _slow_convergence(training)
-    found = _folded(found)
+    from_the_start = training.facts.get("first_nonfinite_loss") == 0  # then nothing that came later has caused it
+    found = _folded(found, {"nan_source": tuple(one.problem for one in found)} if from_the_start else CONSEQUENCES)
     return [msgspec.structs.replace(one, remedies=unused(one.remedies, training)) for one in found], unjudged
 
 
-def _folded(found: list[Finding]) -> list[Finding]:
+def _folded(found: list[Finding], consequences: Mapping[str, tuple[str, ...]]) -> list[Finding]:
     """Findings of one cause as one: the cause, with what follows from it."""
     left = list(found)
     for cause in found:  # in causal order
-        follow = [one for one in left if one.problem in CONSEQUENCES.get(cause.problem, ())]
+        follow = [one for one in left if one is not cause and one.problem in consequences.get(cause.problem, ())]
         if cause not in left or cause.severity == "info" or not follow:
             continue
         said = "; ".join(f"{one.title[0].lower()}{one.title[1:]} ({one.problem})" for one in follow)

@@ -173,7 +173,8 @@ def treatment_view(treatment: Treatment) -> RenderableType:
         parts.append(
             _text(sentence, "cyan", no_wrap=True, overflow="ignore") if command else _hanging("-", _text(sentence))
         )
-    return Group(*parts, *_lines(treatment.lines))
+    proven = treatment.confirmation is None or any(arm.proven for arm in treatment.confirmation.arms)
+    return Group(*parts, *_lines(treatment.lines, "" if proven else " to try it, since it is not proven"))
 
 
 def tuning_view(tuning: Tuning) -> RenderableType:

@@ -137,6 +137,8 @@ def _change(comparison: Comparison, arm: Arm, noun: str) -> str:
     metric, goal, places = judge(comparison.metric), comparison.metric.goal, decimals(arm)
     before, seeds = baseline_mean(comparison, arm), count(len(arm.seeds), noun)
     if not arm.seeds:
+        if arm.no_effect and not arm.diverged + arm.failed + arm.baseline_diverged:
+            return f"{arm.recipe} had no effect"
         gone = f" ({lost(arm)})" if lost(arm) else ""
         return f"{arm.recipe} could not be compared: there is no seed on which both runs ended with {metric}{gone}"
     if not math.isfinite(arm.mean):

@@ -59,7 +59,7 @@ def _words(recipe: str, applied: Sequence[Applied]) -> Iterator[str]:
     if any(one.rates for one in applied):
         yield from _comment(
             "With the lines above, param_groups (and what logs or saves it) goes on showing the script's rate; "
-            "tt.attach(...).rates() gives the one that is used."
+            "with training = tt.attach(...).apply(...), training.rates() gives the one that is used."
         )
     weights = list(dict.fromkeys(name for one in applied for name in one.weights))
     techniques = Recipe.parse(recipe)

@@ -59,7 +59,9 @@ def nan_source(training: TrainingRecord) -> Iterator[Finding]:
         "raw magnitude), or an operation has no finite value (log of 0, division by 0, NaN in the data). "
         "From then on every weight that the gradient reaches is NaN, and nothing is learned any more.",
         source="Goodfellow, Bengio, Courville, Deep Learning, 2016, sections 4.1 and 8.2.4",
-        remedies=(
+        remedies=()
+        if step == 0  # nothing has grown yet
+        else (
             "lr_scale(factor=0.1)",
             "clip_norm(max_norm=1.0)",
             "lr_scale(factor=0.01)",

@@ -33,7 +33,7 @@ def overfitting(training: TrainingRecord) -> Iterator[Finding]:
     loss = training.get("loss").finite
     numbers = dict(_numbers(training))
     if not numbers or not len(loss):
-        raise CannotJudge(f"no number for held-out data was seen {EVALUATIONS} times")
+        raise CannotJudge(f"it needs a number for held-out data that was seen at least {EVALUATIONS} times")
     falls = [_fall(training.get(name).finite, name, goal) for name, goal in numbers.items()]
     fall = next((one for one in falls if one is not None and _still_learning(loss, one)), None)
     if fall is None or _keeps_its_best(training, numbers) or _ends_well(training, fall):
