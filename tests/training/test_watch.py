@@ -573,9 +573,9 @@ def test_numbers_seen_before_the_first_step_belong_to_step_0(digits):
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     recorder = tt.Recorder()
     recorder.watch(attach(model, optimizer))
-    recorder.line("val_loss=2.5")
+    recorder.line(f"val_loss={5 / 2}")
     train(model, optimizer, digits, 3)
-    recorder.line("val_loss=2.0")
+    recorder.line(f"val_loss={2 / 1}")
     recorder.evaluated("val score", 7.0)
     training = recorder.close().main
     assert training.get("printed val loss").steps == (0, 3)

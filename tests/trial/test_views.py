@@ -463,8 +463,8 @@ net = torch.nn.Linear(4, 2)
 optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
 for x, y in DataLoader(Data(), 8, num_workers=2):
     optimizer.zero_grad(); torch.nn.functional.cross_entropy(net(x), y).backward(); optimizer.step()
-print("test accuracy 0.5")
-atexit.register(lambda: print("test accuracy 0.75"))
+print("test accuracy", 1 / 2)
+atexit.register(lambda: print("test accuracy", 3 / 4))
 threading.Thread(target=lambda: (threading.Event().wait(0.2), open(os.environ["MARKS"] + "/thread", "a").write("x"))).start()
 """
 

@@ -87,7 +87,7 @@ def shifted(seed: int) -> Iterator[None]:
         set_seed(self, number)
         return number
 
-    torch.manual_seed(seed)
+    torch.manual_seed(seed + shift)  # which says that its seed is this one
     random.seed(seed)
     np.random.seed(seed)
     with contextlib.ExitStack() as stack:
