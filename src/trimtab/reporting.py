@@ -95,6 +95,7 @@ def report(
     >>> report(RunRecord(id="r1", subject="train.py", trainings=(TrainingRecord(name="net", model="Net"),)))
     No rule found a fault (9 asked)
     train.py, 0 steps, 0.0 s
+    No number judges this run.
 
     Args:
         what: a script that was watched, or the folder of a store (the newest run in it); a record of a run or a recorder that is making

@@ -171,12 +171,16 @@ def test_a_live_training_does_not_see_it(digits):
             found = tt.lr_range_test(model, optimizer, cross_entropy, loader, steps=30)
             assert found.losses[0] != found.losses[1]
             assert any("dropout" in name for name, _ in model.named_modules())
-        for x, y in loader:  # some clear the gradients at the end: those of the test must not count as theirs
-            loss = cross_entropy(model(x), y)
-            loss.backward()
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=False)
-            losses.append(loss.item())
+
+        def train_on() -> None:  # some clear the gradients at the end: those of the test must not count as theirs
+            for x, y in loader:
+                loss = cross_entropy(model(x), y)
+                loss.backward()
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=False)
+                losses.append(loss.item())
+
+        train_on()
         assert training.step == 32
         record = recorder.close().trainings[0]
         assert record.steps == 32 and not [name for name in record.series if name.startswith("val")]
