@@ -127,7 +127,10 @@ def torchrun(script: str, folder: Path, *arguments: str) -> None:
     """Run a script in two processes that train together."""
     (folder / "train.py").write_text(script)
     run = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "train.py", *arguments]
-    shown = subprocess.run(run, cwd=folder, capture_output=True, text=True, timeout=120)
+    for _ in range(3):  # on a busy machine a process of gloo may abort at its end: a thread of its own was not joined
+        shown = subprocess.run(run, cwd=folder, capture_output=True, text=True, timeout=120)
+        if "terminate called without an active exception" not in shown.stderr:
+            break
     assert shown.returncode == 0, shown.stderr[-3000:]
 
 
