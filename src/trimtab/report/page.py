@@ -111,7 +111,7 @@ def _kept(
 ) -> list[tuple[str, tuple[str, ...]]]:
     """What is proven, with the lines that keep it."""
     found = [(one.recipe, one.lines) for one in (tuning, treatment) if one is not None][:1]
-    found += [(arm.recipe, arm.lines) for arm in comparison.arms] if comparison is not None else []
+    found += [(arm.recipe, arm.lines) for arm in words.helped(comparison)] if comparison is not None else []
     return [(recipe, lines) for recipe, lines in found if lines]
 
 

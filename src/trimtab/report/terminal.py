@@ -20,6 +20,7 @@ from trimtab.report.words import (
     count,
     duration,
     effect,
+    helped,
     importance,
     judge,
     judged_by,
@@ -102,7 +103,7 @@ def comparison_view(comparison: Comparison, words: bool = True, lines: bool = Tr
             noted.setdefault(arm.note, []).append(arm.recipe)
     notes = [_hanging("-", _text(f"{'; '.join(recipes)}: {note}")) for note, recipes in noted.items()]
     sentences = comparison.words if words else ()
-    kept = [part for arm in comparison.arms if lines for part in _lines(arm.lines, f" for {arm.recipe}")]
+    kept = [part for arm in helped(comparison) if lines for part in _lines(arm.lines, f" for {arm.recipe}")]
     return Group(_Arms(comparison), *notes, *(_hanging("-", _text(sentence)) for sentence in sentences), *kept)
 
 

@@ -177,6 +177,11 @@ def baseline_mean(comparison: Comparison, arm: Arm | None = None) -> float:
     return sum(values) / len(values) if values else math.nan
 
 
+def helped(comparison: Comparison) -> list[Arm]:
+    """The arms that have lines which keep them, the best first."""
+    return sorted((arm for arm in comparison.arms if arm.lines), key=lambda arm: -arm.effect)
+
+
 def lost(arm: Arm) -> str:
     """The seeds that an arm lost, in words; empty if none."""
     parts = [(arm.diverged, "diverged"), (arm.failed, "failed"), (arm.no_effect, "without effect")]
