@@ -8,6 +8,7 @@ from torch import nn
 
 import trimtab as tt
 from trimtab.reading import order as read
+from trimtab.records import OUTPUT
 from trimtab.training.flow import FlowReader
 
 
@@ -63,10 +64,9 @@ class ByMethods(nn.Module):
         super().__init__()
         self.head = nn.Linear(8, 3)
         self.body = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU())
-        self.loss = nn.CrossEntropyLoss()
 
     def training_step(self, x: torch.Tensor) -> torch.Tensor:
-        return self.loss(self.head(self.body(x)), torch.zeros(len(x), dtype=torch.long))
+        return nn.functional.cross_entropy(self.head(self.body(x)), torch.zeros(len(x), dtype=torch.long))
 
 
 def trained(model: nn.Module, recorded: bool = False) -> tt.Training:
@@ -110,6 +110,12 @@ def test_what_is_first_and_last(make, in_order, last, behind, recorded):
     assert names(read.first_layers(training), training) == in_order[:1]
     assert names(read.behind_the_first(training), training) == behind
     assert names(read.hidden_layers(training), training) == [name for name in in_order if name not in last]
+
+
+def test_what_parts_of_a_model_give_that_is_not_called_is_an_answer_where_nothing_follows():
+    seen = trained(ByMethods(), recorded=True).seen
+    assert seen is not None
+    assert [source for source, target, _ in seen.edges if target == OUTPUT] == ["head"]  # and not the body
 
 
 @pytest.mark.parametrize("recorded", [False, True])

@@ -4,6 +4,8 @@ When a view is meant to change, read the new text and put it there.
 """
 
 import io
+import math
+import re
 from pathlib import Path
 
 import pytest
@@ -91,3 +93,25 @@ def test_markup_in_names_is_shown_as_it_is():
     )
     text = rendered(findings_view([odd]))
     assert "[bold]layer[0][/bold]" in text and "[red]odd[/red]" in text and "clip_norm([1])" in text
+
+
+def test_the_untreated_mean_is_of_all_seeds_and_lines_begin_with_the_best():
+    """Also where the first recipe had no effect on any seed, and a better one was given last."""
+    idle = replace(
+        arm("clip_norm", math.nan, math.nan, math.nan, math.nan, no_effect=3),
+        seeds=(),
+        values=(),
+        differences=(),
+        wins=0,
+    )
+    good, better = (
+        replace(arm(f"lr_scale(factor={factor})", 1.0, effect, effect / 2, effect * 2), lines=(f"line {factor}",))
+        for factor, effect in ((3, 0.2), (10, 0.4))
+    )
+    metric = Metric(name="val loss", goal="min")
+    compared = Comparison(
+        subject="train.py", metric=metric, seeds=(0, 1, 2), baseline=(1.25,) * 3, arms=(idle, good, better)
+    )
+    shown = rendered(comparison_view(compared))
+    assert re.search(r"untreated\s+1\.25", shown)
+    assert shown.index("line 10") < shown.index("line 3")

@@ -500,6 +500,14 @@ def test_acts_and_is_judged_alike_or_says_why_not(text, folder):
             assert said == "acts", (way, said)
 
 
+def test_a_recipe_of_which_a_part_acted_is_judged_and_says_which_did_not(folder):
+    script = scripts("dropout")["training in evaluation mode"]
+    plain, part = (run(script, recipe, folder) for recipe in ("", "lr_scale(factor=3), dropout"))
+    assert part.trial.status == "ok" and not part.same(plain)
+    assert part.trial.error.startswith("never took effect: dropout") and "lr" not in part.trial.error
+    assert part.losses == run(script, "lr_scale(factor=3)", folder).losses
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch's own compiler
 @pytest.mark.parametrize("compiled", [False, True])

@@ -504,6 +504,20 @@ def test_the_surroundings_of_a_trial_are_those_of_python(train, monkeypatch):
         assert trial == expected
 
 
+def test_a_pool_that_nobody_shut_down_does_not_hold_the_end_of_a_trial():
+    code = """
+    import time
+    from concurrent.futures import ThreadPoolExecutor
+    from trimtab.trial import surroundings
+    pool = ThreadPoolExecutor(1)
+    pool.submit(int).result()
+    began = time.monotonic()
+    surroundings.end_as_python_would()
+    assert time.monotonic() - began < surroundings.WAIT / 2
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True)
+
+
 # -- their parts -----------------------------------------------------------------------------------------------------
 
 
