@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from trimtab.cli.common import OF_SCRIPT, make_script, result_options, script_arguments, trial_options, trials_told
-from trimtab.cli.telling import say, tell
+from trimtab.cli.telling import say_kept, tell
 
 if TYPE_CHECKING:
     from trimtab.records import Asked
@@ -71,5 +71,4 @@ def command(
             comparison=comparison,
             kept=session.store is not None,
         )
-        if session.reused:
-            say(out, f"Kept from before and not repeated: {session.reused} runs.")
+        say_kept(out, session.reused)

@@ -25,6 +25,14 @@ def say(console: Console, text: str, style: str = "") -> None:
     console.print(printable(text), style=style, highlight=False, markup=False, soft_wrap=True)
 
 
+def say_kept(console: Console, runs: int) -> None:
+    """How many runs were kept from before, if any."""
+    from trimtab.report.words import count
+
+    if runs:
+        say(console, f"Kept from before and not repeated: {count(runs, 'run')}.")
+
+
 def tell(
     console: Console,
     folder: Path,

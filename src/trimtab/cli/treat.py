@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from trimtab.cli.common import OF_SCRIPT, make_script, result_options, script_arguments, trial_options, trials_told
-from trimtab.cli.telling import say, tell
+from trimtab.cli.telling import say_kept, tell
 
 if TYPE_CHECKING:
     from trimtab.records import Asked
@@ -67,8 +67,7 @@ def command(
             treatment,
             kept=session.store is not None,
         )
-        if session.reused:
-            say(out, f"Kept from before and not repeated: {session.reused} runs.")
+        say_kept(out, session.reused)
     arm = treatment.confirmation.arms[0] if treatment.confirmation else None
     needed = any(finding.severity != "info" for finding in treatment.findings)
     helped = arm is not None and (arm.proven or (not arm.differences and bool(arm.values)))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from trimtab.cli.common import OF_SCRIPT, make_script, result_options, script_arguments, trial_options, trials_told
-from trimtab.cli.telling import say, tell
+from trimtab.cli.telling import say_kept, tell
 
 if TYPE_CHECKING:
     from trimtab.records import Asked
@@ -93,6 +93,5 @@ def command(
         tell(
             out, subject.folder, html_file, json_file, run, diagnose(run), tuning=tuning, kept=session.store is not None
         )
-        if session.reused:
-            say(out, f"Kept from before and not repeated: {session.reused} runs.")
+        say_kept(out, session.reused)
     sys.exit(0 if tuning.recipe else 3)

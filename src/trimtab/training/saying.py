@@ -99,7 +99,7 @@ def _meant(tree: ast.AST, names: set[str]) -> list[ast.AST]:
 def _tree(file: str) -> ast.AST:
     try:
         return ast.parse("".join(linecache.getlines(file)))
-    except (SyntaxError, ValueError):
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
         return ast.Module([], [])
 
 
