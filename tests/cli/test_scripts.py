@@ -254,7 +254,7 @@ def test_interrupting_keeps_what_is_finished(train):
     before = len(runs.read_text().splitlines())
     assert 3 <= before < 6
     out, _ = trimtab_process(*arguments).communicate(timeout=60)
-    kept = int(re.search(r"Kept from before and not repeated: (\d+) runs", out)[1])
+    kept = int(re.search(r"Kept from before and not repeated: (\d+) runs?\.", out)[1])
     assert len(runs.read_text().splitlines()) - before == 6 - kept
     assert before - 2 <= kept <= before
 
