@@ -21,6 +21,9 @@ test: lint ## Lint, check types, and run all tests
 slow: .venv/dev.stamp ## The proofs that take long: every technique in every way on every kind of model
 	$(BIN)/python -m pytest $(PARALLEL) -m slow tests
 
+peers: .venv/dev.stamp ## Our modules and optimizers under all that torch tests of its own
+	$(BIN)/python -m pytest $(PARALLEL) -m peers tests/peers
+
 coverage: .venv/dev.stamp ## All tests with their coverage, which takes a third longer
 	$(BIN)/python -m pytest $(PARALLEL) --cov --cov-report=term-missing:skip-covered
 
@@ -56,5 +59,5 @@ clean: ## Remove .venv/ and everything else that was made here
 	$(PIP_INSTALL) -e ".[dev]"
 	@touch .venv/core.stamp $@
 
-.PHONY: help install demo test slow coverage lint bench clean
+.PHONY: help install demo test slow peers coverage lint bench clean
 .DEFAULT_GOAL = help
