@@ -51,6 +51,35 @@ def test_torch_gives_the_same_average(kind, ours, theirs, digits):
             torch.testing.assert_close(found[name], value, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("ours", [lambda: EMA(0.7, warmup=False), lambda: SWA(2, 3)], ids=["ema", "swa"])
+def test_torchs_average_goes_on_here_and_back(ours, digits):
+    model, optimizer = started("normed")
+    reference = AveragedModel(
+        model, use_buffers=True, **({"multi_avg_fn": get_ema_multi_avg_fn(0.7)} if isinstance(ours(), EMA) else {})
+    )
+    fresh = ours()
+    fresh.load_state_dict(reference.state_dict())  # before its first average, what it holds is none
+    assert (fresh.average, fresh.averaged) == ({}, 0)
+    kept = ours()
+    for step in range(1, 9):
+        train(model, optimizer, part(digits, step - 1), 1)
+        if isinstance(kept, EMA) or step in (2, 5, 8):
+            reference.update_parameters(model)
+        if step == 5:
+            kept.load_state_dict(copy.deepcopy(reference.state_dict()))
+            assert all(value.is_floating_point() for value in kept.average.values()) and kept.averaged == int(
+                reference.n_averaged
+            )
+        elif step > 5:
+            kept.update(model)
+    back = AveragedModel(network("normed"), use_buffers=True)
+    kept.copy_to(back.module)
+    back.n_averaged.fill_(kept.averaged)
+    for name, value in reference.state_dict().items():
+        if value.is_floating_point() or name == "n_averaged":
+            torch.testing.assert_close(back.state_dict()[name], value, rtol=1e-6, atol=1e-6)
+
+
 def test_torch_gathers_the_same_statistics(digits):
     model, optimizer = started("normed")
     average, reference = SWA(start=3, every=2), AveragedModel(model)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import math
 import os
@@ -55,7 +56,7 @@ def p_norm(x: np.ndarray, p: float) -> float:
 def test_value(low, high, dtype):
     parameters, stats = drawn(dtype), ClipStats()
     before = grads(parameters)
-    largest = clip_grad_value_(parameters, low, high, stats=stats)
+    largest = clip_grad_value_(parameters, (low, high), stats=stats)
     same(parameters, [np.maximum(np.minimum(g, high), low) for g in before], dtype)
     everything = np.concatenate([g.ravel() for g in before])
     assert float(largest) == np.abs(everything).max()
@@ -432,6 +433,29 @@ def test_zclip_of_constant_or_vanishing_norms():
     assert float(w.grad.norm()) == pytest.approx(1.0)
 
 
+def test_torchs_arguments_are_taken():
+    for clip, theirs in (
+        (clip_grad_norm_, torch.nn.utils.clip_grad_norm_),
+        (clip_grad_value_, torch.nn.utils.clip_grad_value_),
+    ):
+        ours = list(inspect.signature(clip).parameters.values())
+        wanted = list(inspect.signature(theirs).parameters.values())
+        assert [(p.name, p.default, p.kind) for p in ours[: len(wanted)]] == [
+            (p.name, p.default, p.kind) for p in wanted
+        ]
+        assert all(p.kind is p.KEYWORD_ONLY for p in ours[len(wanted) :])
+    parameters = drawn(torch.float64)
+    before = grads(parameters)
+    assert float(clip_grad_norm_(parameters, 1e9, "inf", True, False)) == max(np.abs(g).max() for g in before if g.size)
+    parameters[0].grad.view(-1)[0] = math.nan
+    before = grads(parameters)
+    with pytest.raises(
+        RuntimeError, match="norm of the gradients is nan, and must be finite: 1 of 5 gradients are not"
+    ):
+        clip_grad_norm_(parameters, 1e-3, error_if_nonfinite=True)
+    assert all(np.array_equal(g, h, equal_nan=True) for g, h in zip(grads(parameters), before, strict=True))
+
+
 # -- counting, errors ------------------------------------------------------------------------------------------------
 
 
@@ -445,9 +469,12 @@ def test_stats_tell_how_often_and_how_hard():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda w: clip_grad_value_(w, 2.0, 1.0), "clip_grad_value_: low=2.0 must not be above high=1.0: .* Did you mean low=1.0, high=2.0?"),
-        (lambda w: clip_grad_value_(w, math.nan, 1.0), "low=nan must not be above high=1.0"),
-        (lambda w: clip_grad_value_(w, -1.0), "one bound, -1.0, must be positive"),
+        (lambda w: clip_grad_value_(w, (2.0, 1.0)), "clip_grad_value_: low=2.0 must not be above high=1.0: .* Did you mean low=1.0, high=2.0?"),
+        (lambda w: clip_grad_value_(w, (math.nan, 1.0)), "low=nan must not be above high=1.0"),
+        (lambda w: clip_grad_value_(w, -0.5), "one bound, -0.5, must be positive: .* between -0.5 and 0.5. Did you mean 0.5[?]"),
+        (lambda w: clip_grad_value_(w, -2.0, 1.0), r"foreach=1.0 must be True, False or None. .* clip_grad_value_\(parameters, \(-2.0, 1.0\)\)"),
+        (lambda w: clip_grad_value_(w, (1.0,)), r"clip_value=\(1.0,\) must be one number or a pair"),
+        (lambda w: clip_grad_norm_(w, "much"), "clip_grad_norm_: max_norm='much' must be a positive number"),
         (lambda w: clip_grad_norm_(w, 0.0), "clip_grad_norm_: max_norm=0.0 must be positive"),
         (lambda w: clip_grad_norm_(w, 1.0, norm_type=0.0), "norm_type=0.0 must be positive"),
         (lambda w: clip_grad_adaptive_(w, -0.1), "clip_grad_adaptive_: factor=-0.1 must be positive"),

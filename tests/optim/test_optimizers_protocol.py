@@ -14,7 +14,7 @@ from torch import nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 import trimtab as tt
-from tests.conftest import network, train
+from tests.conftest import network, same, train
 from tests.optim.optimizers import CASES, MEMBERS, fitted, packed
 from trimtab import optim
 
@@ -42,8 +42,49 @@ def test_names_order_and_defaults_are_those_of_torch(make):
     ours, theirs = (
         list(inspect.signature(one).parameters.values()) for one in (make, getattr(torch.optim, make.__name__))
     )
-    positional = [p for p in ours if p.kind is p.POSITIONAL_OR_KEYWORD]
-    assert [(p.name, p.default) for p in positional] == [(p.name, p.default) for p in theirs[: len(positional)]]
+    by_position = [[(p.name, p.default) for p in one if p.kind is p.POSITIONAL_OR_KEYWORD] for one in (ours, theirs)]
+    assert by_position[0] == by_position[1]
+    assert {(p.name, p.default) for p in theirs} <= {(p.name, p.default) for p in ours}
+
+
+@every_member
+def test_torchs_flags_of_speed_change_nothing_and_others_are_refused(make):
+    p = [torch.ones(2, requires_grad=True)]
+    known = inspect.signature(make).parameters
+    for flag in {"foreach", "fused"} & set(known):
+        for value in (True, False, None):
+            assert make(p, **{flag: value}).param_groups[0][flag] is value
+    for flag in {"capturable", "differentiable"} & set(known):
+        make(p, **{flag: False})
+        for made in (lambda flag=flag: make(p, **{flag: True}), lambda flag=flag: make([{"params": p, flag: True}])):
+            with pytest.raises(ValueError, match=f"{make.__name__}: {flag}=True is not possible: .* torch.optim's."):
+                made()
+    assert "differentiable" in known and "foreach" in known
+
+
+def test_torchs_word_for_decoupled_decay():
+    p, q = torch.ones(1, requires_grad=True), torch.ones(1, requires_grad=True)
+    adam = optim.Adam([{"params": [p]}, {"params": [q], "decoupled_weight_decay": False}], decoupled_weight_decay=True)
+    assert [group["decay"] for group in adam.param_groups] == ["decoupled", "coupled"]
+    there = torch.optim.Adam([{"params": [p]}, {"params": [q]}])
+    there.load_state_dict(adam.state_dict())
+    assert [group["decoupled_weight_decay"] for group in there.param_groups] == [True, False]
+    with pytest.raises(
+        ValueError, match="decoupled_weight_decay=True is decay='decoupled'; got decay='independent' too"
+    ):
+        optim.Adam([p], decoupled_weight_decay=True, decay="independent")
+
+
+@every_case
+def test_loading_its_own_checkpoint_changes_nothing(case):
+    _, optimizer, _ = fitted(case, 2)
+    before = copy.deepcopy(optimizer.state_dict())
+    optimizer.load_state_dict(optimizer.state_dict())
+    after = optimizer.state_dict()
+    assert after["param_groups"] == before["param_groups"] and list(after["param_groups"][0]) == list(
+        before["param_groups"][0]
+    )
+    assert same(after["state"], before["state"])
 
 
 @cases_of_torch
@@ -73,6 +114,28 @@ def test_decoupled_decay_comes_with_a_checkpoint_of_torchs_adam():
     ours = optim.Adam([p])
     ours.load_state_dict(torch.optim.AdamW([torch.ones(2)], weight_decay=0.1).state_dict())
     assert ours.param_groups[0]["decay"] == "decoupled" and ours.param_groups[0]["weight_decay"] == 0.1
+
+
+@cases_of_torch
+@pytest.mark.parametrize(
+    "step",
+    [int, float, np.int64, lambda n: torch.tensor(int(n)), lambda n: n.double()],
+    ids=["int", "float", "numpy", "whole", "double"],
+)
+def test_steps_of_old_checkpoints_are_numbers(case, step):
+    _, began, params = fitted(case.torchs, 3)
+    saved = copy.deepcopy(began.state_dict())
+    for state in saved["state"].values():
+        if "step" in state:
+            state["step"] = step(state["step"])
+    for group in saved["param_groups"]:  # older versions had less
+        for key in ("foreach", "maximize", "capturable", "differentiable", "fused", "decoupled_weight_decay"):
+            group.pop(key, None)
+    ours = copy.deepcopy(params)
+    loaded = case(ours)
+    loaded.load_state_dict(saved)
+    theirs = fitted(None, 2, begin=3, params=params, optimizer=began)[0]
+    np.testing.assert_allclose(fitted(None, 2, begin=3, params=ours, optimizer=loaded)[0], theirs, **SAME)
 
 
 def test_checkpoints_of_old_versions_of_torch_hold_empty_buffers():

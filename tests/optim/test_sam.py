@@ -56,6 +56,27 @@ def test_linear_regression_against_the_formula(adaptive):
     np.testing.assert_allclose(found, theta, rtol=1e-12)
 
 
+@pytest.mark.parametrize("base", [torch.optim.SGD, torch.optim.AdamW, Adam])
+def test_a_checkpoint_of_the_base_optimizer_goes_on(base):
+    p = torch.ones(2, requires_grad=True)
+    began = base([p], lr=0.5)
+    p.grad = torch.ones(2)
+    began.step()
+    optimizer = SAM([p], base, rho=0.3, adaptive=True, lr=0.1)
+    optimizer.load_state_dict(began.state_dict())
+    assert optimizer.param_groups[0]["rho"] == 0.3 and optimizer.param_groups[0]["lr"] == 0.5
+
+    def closure():
+        optimizer.zero_grad()
+        p.square().sum().backward()
+        return 0.0
+
+    optimizer.step(closure)
+    before = optimizer.state_dict()
+    optimizer.load_state_dict(copy.deepcopy(before))
+    assert optimizer.state_dict()["param_groups"] == before["param_groups"]
+
+
 @pytest.mark.parametrize("adaptive", [False, True])
 def test_against_pytorch_optimizer(adaptive, digits):
     from pytorch_optimizer import SAM as Theirs

@@ -42,7 +42,7 @@ def by_hand(text: str):
         "clip_norm(max_norm=0.05, per_parameter=True)": lambda model, o: clip_grad_norm_(
             params(o), 0.05, per_parameter=True
         ),
-        "clip_value(low=-0.01, high=0.02)": lambda model, o: clip_grad_value_(params(o), -0.01, 0.02),
+        "clip_value(low=-0.01, high=0.02)": lambda model, o: clip_grad_value_(params(o), (-0.01, 0.02)),
     }[text]
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from trimtab.optim.optimizer import Numbers, Optimizer, Tensors
+from trimtab.optim.optimizer import Numbers, Optimizer, Tensors, number
 
 GROUP = "optimization"
 
@@ -29,7 +29,9 @@ class Adadelta(Optimizer):
         rho: the share of the old means; one number, or a pair: of the gradients', of the steps'. torch's takes one number.
         eps: epsilon, above 0: the first steps grow out of it.
         weight_decay: lambda of the decay.
+        foreach: taken, as scripts for torch give it; it changes nothing.
         maximize: climb.
+        capturable, differentiable: torch's, False: see :class:`Optimizer`.
         decay: "coupled" (torch's), "decoupled" or "independent": see :func:`weight_decay_`.
         nonfinite: "mask", "skip" or "raise": see :class:`Optimizer`.
 
@@ -58,27 +60,35 @@ class Adadelta(Optimizer):
         rho: float | tuple[float, float] = 0.9,
         eps: float = 1e-6,
         weight_decay: float = 0.0,
+        foreach: bool | None = None,
         *,
+        capturable: bool = False,
         maximize: bool = False,
+        differentiable: bool = False,
         decay: str = "coupled",
         nonfinite: str = "mask",
     ) -> None:
-        if not all(0 <= one < 1 for one in _pair(rho)):
-            raise ValueError(f"Adadelta: rho={rho} must be at least 0 and below 1, each of a pair too.")
-        _check_eps("Adadelta", eps)
         super().__init__(
             params,
             {
-                "lr": lr, "rho": rho, "eps": eps, "weight_decay": weight_decay, "maximize": maximize, "decay": decay,
+                "lr": lr, "rho": rho, "eps": eps, "weight_decay": weight_decay, "maximize": maximize,
+                "foreach": foreach, "capturable": capturable, "differentiable": differentiable, "decay": decay,
                 "nonfinite": nonfinite,
             },
         )  # fmt: skip
+
+    def check(self, group: Mapping[str, Any]) -> None:
+        super().check(group)
+        rho = _pair(group["rho"])
+        if len(rho) != 2 or not all(0 <= number("Adadelta", "rho", one) < 1 for one in rho):
+            raise ValueError(f"Adadelta: rho={group['rho']} must be at least 0 and below 1, each of a pair too.")
+        _check_eps("Adadelta", group["eps"])
 
     def slots(self, group: Mapping[str, Any]) -> tuple[str, ...]:
         return ("square_avg", "acc_delta")
 
     def numbers(self, group: Mapping[str, Any], step: int) -> Numbers:
-        rho, rho_steps = _pair(group["rho"])
+        rho, rho_steps = map(float, _pair(group["rho"]))
         return {"rate": float(group["lr"]), "rho": rho, "rho_steps": rho_steps, "eps": float(group["eps"])}
 
     def move(self, params: Tensors, grads: Tensors, state: dict[str, Tensors], n: Numbers) -> None:
@@ -114,7 +124,9 @@ class WindowAdadelta(Optimizer):
         window: n, the number of steps; that of a parameter is fixed when it makes its first step.
         eps: epsilon, above 0: the first steps grow out of it.
         weight_decay: lambda of the decay.
+        foreach: taken, as scripts for torch give it; it changes nothing.
         maximize: climb.
+        capturable, differentiable: torch's, False: see :class:`Optimizer`.
         decay: "coupled", "decoupled" or "independent": see :func:`weight_decay_`.
         nonfinite: "mask", "skip" or "raise": see :class:`Optimizer`.
 
@@ -147,27 +159,35 @@ class WindowAdadelta(Optimizer):
         window: int = 20,
         eps: float = 1e-6,
         weight_decay: float = 0.0,
+        foreach: bool | None = None,
         *,
+        capturable: bool = False,
         maximize: bool = False,
+        differentiable: bool = False,
         decay: str = "coupled",
         nonfinite: str = "mask",
     ) -> None:
-        if window != int(window) or window < 1:
-            raise ValueError(f"WindowAdadelta: window={window} must be a number of steps, 1 or more.")
-        _check_eps("WindowAdadelta", eps)
         super().__init__(
             params,
             {
-                "lr": lr, "window": int(window), "eps": eps, "weight_decay": weight_decay, "maximize": maximize, "decay": decay,
+                "lr": lr, "window": window, "eps": eps, "weight_decay": weight_decay, "maximize": maximize,
+                "foreach": foreach, "capturable": capturable, "differentiable": differentiable, "decay": decay,
                 "nonfinite": nonfinite,
             },
         )  # fmt: skip
+
+    def check(self, group: Mapping[str, Any]) -> None:
+        super().check(group)
+        window = number("WindowAdadelta", "window", group["window"])
+        if not (window.is_integer() and window >= 1):
+            raise ValueError(f"WindowAdadelta: window={group['window']} must be a number of steps, 1 or more.")
+        _check_eps("WindowAdadelta", group["eps"])
 
     def slots(self, group: Mapping[str, Any]) -> tuple[str, ...]:
         return ("square_window", "delta_window")
 
     def begin(self, group: Mapping[str, Any], slot: str, parameter: torch.Tensor) -> torch.Tensor:
-        return parameter.new_zeros((group["window"], *parameter.shape))
+        return parameter.new_zeros((int(group["window"]), *parameter.shape))
 
     def numbers(self, group: Mapping[str, Any], step: int) -> Numbers:
         return {"rate": float(group["lr"]), "eps": float(group["eps"]), "step": step}
@@ -183,9 +203,8 @@ class WindowAdadelta(Optimizer):
         torch._foreach_add_(params, steps, alpha=-n["rate"])
 
 
-def _pair(rho: float | tuple[float, float]) -> tuple[float, float]:
-    first, second = rho if isinstance(rho, (tuple, list)) else (rho, rho)
-    return float(first), float(second)
+def _pair(rho: float | tuple[float, float]) -> tuple[float, ...]:
+    return tuple(rho) if isinstance(rho, (tuple, list)) else (rho, rho)
 
 
 def _check_eps(name: str, eps: float) -> None:

@@ -32,7 +32,9 @@ class Adagrad(Optimizer):
         weight_decay: lambda of the decay.
         initial_accumulator_value: G before the first step.
         eps: epsilon; may be 0.
+        foreach, fused: taken, as scripts for torch give them; they change nothing.
         maximize: climb.
+        differentiable: torch's, False: see :class:`Optimizer`.
         decay: "coupled" (torch's), "decoupled" or "independent": see :func:`weight_decay_`.
         eps_in_sqrt: eps inside of the root.
         nonfinite: "mask", "skip" or "raise": see :class:`Optimizer`.
@@ -66,8 +68,11 @@ class Adagrad(Optimizer):
         weight_decay: float = 0.0,
         initial_accumulator_value: float = 0.0,
         eps: float = 1e-10,
+        foreach: bool | None = None,
         *,
         maximize: bool = False,
+        differentiable: bool = False,
+        fused: bool | None = None,
         decay: str = "coupled",
         eps_in_sqrt: bool = False,
         nonfinite: str = "mask",
@@ -76,8 +81,8 @@ class Adagrad(Optimizer):
             params,
             {
                 "lr": lr, "lr_decay": lr_decay, "weight_decay": weight_decay,
-                "initial_accumulator_value": initial_accumulator_value, "eps": eps, "maximize": maximize, "decay": decay,
-                "eps_in_sqrt": eps_in_sqrt, "nonfinite": nonfinite,
+                "initial_accumulator_value": initial_accumulator_value, "eps": eps, "maximize": maximize,
+                "foreach": foreach, "differentiable": differentiable, "fused": fused, "decay": decay, "eps_in_sqrt": eps_in_sqrt, "nonfinite": nonfinite,
             },
         )  # fmt: skip
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from trimtab.optim.optimizer import Numbers, Optimizer, Tensors
+from trimtab.optim.optimizer import Numbers, Optimizer, Tensors, check_shares
 
 GROUP = "optimization"
 
@@ -35,6 +35,9 @@ class Adam(Optimizer):
         weight_decay: lambda of the decay.
         amsgrad: divide by the root of the largest mean square so far (before its correction, as in torch).
         maximize: climb.
+        foreach, fused: taken, as scripts for torch give them; they change nothing.
+        capturable, differentiable: torch's, False: see :class:`Optimizer`.
+        decoupled_weight_decay: torch's word for ``decay="decoupled"``.
         decay: "coupled" (as torch's Adam), "decoupled" (as AdamW) or "independent": see :func:`weight_decay_`.
         eps_in_sqrt: eps inside of the root.
         nonfinite: "mask", "skip" or "raise": see :class:`Optimizer`.
@@ -68,20 +71,35 @@ class Adam(Optimizer):
         weight_decay: float = 0.0,
         amsgrad: bool = False,
         *,
+        foreach: bool | None = None,
         maximize: bool = False,
+        capturable: bool = False,
+        differentiable: bool = False,
+        fused: bool | None = None,
+        decoupled_weight_decay: bool = False,
         decay: str = "coupled",
         eps_in_sqrt: bool = False,
         nonfinite: str = "mask",
     ) -> None:
-        if not all(0 <= beta < 1 for beta in betas):
-            raise ValueError(f"{type(self).__name__}: betas={betas} must each be at least 0 and below 1.")
+        if decoupled_weight_decay:
+            if decay == "independent":
+                raise ValueError(
+                    "Adam: decoupled_weight_decay=True is decay='decoupled'; got decay='independent' too. Give one of them."
+                )
+            decay = "decoupled"
         super().__init__(
             params,
             {
-                "lr": lr, "betas": tuple(betas), "eps": eps, "weight_decay": weight_decay, "amsgrad": amsgrad,
-                "maximize": maximize, "decay": decay, "eps_in_sqrt": eps_in_sqrt, "nonfinite": nonfinite,
+                "lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "amsgrad": amsgrad,
+                "maximize": maximize, "foreach": foreach, "capturable": capturable, "differentiable": differentiable,
+                "fused": fused, "decoupled_weight_decay": decay != "coupled", "decay": decay, "eps_in_sqrt": eps_in_sqrt,
+                "nonfinite": nonfinite,
             },
         )  # fmt: skip
+
+    def check(self, group: Mapping[str, Any]) -> None:
+        super().check(group)
+        check_shares(type(self).__name__, "betas", group["betas"], 2)
 
     def slots(self, group: Mapping[str, Any]) -> tuple[str, ...]:
         return ("exp_avg", "exp_avg_sq", "max_exp_avg_sq") if group["amsgrad"] else ("exp_avg", "exp_avg_sq")
@@ -127,13 +145,18 @@ class AdamW(Adam):
         amsgrad: bool = False,
         *,
         maximize: bool = False,
+        foreach: bool | None = None,
+        capturable: bool = False,
+        differentiable: bool = False,
+        fused: bool | None = None,
         decay: str = "decoupled",
         eps_in_sqrt: bool = False,
         nonfinite: str = "mask",
     ) -> None:
         super().__init__(
             params, lr, betas, eps, weight_decay, amsgrad,
-            maximize=maximize, decay=decay, eps_in_sqrt=eps_in_sqrt, nonfinite=nonfinite,
+            maximize=maximize, foreach=foreach, capturable=capturable, differentiable=differentiable, fused=fused,
+            decay=decay, eps_in_sqrt=eps_in_sqrt, nonfinite=nonfinite,
         )  # fmt: skip
 
 

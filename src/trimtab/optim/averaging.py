@@ -78,8 +78,18 @@ class WeightAverage:
         return {"average": self.average, "averaged": self.averaged}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a checkpoint."""
-        self.average = {name: tensor.clone() for name, tensor in state["average"].items()}
+        """Go on from a checkpoint, also from the ``state_dict`` of torch's ``AveragedModel``.
+
+        The other way round, ``average.copy_to(averaged_model.module)`` and ``averaged_model.n_averaged.fill_(average.averaged)``.
+        """
+        if "n_averaged" in state:  # torch's, whose names begin with "module."
+            named = {name.removeprefix("module."): value for name, value in state.items() if name != "n_averaged"}
+            state = {"averaged": state["n_averaged"], "average": named if int(state["n_averaged"]) else {}}
+        self.average = {
+            name: tensor.detach().to(torch.promote_types(tensor.dtype, torch.float32), copy=True)
+            for name, tensor in state["average"].items()
+            if tensor.is_floating_point() or tensor.is_complex()
+        }
         self.averaged = int(state["averaged"])
 
 
@@ -185,4 +195,8 @@ class SWA(WeightAverage):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         super().load_state_dict(state)
-        self.steps = int(state["steps"])
+        self.steps = int(state["steps"]) if "steps" in state else self._steps_of(self.averaged)
+
+    def _steps_of(self, averaged: int) -> int:
+        """The step at which so many have been averaged."""
+        return self.start + (averaged - 1) * self.every if averaged else 0

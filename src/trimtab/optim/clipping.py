@@ -22,19 +22,22 @@ GROUP = "optimization"
 
 @torch.no_grad()
 def clip_grad_value_(
-    parameters: Parameters, low: float, high: float | None = None, *, stats: ClipStats | None = None
+    parameters: Parameters,
+    clip_value: float | tuple[float, float],
+    foreach: bool | None = None,
+    *,
+    stats: ClipStats | None = None,
 ) -> torch.Tensor:
     r"""Clips each entry of the gradients into an interval, in place.
 
     .. math:: g \leftarrow \max(\min(g, b), a)
 
-    One number c is the interval [-c, c] (torch's ``clip_value``, Keras' ``clipvalue``, optax' ``clip``); with two, a and b may differ
-    in size. The direction of the gradient changes. An infinite entry becomes the bound, with a warning; a NaN stays.
+    One number c is the interval [-c, c] (as torch's, Keras' ``clipvalue``, optax' ``clip``); of a pair, a and b may differ in size. The direction of the gradient changes. An infinite entry becomes the bound, with a warning; a NaN stays.
 
     Args:
         parameters: whose gradients to clip; those without are left out.
-        low: a, or the size of both bounds.
-        high: b.
+        clip_value: the size of both bounds, or the pair (a, b).
+        foreach: taken, as torch's; it changes nothing.
         stats: takes in how hard it acted.
 
     Returns:
@@ -50,12 +53,20 @@ def clip_grad_value_(
 
     >>> w = torch.zeros(3, requires_grad=True)
     >>> w.grad = torch.tensor([-3.0, 0.5, 3.0])
-    >>> clip_grad_value_(w, -2.0, 1.0)
+    >>> clip_grad_value_(w, (-2.0, 1.0))
     tensor(3., dtype=torch.float64)
     >>> w.grad
     tensor([-2.0000,  0.5000,  1.0000])
     """
-    low, high = bounds("clip_grad_value_", low, high)
+    if not (foreach is None or isinstance(foreach, bool)):
+        raise ValueError(
+            f"clip_grad_value_: foreach={foreach!r} must be True, False or None. Two bounds are given as a pair: "
+            f"clip_grad_value_(parameters, ({clip_value}, {foreach}))."
+        )
+    given = tuple(clip_value) if isinstance(clip_value, (tuple, list)) else (clip_value, None)
+    if len(given) != 2:
+        raise ValueError(f"clip_grad_value_: clip_value={clip_value} must be one number or a pair, the two bounds.")
+    low, high = bounds("clip_grad_value_", *given)
     groups = [[part for g in group if (part := own(g)).numel()] for group in numbers_of(parameters)]
     groups = [group for group in groups if group]
     if not groups:
@@ -80,9 +91,11 @@ def clip_grad_value_(
 def clip_grad_norm_(
     parameters: Parameters,
     max_norm: float,
+    norm_type: float = 2.0,
+    error_if_nonfinite: bool = False,
+    foreach: bool | None = None,
     *,
     per_parameter: bool = False,
-    norm_type: float = 2.0,
     stats: ClipStats | None = None,
 ) -> torch.Tensor:
     r"""Scales the gradients back to a norm of b when they are longer, in place; the direction stays.
@@ -97,8 +110,10 @@ def clip_grad_norm_(
     Args:
         parameters: whose gradients to clip; those without are left out.
         max_norm: b, positive.
+        norm_type: p of the p-norm, positive; ``math.inf`` or "inf" for the largest magnitude.
+        error_if_nonfinite: raise an error where a gradient is not finite, instead of the warning; none is changed then.
+        foreach: taken, as torch's; it changes nothing.
         per_parameter: clip each tensor by its own norm.
-        norm_type: p of the p-norm, positive; ``math.inf`` for the largest magnitude.
         stats: takes in how hard it acted.
 
     Returns:
@@ -106,6 +121,7 @@ def clip_grad_norm_(
 
     Raises:
         ValueError: if b or p is not positive.
+        RuntimeError: for gradients that are not finite, if wanted.
 
     When it helps: recurrent and very deep networks, cliffs of the loss, rare bad batches. When it hurts: a bound far below the usual norm makes
     every step small.
@@ -119,14 +135,21 @@ def clip_grad_norm_(
     >>> w.grad
     tensor([0.6000, 0.8000])
     """
-    for name, value in (("max_norm", max_norm), ("norm_type", norm_type)):
-        if not value > 0:
-            raise ValueError(f"clip_grad_norm_: {name}={value} must be positive.")
+    max_norm, norm_type = (
+        positive("clip_grad_norm_", name, value) for name, value in (("max_norm", max_norm), ("norm_type", norm_type))
+    )
     groups = numbers_of(parameters)
     if not groups:
         return torch.zeros((), dtype=torch.float64)
     norms = norms_of(groups, norm_type)
     total = torch.linalg.vector_norm(norms, norm_type)
+    if error_if_nonfinite and not total.isfinite():
+        bad = len(norms) - int(norms.isfinite().sum())
+        raise RuntimeError(
+            f"clip_grad_norm_: the total norm of the gradients is {float(total)}, and must be finite: {bad} of {len(norms)} gradients "
+            "are not. None was changed. Find the layer that they come from with trimtab watch, or give error_if_nonfinite=False to "
+            "go on with a warning."
+        )
     shorten_(groups, norms, norms if per_parameter else total, max_norm, stats)
     return total
 
@@ -155,12 +178,24 @@ def shorten_(
     report(len(norms) - int(norms.isfinite().sum()), len(norms), stats, strongest)
 
 
+def positive(what: str, key: str, value: float | str) -> float:
+    """A number that must be positive; also as text, as torch takes norms ("inf")."""
+    try:
+        found = float(value)
+    except (TypeError, ValueError):
+        raise ValueError(f"{what}: {key}={value!r} must be a positive number.") from None
+    if not found > 0:
+        raise ValueError(f"{what}: {key}={value} must be positive.")
+    return found
+
+
 def bounds(what: str, low: float, high: float | None) -> tuple[float, float]:
     """The interval of :func:`clip_grad_value_`, or an error."""
     if high is None:
         if not low > 0:
+            meant = f" Did you mean {-low}?" if low < 0 else ""
             raise ValueError(
-                f"{what}: one bound, {low}, must be positive: gradients are kept between -{low} and {low}."
+                f"{what}: one bound, {low}, must be positive: it is the size of both, as 0.5 keeps gradients between -0.5 and 0.5.{meant}"
             )
         return -low, low
     if not low <= high:

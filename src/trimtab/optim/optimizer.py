@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from abc import ABC, abstractmethod
 from collections import defaultdict
@@ -17,6 +18,10 @@ from trimtab.optim.weight_decay import check_kind, scheduled_base_lr
 GROUP = "optimization"
 NONFINITE = ("mask", "skip", "raise")
 USER = 6  # the stack level of a warning that shall name the line of optimizer.step(): torch wraps four functions around step
+_CANNOT = {
+    "capturable": "a step asks how often each parameter has moved, which a CUDA graph cannot be asked.",
+    "differentiable": "steps are not recorded for gradients.",
+}
 _ONE = torch.tensor(1.0, device="cpu")  # a number would be made a tensor for each step counter anew
 _PLAIN = (torch.Tensor, torch.nn.Parameter)  # others may not be memory at all
 Tensors = list[torch.Tensor]
@@ -35,7 +40,11 @@ class Optimizer(torch.optim.Optimizer, ABC):
     * ``nonfinite`` says what becomes of a gradient that is not finite, with a warning or an error, never in silence: ``"mask"``
       leaves those entries as they are, weight and state; ``"skip"`` leaves out the whole step; ``"raise"`` raises
       ``FloatingPointError``. Each reads all gradients once more, except for "mask" in the kernel, which costs nothing.
-    * closures, parameter groups, and state_dicts whose tensors have the names of torch's, so that either loads the other's.
+    * closures, parameter groups, and state_dicts whose tensors and settings have the names of torch's, so that either loads the
+      other's, those of old versions too.
+    * torch's flags: ``foreach`` and ``fused`` are taken and change nothing, for there is one way to compute here (a
+      ``GradScaler`` unscales before the step); ``capturable=True`` and ``differentiable=True`` are refused. A checkpoint of
+      torch's that was saved with them goes on without.
 
     float32 on the processor is computed by a kernel in one pass over parameters, gradients and state; everything else
     by torch's multi-tensor operations, in the type of the parameters.
@@ -47,16 +56,23 @@ class Optimizer(torch.optim.Optimizer, ABC):
     )
 
     def __init__(self, params: Any, defaults: dict[str, Any]) -> None:
+        self.check(defaults)
+        super().__init__(params, defaults)
+
+    def check(self, group: Mapping[str, Any]) -> None:
+        """Refuse settings, of all groups or of one, that cannot be."""
         name = type(self).__name__
         for key in ("lr", "weight_decay", "eps", "lr_decay", "initial_accumulator_value"):
-            if key in defaults and not float(defaults[key]) >= 0:
-                raise ValueError(f"{name}: {key}={defaults[key]} must be 0 or more.")
-        check_kind(name, defaults["decay"], "decay")
-        if defaults["nonfinite"] not in NONFINITE:
+            if key in group and not 0 <= number(name, key, group[key]) < math.inf:
+                raise ValueError(f"{name}: {key}={group[key]} must be {'finite' if group[key] > 0 else '0 or more'}.")
+        check_kind(name, group["decay"], "decay")
+        if group["nonfinite"] not in NONFINITE:
             raise ValueError(
-                f"{name}: nonfinite={defaults['nonfinite']!r} must be one of {', '.join(map(repr, NONFINITE))}."
+                f"{name}: nonfinite={group['nonfinite']!r} must be one of {', '.join(map(repr, NONFINITE))}."
             )
-        super().__init__(params, defaults)
+        for flag, why in _CANNOT.items():
+            if group.get(flag):
+                raise ValueError(f"{name}: {flag}=True is not possible: {why} Leave it out, or take torch.optim's.")
 
     # -- what a member gives -----------------------------------------------------------------------------------------
 
@@ -86,11 +102,22 @@ class Optimizer(torch.optim.Optimizer, ABC):
             for key, value in self.defaults.items():
                 group.setdefault(key, value)
             group.setdefault("base_lr", float(group["lr"]))
+        for known in self.state.values():
+            step = known.get("step") if isinstance(known, dict) else None
+            if step is not None and not (isinstance(step, torch.Tensor) and step.is_cpu and step.dtype is _ONE.dtype):
+                # a number in torch before 1.12; on the parameter's device where torch's was fused or captured
+                known["step"] = torch.tensor(float(step), dtype=_ONE.dtype, device="cpu")
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """As in torch; the group remembers its rate as the base of independent weight decay."""
+        if isinstance(param_group, dict):
+            if "decoupled_weight_decay" in param_group and "decay" not in param_group:
+                param_group["decay"] = "decoupled" if param_group["decoupled_weight_decay"] else "coupled"
+            self.check({**self.defaults, **param_group})
         super().add_param_group(param_group)
         group = self.param_groups[-1]
+        if "decoupled_weight_decay" in group:
+            group["decoupled_weight_decay"] = group["decay"] != "coupled"
         group.setdefault("base_lr", float(group["lr"]))
 
     @_disable_dynamo
@@ -246,6 +273,25 @@ class Optimizer(torch.optim.Optimizer, ABC):
                     moved.append((p, p.clone(), coupled))
                     p.sub_(buffer, alpha=share)
         return moved
+
+
+def number(name: str, key: str, value: Any) -> float:
+    """A setting that must be one number, as a number or as a tensor."""
+    if isinstance(value, torch.Tensor) and value.numel() != 1:
+        raise ValueError(f"{name}: {key} must be one number; got a tensor of shape {tuple(value.shape)}.")
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise ValueError(f"{name}: {key}={value!r} must be a number.") from None
+
+
+def check_shares(name: str, key: str, shares: Any, many: int = 1) -> None:
+    """Refuse what is not a share of something old that stays, from 0 to below 1, or not so many of them."""
+    given = shares if many > 1 and isinstance(shares, (tuple, list)) else [shares]
+    if len(given) != many:
+        raise ValueError(f"{name}: {key}={shares} must be {many} numbers, each at least 0 and below 1.")
+    if not all(0 <= number(name, key, one) < 1 for one in given):
+        raise ValueError(f"{name}: {key}={shares} must {'each ' * (many > 1)}be at least 0 and below 1.")
 
 
 def _decay(group: Mapping[str, Any]) -> Numbers:

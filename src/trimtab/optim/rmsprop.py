@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from trimtab.optim.adam import roots
-from trimtab.optim.optimizer import Numbers, Optimizer, Tensors
-from trimtab.optim.sgd import check_momentum, momentum_, momentum_numbers
+from trimtab.optim.optimizer import Numbers, Optimizer, Tensors, check_shares
+from trimtab.optim.sgd import check_forms, momentum_, momentum_numbers
 
 GROUP = "optimization"
 
@@ -42,7 +42,9 @@ class RMSprop(Optimizer):
         weight_decay: lambda of the decay.
         momentum: rho, from 0 to below 1.
         centered: divide by the deviation of the gradient instead.
+        foreach: taken, as scripts for torch give it; it changes nothing.
         maximize: climb.
+        capturable, differentiable: torch's, False: see :class:`Optimizer`.
         decay: "coupled" (torch's), "decoupled" or "independent": see :func:`weight_decay_`.
         nesterov: the usual Nesterov form; needs momentum.
         lookahead: Nesterov's gradient at the real point ahead; needs momentum and ``step(closure)``.
@@ -78,8 +80,11 @@ class RMSprop(Optimizer):
         weight_decay: float = 0.0,
         momentum: float = 0.0,
         centered: bool = False,
-        *,
+        capturable: bool = False,
+        foreach: bool | None = None,
         maximize: bool = False,
+        differentiable: bool = False,
+        *,
         decay: str = "coupled",
         nesterov: bool = False,
         lookahead: bool = False,
@@ -87,17 +92,21 @@ class RMSprop(Optimizer):
         eps_in_sqrt: bool = False,
         nonfinite: str = "mask",
     ) -> None:
-        if not 0 <= alpha < 1:
-            raise ValueError(f"RMSprop: alpha={alpha} must be at least 0 and below 1.")
-        check_momentum("RMSprop", momentum, nesterov, lookahead)
+        check_forms("RMSprop", momentum, nesterov, lookahead, lr_in_momentum)
         super().__init__(
             params,
             {
                 "lr": lr, "alpha": alpha, "eps": eps, "weight_decay": weight_decay, "momentum": momentum, "centered": centered,
-                "maximize": maximize, "decay": decay, "nesterov": nesterov, "lookahead": lookahead,
+                "maximize": maximize, "foreach": foreach, "capturable": capturable, "differentiable": differentiable,
+                "decay": decay, "nesterov": nesterov, "lookahead": lookahead,
                 "lr_in_momentum": lr_in_momentum, "eps_in_sqrt": eps_in_sqrt, "nonfinite": nonfinite,
             },
         )  # fmt: skip
+
+    def check(self, group: Mapping[str, Any]) -> None:
+        super().check(group)
+        check_shares("RMSprop", "alpha", group["alpha"])
+        check_shares("RMSprop", "momentum", group["momentum"])
 
     def slots(self, group: Mapping[str, Any]) -> tuple[str, ...]:
         centered = ("grad_avg",) if group["centered"] else ()

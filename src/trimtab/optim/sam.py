@@ -80,6 +80,13 @@ class SAM(torch.optim.Optimizer):
             group.setdefault("rho", rho)
             group.setdefault("adaptive", adaptive)
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        for group in self.param_groups:  # a checkpoint of the base optimizer has no radius
+            for key in ("rho", "adaptive"):
+                if key in self.defaults:
+                    group.setdefault(key, self.defaults[key])
+
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One step.

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 
-from trimtab.optim.optimizer import Numbers, Optimizer, Tensors
+from trimtab.optim.optimizer import Numbers, Optimizer, Tensors, check_shares, number
 
 GROUP = "optimization"
 
@@ -40,6 +41,8 @@ class SGD(Optimizer):
         weight_decay: lambda of the decay.
         nesterov: the usual Nesterov form; needs momentum, and no dampening.
         maximize: climb.
+        foreach, fused: taken, as scripts for torch give them; they change nothing.
+        differentiable: torch's, False: see :class:`Optimizer`.
         decay: "coupled" (torch's), "decoupled" or "independent": see :func:`weight_decay_`.
         lr_in_momentum: the rate inside of the buffer.
         lookahead: Nesterov's gradient at the real point ahead.
@@ -82,22 +85,32 @@ class SGD(Optimizer):
         nesterov: bool = False,
         *,
         maximize: bool = False,
+        foreach: bool | None = None,
+        differentiable: bool = False,
+        fused: bool | None = None,
         decay: str = "coupled",
         lr_in_momentum: bool = False,
         lookahead: bool = False,
         nonfinite: str = "mask",
     ) -> None:
-        check_momentum("SGD", momentum, nesterov, lookahead)
+        check_forms("SGD", momentum, nesterov, lookahead, lr_in_momentum)
         if (nesterov or lookahead) and dampening != 0:
             raise ValueError(f"SGD: Nesterov's momentum needs dampening=0; got dampening={dampening}.")
         super().__init__(
             params,
             {
                 "lr": lr, "momentum": momentum, "dampening": dampening, "weight_decay": weight_decay, "nesterov": nesterov,
-                "maximize": maximize, "decay": decay, "lr_in_momentum": lr_in_momentum, "lookahead": lookahead,
+                "maximize": maximize, "foreach": foreach, "differentiable": differentiable, "fused": fused,
+                "decay": decay, "lr_in_momentum": lr_in_momentum, "lookahead": lookahead,
                 "nonfinite": nonfinite,
             },
         )  # fmt: skip
+
+    def check(self, group: Mapping[str, Any]) -> None:
+        super().check(group)
+        check_shares("SGD", "momentum", group["momentum"])
+        if not math.isfinite(number("SGD", "dampening", group["dampening"])):
+            raise ValueError(f"SGD: dampening={group['dampening']} must be finite.")
 
     def slots(self, group: Mapping[str, Any]) -> tuple[str, ...]:
         return ("momentum_buffer",) if group["momentum"] else ()
@@ -110,12 +123,15 @@ class SGD(Optimizer):
         torch._foreach_add_(params, direction, alpha=-n["rate"])
 
 
-def check_momentum(name: str, momentum: float, nesterov: bool, lookahead: bool) -> None:
-    """Refuse a momentum out of range, and forms that exclude each other."""
-    if not 0 <= momentum < 1:
-        raise ValueError(f"{name}: momentum={momentum} must be at least 0 and below 1.")
+def check_forms(name: str, momentum: float, nesterov: bool, lookahead: bool, lr_in_momentum: bool) -> None:
+    """Refuse forms that exclude each other."""
     if (nesterov or lookahead) and momentum == 0:
         raise ValueError(f"{name}: Nesterov's momentum needs momentum above 0, usually 0.9; got momentum={momentum}.")
+    if lr_in_momentum and momentum == 0:
+        raise ValueError(
+            f"{name}: lr_in_momentum=True says where the rate stands in the momentum, so it needs momentum above 0; got "
+            f"momentum={momentum}."
+        )
     if nesterov and lookahead:
         raise ValueError(
             f"{name}: nesterov=True and lookahead=True are two forms of the same method; choose one of them."

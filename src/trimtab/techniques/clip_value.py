@@ -59,5 +59,5 @@ class ClipValue(Technique):
             training,
             f"entries of gradients clipped into [{low:g}, {high:g}]",
             lambda: stats,
-            lambda parameters, scale, _: clip_grad_value_(parameters, low * scale, high * scale, stats=stats),
+            lambda parameters, scale, _: clip_grad_value_(parameters, (low * scale, high * scale), stats=stats),
         )

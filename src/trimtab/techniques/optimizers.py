@@ -274,6 +274,8 @@ class Turn:
         numbers = {**self.numbers, "weight_decay": factor}
         if "decay" in numbers and self.weight_decay is None:
             numbers["decay"] = how
+            if "decoupled_weight_decay" in numbers:  # torch's word for it
+                numbers["decoupled_weight_decay"] = how != "coupled"
         if "maximize" in numbers:
             numbers["maximize"] = bool(group.get("maximize"))
         if group.get("lr") is None:
