@@ -32,7 +32,7 @@ def arguments() -> dict[str, list[tuple]]:
         ],
         "group_norm": [(leaf(*x), leaf(4), leaf(4), leaf(*x), key, 2, 1e-5, "gelu_tanh", 0.3)],
         "response_norm": [(leaf(*x), 3, 0.1, 0.75, 1.0)],
-        "dropout": [(leaf(*x), key, 0.3, 0)],
+        "dropout": [(leaf(*x), key, 0.3)],
         "cross_entropy": [
             (leaf(6, 9), torch.tensor([0, 8, -100, 3, 3, 1]), torch.rand(9), 0.1, -100),
             (leaf(6, 9), torch.arange(6), None, 0.0, -100),

@@ -9,7 +9,7 @@ from torch import nn
 
 from trimtab.nn import ops
 from trimtab.nn.checks import check_p
-from trimtab.nn.draws import OwnGenerator, bernoulli
+from trimtab.nn.draws import OwnGenerator, bernoulli, kept
 
 GROUP = "regularization"
 LOWEST = -1.0507009873554805 * 1.6732632423543772  # -scale * alpha of SELU: its value far to the left
@@ -74,4 +74,4 @@ def to_lowest(x: torch.Tensor, p: float, key: torch.Tensor) -> torch.Tensor:
         return x * 0.0
     a = 1 / math.sqrt((1 - p) * (1 + p * LOWEST**2))
     b = -a * p * LOWEST
-    return torch.where(bernoulli(x.shape, p, key, x.device), a * x + b, a * LOWEST + b)
+    return kept(bernoulli(x.shape, p, key, x.device), a * x + b, a * LOWEST + b)

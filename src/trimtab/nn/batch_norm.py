@@ -20,6 +20,7 @@ from trimtab.nn.checks import (
 )
 from trimtab.nn.ops import channel_norm, draw_key, torch_is_better
 from trimtab.nn.ops.common import after as follow
+from trimtab.nn.ops.common import torch_takes
 
 GROUP = "normalization"
 Momentum = float | tuple[float, float] | None
@@ -67,6 +68,7 @@ def batch_norm(
     if (
         residual is None and mask is None and activation == "none" and (dropout == 0 or not training)
         and unbiased and not isinstance(momentum, tuple) and (not training or torch_is_better("batch", input))
+        and torch_takes(input, running_mean, running_var, weight, bias)
     ):  # fmt: skip
         if training:
             check_more_than_one(input)

@@ -44,9 +44,9 @@ def batch_renorm(
             axes = [d for d in range(input.dim()) if d != 1]
             wide = input.detach().to(torch.promote_types(input.dtype, torch.float32))
             variance, mean = torch.var_mean(wide, axes, correction=0)
-            running = torch.sqrt(running_var + eps)
+            running = torch.sqrt(running_var.to(variance) + eps)
             r = (torch.sqrt(variance + eps) / running).clamp(1 / r_max, r_max)  # type: ignore[arg-type]
-            d = ((mean - running_mean) / running).clamp(-d_max, d_max)  # type: ignore[arg-type]
+            d = ((mean - running_mean.to(mean)) / running).clamp(-d_max, d_max)  # type: ignore[arg-type]
         # gamma (z r + d) + beta is a batch norm with another scale and shift, so that one pass does it all
         shift = d if weight is None else weight * d
         weight = r if weight is None else weight * r

@@ -10,6 +10,7 @@ import torch
 from torch._compile import _disable_dynamo  # torch.compiler.disable would import the compiler here and now: a second
 
 from trimtab.nn import ops
+from trimtab.nn.ops.common import laid_out_like
 
 
 def check_choice(part: str, name: str, value: str, choices: Iterable[str]) -> None:
@@ -68,8 +69,13 @@ def bernoulli(shape: torch.Size | tuple[int, ...], p: float, key: torch.Tensor, 
 def exactly(shape: torch.Size | tuple[int, ...], dropped: int, key: torch.Tensor, device: torch.device) -> torch.Tensor:
     """Bools of which exactly ``dropped`` are ``False`` in each entry of the first dimension, every choice of them as likely."""
     n = units(shape)
-    order = _order(key, math.prod(shape) // max(n, 1), n, device)
-    return torch.ones_like(order, dtype=torch.bool).scatter_(-1, order[:, :dropped], False).view(shape)
+    order = uniform((math.prod(shape) // max(n, 1), n), torch.float32, key, device).argsort(-1)
+    return torch.ones_like(order, dtype=torch.bool).scatter(-1, order[:, :dropped], False).view(shape)
+
+
+def kept(keep: torch.Tensor, x: torch.Tensor, otherwise: float = 0.0) -> torch.Tensor:
+    """x where a mask keeps it, laid out as x is."""
+    return torch.where(laid_out_like(keep, x) if keep.shape == x.shape else keep, x, otherwise)
 
 
 def normal(like: torch.Tensor, deviation: float, key: torch.Tensor) -> torch.Tensor:
@@ -77,24 +83,36 @@ def normal(like: torch.Tensor, deviation: float, key: torch.Tensor) -> torch.Ten
     return _normal(key, like.shape, deviation, like.dtype, like.device)
 
 
-# Ops, since a compiler cannot look into what a generator does.
+def uniform(shape: Sequence[int], dtype: torch.dtype, key: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Numbers between 0 and 1."""
+    return _uniform(key, shape, dtype, device)
 
 
-@torch.library.custom_op("trimtab::order_of_key", mutates_args=())
-def _order(key: torch.Tensor, rows: int, n: int, device: torch.device) -> torch.Tensor:
-    return torch.rand(rows, n, generator=seeded(key, device), device=device).argsort(-1)
+# Ops, since neither a compiler nor vmap can look into what a generator does.
 
 
-@_order.register_fake
-def _(key: torch.Tensor, rows: int, n: int, device: torch.device) -> torch.Tensor:
-    return torch.empty(rows, n, dtype=torch.int64, device=device)
+# The vmap of batched gradients forbids random numbers; those of a key are none.
+_VMAP: Any = torch._C._parse_dispatch_key("VmapMode")
+_no_vmap = torch._C.DispatchKeySet(_VMAP)
+
+
+@torch.library.custom_op("trimtab::uniform_of_key", mutates_args=())
+def _uniform(key: torch.Tensor, shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    with torch._C._ExcludeDispatchKeyGuard(_no_vmap):
+        return torch.rand(tuple(shape), generator=seeded(key, device), dtype=dtype, device=device)
+
+
+@_uniform.register_fake
+def _(key: torch.Tensor, shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    return torch.empty(tuple(shape), dtype=dtype, device=device)
 
 
 @torch.library.custom_op("trimtab::normal_of_key", mutates_args=())
 def _normal(
     key: torch.Tensor, shape: Sequence[int], deviation: float, dtype: torch.dtype, device: torch.device
 ) -> torch.Tensor:
-    return torch.empty(shape, dtype=dtype, device=device).normal_(1, deviation, generator=seeded(key, device))
+    with torch._C._ExcludeDispatchKeyGuard(_no_vmap):
+        return torch.empty(shape, dtype=dtype, device=device).normal_(1, deviation, generator=seeded(key, device))
 
 
 @_normal.register_fake
@@ -102,6 +120,19 @@ def _(
     key: torch.Tensor, shape: Sequence[int], deviation: float, dtype: torch.dtype, device: torch.device
 ) -> torch.Tensor:
     return torch.empty(shape, dtype=dtype, device=device)
+
+
+def _rows_of(op: Any) -> Any:
+    """Of a batch of keys (``vmap(..., randomness="different")``) each draws its own."""
+
+    def rows(info: Any, dims: tuple, keys: torch.Tensor, *arguments: Any) -> tuple[torch.Tensor, int]:
+        return torch.stack([op(key, *arguments) for key in keys.movedim(dims[0], 0)]), 0
+
+    return rows
+
+
+for _op in (_uniform, _normal):
+    _op.register_vmap(_rows_of(_op))
 
 
 def units(shape: torch.Size | tuple[int, ...]) -> int:

@@ -10,7 +10,7 @@ from torch import nn
 
 from trimtab.nn import ops
 from trimtab.nn.checks import check_p
-from trimtab.nn.draws import OwnGenerator, bernoulli
+from trimtab.nn.draws import OwnGenerator, bernoulli, kept
 
 GROUP = "regularization"
 POOLS = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
@@ -86,8 +86,8 @@ class DropBlock(OwnGenerator, nn.modules.dropout._DropoutNd):
 def without_blocks(x: torch.Tensor, p: float, block_size: int, key: torch.Tensor) -> torch.Tensor:
     """DropBlock with the mask of a key."""
     keep = kept_blocks(tuple(x.shape), p, block_size, key, x.device)
-    kept = keep.sum().clamp(min=1).to(torch.promote_types(x.dtype, torch.float32))
-    return torch.where(keep, x * (keep.numel() / kept).to(x.dtype), 0)
+    count = keep.sum().clamp(min=1).to(torch.promote_types(x.dtype, torch.float32))
+    return kept(keep, x * (keep.numel() / count).to(x.dtype))
 
 
 def kept_blocks(

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from trimtab.nn import ops
 from trimtab.nn.checks import check_activation
-from trimtab.nn.draws import OwnGenerator, check_choice, normal
+from trimtab.nn.draws import OwnGenerator, check_choice, uniform
 
 GROUP = "regularization"
 INFERENCE = ("moment_matching", "weight_scaling")
@@ -44,11 +44,25 @@ class DropConnectMask(OwnGenerator, nn.Module):
         return f"p={self.p}"
 
 
+def _normals(samples: int, units: int, like: torch.Tensor) -> torch.Tensor:
+    """Draws from N(0, 1), (samples, units), the same in every call: each unit takes the quantiles of the normal in an order of its own,
+    a Latin hypercube, whose mean over the draws is far nearer to the expectation than that of free ones."""
+    at = (torch.arange(samples, device=like.device, dtype=torch.float64) + 0.5) / samples
+    quantiles = torch.special.ndtri(at)
+    quantiles = quantiles / quantiles.square().mean().sqrt().clamp(
+        min=1e-6
+    )  # of variance 1, though the tails are missing
+    key = torch.zeros(1, dtype=torch.int64)
+    order = uniform((units, samples), torch.float32, key, like.device).argsort(-1)
+    return quantiles.to(like.dtype)[order].T
+
+
 class _DropConnect(nn.Module):
     """What linear layers and convolutions share: torch's layer, with masks on its weight and bias."""
 
     weight: Any
     bias: Any
+    _units: tuple[int, ...] = (-1,)  # the shape of one number for each unit beside an output
 
     def _set_up(
         self,
@@ -101,10 +115,11 @@ class _DropConnect(nn.Module):
             return f(self._mean * self._map(input, self.weight, self.bias))
         mean, variance = self.moments(input)
         deviation = variance.clamp_min(torch.finfo(variance.dtype).tiny).sqrt()  # the root has no gradient at 0
-        key, total = self.mask.draw_key(), torch.zeros_like(mean)
-        for place in range(self.samples):
-            total = total + f(mean + deviation * (normal(mean, 1.0, key + place) - 1))  # noise of mean 1
-        return total / self.samples
+        draws = _normals(self.samples, len(self.weight), mean).unflatten(1, self._units)
+        total = torch.zeros_like(mean, dtype=torch.promote_types(mean.dtype, torch.float32))
+        for draw in draws:
+            total = total + f(mean + deviation * draw)
+        return (total / self.samples).to(mean.dtype)
 
     def extra_repr(self) -> str:
         f = self.activation if isinstance(self.activation, str) else type(self.activation).__name__
@@ -121,8 +136,9 @@ class DropConnectLinear(_DropConnect, nn.Linear):
 
     with x of shape (..., in_features), W of shape (out_features, in_features), and y of shape (..., out_features). The
     sum over many masked weights is nearly normal, with exactly these moments, so that evaluation averages the *outputs*
-    of Z sub-networks; ``inference="weight_scaling"`` puts the mean through instead, ``y = f((1-p)(W x + b))``, which draws
-    nothing. Where f is the identity the two are one.
+    of Z sub-networks; ``inference="weight_scaling"`` puts the mean through instead, ``y = f((1-p)(W x + b))``. Where f is the
+    identity the two are one. The Z values of :math:`(u_z - \mu)/\sigma` are always the same, quantiles of the normal in an order that
+    differs from unit to unit, so that evaluation draws from no generator and gives the same result every time.
 
     A drop-in for ``torch.nn.Linear``: same arguments, same keys of ``state_dict``. ``p`` is the probability of *dropping*;
     003's (and the paper's) p keeps. 003 multiplies f(W x) by the mean of f(u), which would apply f twice; here the mean is
@@ -137,11 +153,11 @@ class DropConnectLinear(_DropConnect, nn.Linear):
         p: probability of dropping a weight, 0 <= p < 1.
         activation: f, the activation that follows, applied here: "none", "relu", "gelu", "gelu_tanh", "silu", or a function.
         inference: "moment_matching" or "weight_scaling".
-        samples: Z, the number of draws for each output in evaluation.
+        samples: Z, the number of values for each output in evaluation.
         scaling: "original", masked weights as they are, or "inverted", divided by 1 - p.
         per_sample: draw a mask for each sample (each index of the first dimension), as the paper does, instead of one for the
             batch. It takes N times the memory of the weight.
-        generator: source of masks and draws; torch's global generator if ``None``. A CPU generator serves every device.
+        generator: source of masks; torch's global generator if ``None``. A CPU generator serves every device.
 
     Raises:
         ValueError: for a p outside [0, 1), fewer than one sample, and unknown choices.
@@ -208,6 +224,7 @@ class _DropConnectConv(_DropConnect):
     ) -> None:
         super().__init__(*args, **kwargs)
         self._set_up(p, activation, inference, samples, scaling, generator)
+        self._units = (-1, *(1 for _ in self.kernel_size))  # type: ignore[union-attr]
 
     def _map(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         return self._conv_forward(x, weight, bias)  # type: ignore[operator]
@@ -217,7 +234,7 @@ class DropConnectConv1d(_DropConnectConv, nn.Conv1d):
     """``torch.nn.Conv1d`` with DropConnect: one mask on its kernel for the batch and all places.
 
     Arguments are those of torch, then those of :class:`DropConnectLinear` (without ``per_sample``) by keyword. In evaluation each
-    place is drawn on its own: the moments are exact, that neighbouring places share a mask is not kept.
+    output has its own moments, which are exact, and all places of a channel the same Z values.
     See :class:`DropConnectLinear`.
 
     >>> DropConnectConv1d(3, 8, 5, p=0.2)(torch.randn(2, 3, 16)).shape

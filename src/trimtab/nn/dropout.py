@@ -7,7 +7,7 @@ from torch import nn
 
 from trimtab.nn import ops
 from trimtab.nn.checks import check_has_channels, check_p
-from trimtab.nn.draws import OwnGenerator, bernoulli, check_choice, exactly, units
+from trimtab.nn.draws import OwnGenerator, bernoulli, check_choice, exactly, kept, units
 
 GROUP = "regularization"
 SCALINGS = ("inverted", "original")
@@ -63,7 +63,7 @@ def drop(
     if (scaling, count, shape) == ("inverted", "bernoulli", "element"):
         return ops.dropout(x, p, key)
     keep = exactly(mask, dropped, key, x.device) if count == "exact" else bernoulli(mask, p, key, x.device)
-    return torch.where(keep, x / (1 - share) if scaling == "inverted" else x, 0)
+    return kept(keep, x / (1 - share) if scaling == "inverted" else x)
 
 
 def mask_shape(x: torch.Tensor, shape: str) -> tuple[int, ...]:

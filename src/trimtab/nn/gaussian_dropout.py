@@ -101,6 +101,8 @@ def noisy(x: torch.Tensor, key: torch.Tensor, deviation: float) -> torch.Tensor:
 class _Noisy(torch.autograd.Function):
     """Linear in x and its own transpose, so that one function serves in all directions."""
 
+    generate_vmap_rule = True
+
     @staticmethod
     def forward(x: torch.Tensor, key: torch.Tensor, deviation: float) -> torch.Tensor:
         return x * normal(x, deviation, key)

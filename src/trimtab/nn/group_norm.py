@@ -20,7 +20,7 @@ from trimtab.nn.checks import (
     divisors,
     extra,
 )
-from trimtab.nn.ops.common import in_type
+from trimtab.nn.ops.common import in_widest
 
 GROUP = "normalization"
 
@@ -51,9 +51,9 @@ def group_norm(
         residual is None
         and activation == "none"
         and (dropout == 0 or not training)
-        and ops.torch_is_better("group", input)
+        and ops.torch_is_better("group", input, weight)
     ):
-        return F.group_norm(input, num_groups, in_type(weight, input), in_type(bias, input), eps)
+        return in_widest(lambda x, w, b: F.group_norm(x, num_groups, w, b, eps), input, weight, bias)
     key = ops.draw_key() if training and dropout > 0 else None
     return ops.group_norm(
         input, num_groups, weight, bias, eps=eps, residual=residual, activation=activation, p=dropout, key=key

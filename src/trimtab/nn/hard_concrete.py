@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from trimtab.nn import ops
-from trimtab.nn.draws import OwnGenerator, seeded
+from trimtab.nn.draws import OwnGenerator, uniform
 
 GROUP = "regularization"
 Stretch = tuple[float, float]
@@ -131,21 +131,10 @@ def _gates(log_alpha: torch.Tensor, key: torch.Tensor | None, temperature: float
     low, high = stretch
     logits = _wide(log_alpha)
     if key is not None:
-        u = _uniform(key, logits.shape, logits.dtype, logits.device)  # in 16 bits u = 0 would be common
+        u = uniform(logits.shape, logits.dtype, key, logits.device)  # in 16 bits u = 0 would be common
         logits = (torch.logit(u) + logits) / temperature
     return (low + (high - low) * torch.sigmoid(logits)).clamp(0, 1).to(log_alpha.dtype)
 
 
 def _wide(x: torch.Tensor) -> torch.Tensor:
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
-
-
-# An op, since a compiler cannot look into what a generator does.
-@torch.library.custom_op("trimtab::uniform_of_key", mutates_args=())
-def _uniform(key: torch.Tensor, shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    return torch.rand(tuple(shape), generator=seeded(key, device), dtype=dtype, device=device)
-
-
-@_uniform.register_fake
-def _(key: torch.Tensor, shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    return torch.empty(tuple(shape), dtype=dtype, device=device)

@@ -17,7 +17,7 @@ from trimtab.nn.checks import (
     check_residual,
     extra,
 )
-from trimtab.nn.ops.common import in_type
+from trimtab.nn.ops.common import in_widest, laid_out_like, memory_format_of, torch_takes
 
 GROUP = "normalization"
 
@@ -63,8 +63,13 @@ def instance_norm(
             "It needs more than one position: leave it out where maps have shrunk to one, or use GroupNorm there."
         )
     plain = residual is None and activation == "none" and key is None
-    if plain and running_mean is None and ops.torch_is_better("instance", input):
-        return F.instance_norm(input, None, None, in_type(weight, input), in_type(bias, input), True, momentum, eps)
+    if plain and running_mean is None and ops.torch_is_better("instance", input, weight):
+
+        def norm(x: torch.Tensor, w: torch.Tensor | None, b: torch.Tensor | None) -> torch.Tensor:
+            return F.instance_norm(x, None, None, w, b, True, momentum, eps)
+
+        y = norm(input, weight, bias) if torch_takes(input, weight, bias) else in_widest(norm, input, weight, bias)
+        return laid_out_like(y, input) if memory_format_of(input) is not torch.contiguous_format else y
     if running_mean is not None and running_var is not None:
         with torch.no_grad():
             wide = input.detach().flatten(2).to(running_mean.dtype)

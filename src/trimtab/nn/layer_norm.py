@@ -19,7 +19,7 @@ from trimtab.nn.checks import (
     extra,
 )
 from trimtab.nn.ops import draw_key, row_norm, torch_is_better
-from trimtab.nn.ops.common import in_type
+from trimtab.nn.ops.common import in_widest, laid_out_like
 
 GROUP = "normalization"
 
@@ -45,7 +45,13 @@ def layer_norm(
     True
     """
     dropout = dropout if training else 0.0
-    if residual is None and activation == "none" and dropout == 0 and eps > 0 and torch_is_better("layer", input):
+    if (
+        residual is None
+        and activation == "none"
+        and dropout == 0
+        and eps > 0
+        and torch_is_better("layer", input, weight)
+    ):
         return _by_torch("layer_norm", input, normalized_shape, weight, bias, eps)
     check_trailing("layer_norm", input, tuple(normalized_shape))
     return over_last(input, len(normalized_shape), weight, bias, eps, True, residual, activation, dropout)
@@ -54,7 +60,7 @@ def layer_norm(
 def _by_torch(part, input, normalized_shape, weight, bias, eps):  # type: ignore[no-untyped-def]
     # checks only when something is wrong: for a small tensor they would cost as much as the norm
     try:
-        return F.layer_norm(input, normalized_shape, in_type(weight, input), in_type(bias, input), eps)
+        return in_widest(lambda x, w, b: F.layer_norm(x, normalized_shape, w, b, eps), input, weight, bias)
     except RuntimeError:
         check_trailing(part, input, tuple(normalized_shape))
         check_entries(part, input, torch.Size(normalized_shape), weight=weight, bias=bias)
@@ -179,7 +185,7 @@ class LayerNorm(nn.LayerNorm):
             check_residual("LayerNorm", input, residual)
             # in channels_last layout these views are contiguous, and nothing is copied
             moved = None if residual is None else residual.movedim(1, -1)
-            return self._normalize(input.movedim(1, -1), moved).movedim(-1, 1)
+            return laid_out_like(self._normalize(input.movedim(1, -1), moved).movedim(-1, 1), input)
         return self._normalize(input, residual)
 
     def _complain_of_channels(self, input: torch.Tensor) -> NoReturn:
@@ -193,7 +199,7 @@ class LayerNorm(nn.LayerNorm):
     def _normalize(self, input: torch.Tensor, residual: torch.Tensor | None) -> torch.Tensor:
         dropout = self.dropout if self.training else 0.0
         plain = residual is None and self.activation == "none" and dropout == 0 and self.eps > 0
-        if plain and torch_is_better("layer", input):
+        if plain and torch_is_better("layer", input, self.weight):
             return _by_torch("LayerNorm", input, self.normalized_shape, self.weight, self.bias, self.eps)
         check_trailing("LayerNorm", input, tuple(self.normalized_shape))
         check_residual("LayerNorm", input, residual)

@@ -9,6 +9,7 @@ from torch import nn
 
 from trimtab.nn.checks import check_trailing
 from trimtab.nn.ops import row_norm
+from trimtab.nn.ops.common import batched
 
 GROUP = "normalization"
 
@@ -64,6 +65,8 @@ def power_norm(
                     )
                 with torch.no_grad():
                     projected = g - running_gradient.to(g) * z
+                    if batched(g):  # many gradients at once look at the norm and do not train it
+                        return None if warming_up else projected
                     running_gradient.add_(
                         ((projected * z).sum(axes) / count).to(running_gradient), alpha=share_of_gradient
                     )

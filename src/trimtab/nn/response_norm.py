@@ -7,6 +7,7 @@ from torch import nn
 
 from trimtab.nn import ops
 from trimtab.nn.checks import check_has_channels
+from trimtab.nn.ops.common import laid_out_like
 
 GROUP = "normalization"
 
@@ -30,8 +31,10 @@ def local_response_norm(
     if size < 1:
         raise ValueError(f"local_response_norm(size={size}): size is a number of channels and must be at least 1.")
     if divide_by_size:
-        return ops.response_norm(input, size, alpha / size, beta, k)
-    return ops.response_norm(input, size + 1 - size % 2, alpha, beta, k)
+        alpha = alpha / size
+    else:
+        size += 1 - size % 2
+    return laid_out_like(ops.response_norm(input, size, alpha, beta, k), input)
 
 
 class LocalResponseNorm(nn.LocalResponseNorm):

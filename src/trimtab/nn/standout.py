@@ -7,11 +7,10 @@ from collections.abc import Callable
 
 import torch
 from torch import nn
-from torch._compile import _disable_dynamo  # torch.compiler.disable would import the compiler at once
 
 from trimtab.nn import ops
 from trimtab.nn.checks import check_activation
-from trimtab.nn.draws import OwnGenerator, seeded
+from trimtab.nn.draws import OwnGenerator, uniform
 
 GROUP = "regularization"
 
@@ -34,17 +33,12 @@ class StandoutMask(OwnGenerator, nn.Module):
         keep = torch.sigmoid(self.alpha * z + self.beta)
         if not sampling:
             return x * keep
-        mask = (_uniform(self.draw_key(), keep) < keep).to(x.dtype)
+        mask = (uniform(keep.shape, torch.float32, self.draw_key(), keep.device) < keep).to(x.dtype)
         # straight through: the value is the mask's, the gradient the probability's
         return x * (mask + keep - keep.detach() if learns else mask)
 
     def extra_repr(self) -> str:
         return f"alpha={self.alpha}, beta={self.beta}"
-
-
-@_disable_dynamo
-def _uniform(key: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    return torch.rand(like.shape, generator=seeded(key, like.device), device=like.device)
 
 
 class Standout(nn.Module):

@@ -7,19 +7,33 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 from torch.nn.utils.rnn import PackedSequence
 
 from trimtab.nn import ops
 from trimtab.nn.draws import OwnGenerator
+from trimtab.nn.ops.common import in_transform
 from trimtab.nn.recurrent import STATES, State, _LayerNormRNN, _Weights
 
 GROUP = "regularization"
 
 STATES.update(RNN_TANH=("h",), RNN_RELU=("h",))
 
+
+def _lstm_cell(x: torch.Tensor, state: State, w: _Weights) -> State:
+    if not in_transform():
+        return torch.lstm_cell(x, state, *w[:4])
+    # vmap has no rule for torch's
+    h, c = state
+    gates = F.linear(x, w.weight_ih, w.bias_ih) + F.linear(h, w.weight_hh, w.bias_hh)
+    i, f, g, o = gates.chunk(4, -1)
+    c = f.sigmoid() * c + i.sigmoid() * g.tanh()
+    return o.sigmoid() * c.tanh(), c
+
+
 # of each mode, a time step: input, state and weights to the new state
 CELLS: dict[str, Callable[[torch.Tensor, State, _Weights], State]] = {
-    "LSTM": lambda x, state, w: torch.lstm_cell(x, state, *w[:4]),
+    "LSTM": _lstm_cell,
     "GRU": lambda x, state, w: (torch.gru_cell(x, state[0], *w[:4]),),
     "RNN_TANH": lambda x, state, w: (torch.rnn_tanh_cell(x, state[0], *w[:4]),),
     "RNN_RELU": lambda x, state, w: (torch.rnn_relu_cell(x, state[0], *w[:4]),),

@@ -18,10 +18,12 @@ from trimtab.nn.ops.common import (
     as_type_of,
     backend_of,
     gradient_room,
+    in_widest,
     like_input,
     memory_format_of,
     pointer,
     residual_room,
+    torch_takes,
     without_residual_if_linear,
 )
 from trimtab.nn.ops.kernel_op import KernelOp
@@ -69,9 +71,14 @@ def composed(
         with torch.no_grad():
             variance, mean = torch.var_mean(x.detach().to(wide), axes, correction=0)
             stats = torch.stack([mean, (variance + eps).rsqrt(), variance])
-        z = F.batch_norm(x, None, None, weight, bias, True, 0.0, eps)
+        given: tuple = (None, None, weight, bias)
     else:
-        z = F.batch_norm(x, stats[0].to(wide), stats[2].to(wide), weight, bias, False, 0.0, eps)
+        given = (stats[0].to(wide), stats[2].to(wide), weight, bias)
+
+    def norm(x, mean, variance, weight, bias):  # type: ignore[no-untyped-def]
+        return F.batch_norm(x, mean, variance, weight, bias, mean is None, 0.0, eps)
+
+    z = norm(x, *given) if torch_takes(x, *given) else in_widest(norm, x, *given)
     return after(z, residual, activation, p, key, x), stats
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -23,6 +24,13 @@ DTYPES = (torch.float32, torch.bfloat16)
 MASK = 0xFFFFFFFF
 _interpreters = torch._C._functorch.peek_interpreter_stack  # of torch.func: vmap, jvp, grad
 _dispatch_modes = torch._C._len_torch_dispatch_stack
+_keys_of = torch._C._dispatch_keys
+_BATCHED: Any = torch._C._parse_dispatch_key("Batched")
+
+
+def in_transform() -> bool:
+    """Whether this runs under a transform of ``torch.func``."""
+    return _interpreters() is not None
 
 
 def backend_of(x: torch.Tensor) -> str:
@@ -37,15 +45,29 @@ def backend_of(x: torch.Tensor) -> str:
         return "torch"
     if torch.compiler.is_compiling():
         return "torch" if torch.compiler.is_exporting() else "cpu"
-    if (
+    return "cpu" if _readable(x) else "torch"
+
+
+def _readable(x: torch.Tensor) -> bool:
+    """Whether the numbers of x lie at its address, and nothing follows what is done with them."""
+    return not (
         type(x) not in (torch.Tensor, torch.nn.Parameter)
-        or _interpreters() is not None
+        or in_transform()
         or torch.autograd.forward_ad._current_level >= 0
         or torch._C._get_tracing_state() is not None
         or _dispatch_modes() > 0
-    ):
-        return "torch"
-    return "cpu"
+    )
+
+
+def batched(gradient: torch.Tensor) -> bool:
+    """Whether it stands for the rows of a batch (``is_grads_batched=True``, ``jacobian(..., vectorize=True)``), which only torch's
+    operations see through."""
+    return _keys_of(gradient).has(_BATCHED)
+
+
+def readable(gradients: tuple[torch.Tensor | None, ...]) -> bool:
+    """Whether a kernel can read all gradients that arrived."""
+    return all(g is None or (_readable(g) and not batched(g)) for g in gradients)
 
 
 # Plain norms of fewer entries than this are quicker by torch's own operations, whose calls cost half a kernel's from Python:
@@ -59,9 +81,32 @@ SMALL: dict[str, dict[torch.dtype, int]] = {
 }
 
 
-def torch_is_better(kind: str, x: torch.Tensor) -> bool:
-    """Whether torch's own operation should do a plain norm: where no kernel serves, and where the tensor is small."""
-    return x.numel() < SMALL[kind].get(x.dtype, 0) or backend_of(x) == "torch"
+def torch_is_better(kind: str, x: torch.Tensor, weight: torch.Tensor | None = None) -> bool:
+    """Whether torch's own operation should do a plain norm: where no kernel serves, and where the tensor is small and its weights
+    are of its type."""
+    small = x.numel() < SMALL[kind].get(x.dtype, 0) and (weight is None or weight.dtype is x.dtype)
+    return small or backend_of(x) == "torch"
+
+
+def torch_takes(x: torch.Tensor, *tensors: torch.Tensor | None) -> bool:
+    """Whether torch's batch norm takes weights and statistics of these types: that of x, or float32 beside a half."""
+    others = {t.dtype for t in tensors if t is not None} - {x.dtype}
+    if not others:
+        return True
+    mixed = any(t is not None and t.dtype is x.dtype for t in tensors)
+    return others == {torch.float32} and x.dtype in (torch.bfloat16, torch.float16) and not mixed
+
+
+def in_widest(norm: Callable[..., torch.Tensor], x: torch.Tensor, *weights: torch.Tensor | None) -> torch.Tensor:
+    """norm(x, *weights) by torch, in the widest type among them where they differ, and the result in the type of x.
+
+    Cast to a narrower x, as autocast makes it, weights would get gradients with no more digits than it has.
+    """
+    kinds = {w.dtype for w in weights if w is not None} - {x.dtype}
+    if not kinds:
+        return norm(x, *weights)
+    widest = functools.reduce(torch.promote_types, kinds, x.dtype)
+    return norm(x.to(widest), *(w if w is None else w.to(widest) for w in weights)).to(x.dtype)
 
 
 def pointer(tensor: torch.Tensor | None) -> int:
@@ -76,19 +121,39 @@ def as_float(tensor: torch.Tensor | None) -> torch.Tensor | None:
     return tensor.detach().to(torch.float32).contiguous()
 
 
-def in_type(tensor: torch.Tensor | None, x: torch.Tensor) -> torch.Tensor | None:
-    """The tensor in the type of x: torch's operations want weights of the input's type."""
-    return tensor if tensor is None or tensor.dtype is x.dtype else tensor.to(x.dtype)
+def memory_order(x: torch.Tensor) -> tuple[int, ...] | None:
+    """The dimensions of x from the slowest to the fastest in memory, as torch lays out what it computes entry by entry from x;
+    None for a contiguous x."""
+    if x.is_contiguous():
+        return None
+    strides = torch.empty_like(x, device="meta").stride()  # of a slice or an expanded x too
+    order = tuple(sorted(range(x.dim()), key=lambda d: -strides[d]))
+    return None if order == tuple(range(x.dim())) else order
+
+
+def inverse(order: tuple[int, ...]) -> list[int]:
+    """The permutation that undoes one."""
+    return sorted(range(len(order)), key=order.__getitem__)
+
+
+def in_order(x: torch.Tensor, order: tuple[int, ...] | None) -> torch.Tensor:
+    """x laid out with its dimensions in this order of memory; the shape stays."""
+    if order is None:
+        return x.contiguous()
+    return x.permute(order).contiguous().permute(inverse(order))
+
+
+def laid_out_like(y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """y in the memory order of x, which has its shape."""
+    return y if y.stride() == x.stride() else in_order(y, memory_order(x))
+
+
+CHANNELS_LAST = {(0, 2, 3, 1): torch.channels_last, (0, 2, 3, 4, 1): torch.channels_last_3d}
 
 
 def memory_format_of(x: torch.Tensor) -> torch.memory_format:
-    """channels_last where x is laid out so (and in no simpler way), else contiguous."""
-    if not x.is_contiguous():
-        if x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last):
-            return torch.channels_last
-        if x.dim() == 5 and x.is_contiguous(memory_format=torch.channels_last_3d):
-            return torch.channels_last_3d
-    return torch.contiguous_format
+    """channels_last where x is laid out so (and in no simpler way), be it a slice, else contiguous."""
+    return CHANNELS_LAST.get(memory_order(x) or (), torch.contiguous_format)
 
 
 def draw_key(generator: torch.Generator | None = None) -> torch.Tensor:
@@ -103,25 +168,32 @@ def seed_of(key: torch.Tensor | None) -> int:
     return 0 if key is None else int(key)
 
 
+def _shifted(z: torch.Tensor, bits: int) -> torch.Tensor:
+    return (z >> bits) & ((1 << (64 - bits)) - 1)  # torch's integers have a sign, which >> would carry along
+
+
 def keep_mask(x: torch.Tensor, p: float, key: torch.Tensor) -> torch.Tensor:
     """Which entries of x a dropout keeps: those whose hash of (place in memory, key) reaches p.
 
     The same hash as in ``cpp/epilogue.h``: two rounds of xor-shift and multiply on a counter, whose start and first multiplier are
-    the seed's.
+    the seed's. The key stays a tensor, so that ``vmap`` can give each of its rows one.
     """
-    z = (seed_of(key) + 0x9E3779B97F4A7C15) % 2**64  # splitmix64 makes both of the seed
-    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
-    z = (z ^ (z >> 27)) * 0x94D049BB133111EB % 2**64
-    z ^= z >> 31
+    if in_transform():
+        key = key.to(x.device)  # a key for each row: no scalar, as which a tensor of the CPU goes along with any
+    z = key.reshape(()) + (0x9E3779B97F4A7C15 - 2**64)  # splitmix64 makes both of the seed
+    z = (z ^ _shifted(z, 30)) * (0xBF58476D1CE4E5B9 - 2**64)
+    z = (z ^ _shifted(z, 27)) * (0x94D049BB133111EB - 2**64)
+    z = z ^ _shifted(z, 31)
     start, multiplier = z & MASK, (z >> 32) & 0x7FFFFFFF | 0x40000001
     i = torch.arange(x.numel(), device=x.device)
     h = (start + (i & MASK) * 0x9E3779B9 + (i >> 32) * 0x85EBCA6B) & MASK
     h = ((h ^ (h >> 16)) * multiplier) & MASK
     h = ((h ^ (h >> 15)) * 0x735A2D97) & MASK
     keep = h >= min(int(p * 2**32), MASK)
-    if memory_format_of(x) is torch.contiguous_format:
+    order = memory_order(x)
+    if order is None:
         return keep.view(x.shape)
-    return keep.as_strided(x.shape, x.stride())
+    return keep.view([x.shape[d] for d in order]).permute(inverse(order))
 
 
 def drop(x: torch.Tensor, p: float, key: torch.Tensor | None, like: torch.Tensor) -> torch.Tensor:

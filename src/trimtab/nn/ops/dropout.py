@@ -8,15 +8,13 @@ from __future__ import annotations
 import torch
 
 from trimtab.nn.ops import common
-from trimtab.nn.ops.common import drop, memory_format_of, pointer, seed_of
+from trimtab.nn.ops.common import drop, inverse, memory_order, pointer, seed_of
 from trimtab.nn.ops.kernel_op import KernelOp
 
-FORMS = (torch.contiguous_format, torch.channels_last, torch.channels_last_3d)
 
-
-def composed(x: torch.Tensor, key: torch.Tensor, p: float, form: int) -> tuple[torch.Tensor]:
-    """By torch's operations; ``form`` is the place of x's memory format in :data:`FORMS`, by which the mask goes."""
-    return (drop(x, p, key, x.contiguous(memory_format=FORMS[form])),)
+def composed(x: torch.Tensor, key: torch.Tensor, p: float) -> tuple[torch.Tensor]:
+    """By torch's operations."""
+    return (drop(x, p, key, x),)
 
 
 def _run(x: torch.Tensor, key: torch.Tensor, p: float) -> torch.Tensor:
@@ -28,26 +26,35 @@ def _run(x: torch.Tensor, key: torch.Tensor, p: float) -> torch.Tensor:
 
 
 def _backward(gradients, tensors, kept, settings, wanted):  # type: ignore[no-untyped-def]
-    (dy,), (_, key), (p, form) = gradients, tensors, settings
-    return (_run(dy.contiguous(memory_format=FORMS[form]), key, p),)
+    (dy,), (_, key), (p,) = gradients, tensors, settings
+    return (_run(dy.contiguous(), key, p),)
+
+
+def _with_graph(gradients, tensors, kept, settings, wanted):  # type: ignore[no-untyped-def]
+    (dy,), (_, key), (p,) = gradients, tensors, settings
+    return (drop(dy, p, key, torch.empty(dy.shape, device=dy.device)),)  # dy may be a batch, which the mask is not
 
 
 _op = KernelOp(
     "dropout",
     tensors="x key",
     differentiable=1,
-    settings="float p, int form",
+    settings="float p",
     outputs=1,
     extra=0,
     composed=composed,
-    forward=lambda x, key, p, form: (_run(x, key, p),),
+    forward=lambda x, key, p: (_run(x, key, p),),
     fake=lambda x, *_: (torch.empty_like(x),),
     backward=_backward,
+    with_graph=_with_graph,
     keeps=lambda tensors, results, settings: (None, tensors[1]),
 )
 
 
 def dropout(x: torch.Tensor, p: float, key: torch.Tensor) -> torch.Tensor:
-    """y, for a key of :func:`draw_key`."""
-    form = memory_format_of(x)
-    return _op(x.contiguous(memory_format=form), key, p, FORMS.index(form))[0]
+    """y, for a key of :func:`draw_key`. The mask goes by the place in memory, of which the op sees one long row."""
+    order = memory_order(x)
+    if order is None:
+        return _op(x.contiguous(), key, p)[0]
+    y = _op(x.permute(order).contiguous(), key, p)[0]
+    return y.permute(inverse(order))

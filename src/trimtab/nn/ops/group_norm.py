@@ -17,7 +17,7 @@ from trimtab.nn.ops.common import (
     as_float,
     as_type_of,
     gradient_room,
-    in_type,
+    in_widest,
     like_input,
     memory_format_of,
     pointer,
@@ -56,7 +56,7 @@ def composed(
     p: float,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """By torch's operations: y, and two empty tensors in the place of what the kernel keeps."""
-    z = F.group_norm(x, groups, in_type(weight, x), in_type(bias, x), eps)
+    z = in_widest(lambda x, w, b: F.group_norm(x, groups, w, b, eps), x, weight, bias)
     return after(z, residual, activation, p, key, x), x.new_empty(0), x.new_empty(0)
 
 

@@ -2,7 +2,7 @@
 
 * in eager mode an ``autograd.Function`` calls the kernel on addresses: least overhead;
 * under ``torch.compile`` the same functions stand behind two ``torch.library`` ops, which the compiler need not look into;
-* everything else, and every second derivative, goes through torch's operations.
+* everything else, and every second or batched derivative, goes through torch's operations.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from trimtab.nn.ops.common import backend_of
+from trimtab.nn.ops.common import backend_of, readable
 
 Tensors = tuple[torch.Tensor | None, ...]
 
@@ -150,10 +150,14 @@ class KernelOp:
         self, gradients: Tensors, tensors: Tensors, kept: Tensors, settings: tuple, wanted: tuple[bool, ...]
     ) -> Tensors:
         like = next(gradient for gradient in gradients if gradient is not None)
+        twice = torch.is_grad_enabled()
         with torch.enable_grad():
-            # a summand that was not kept: its value does not matter, its gradient does
+            # A summand that was not kept: its value does not matter, its gradient does. Of what was kept a view, so that the
+            # derivative by one of them ends there, and does not go on to another on which it depends.
             filled = [
-                torch.zeros_like(like, requires_grad=True) if t is None and yes else t
+                torch.zeros(like.shape, dtype=like.dtype, device=like.device, requires_grad=True)
+                if t is None and yes
+                else (t if t is None else t.view_as(t))
                 for t, yes in zip(tensors[: self.differentiable], wanted, strict=True)
             ]
             outputs = self.composed(*filled, *tensors[self.differentiable :], *settings)[: self.outputs]
@@ -163,7 +167,7 @@ class KernelOp:
                     [output for output, _ in pairs],
                     [t for t, yes in zip(filled, wanted, strict=True) if yes and t is not None],
                     [gradient for _, gradient in pairs],
-                    create_graph=True,
+                    create_graph=twice,
                 )
             )
         return tuple(next(found) if yes else None for yes in wanted)
@@ -198,6 +202,7 @@ class _Function(torch.autograd.Function):
         gradients = gradients[: op.outputs]
         found: Tensors = (None,) * op.differentiable
         if any(gradient is not None for gradient in gradients):
-            run = op.with_graph if torch.is_grad_enabled() else op.backward  # enabled: create_graph=True
+            # enabled: create_graph=True
+            run = op.with_graph if torch.is_grad_enabled() or not readable(gradients) else op.backward
             found = run(gradients, tensors, kept, ctx.settings, wanted)
         return None, *found, *(None,) * (op.count - op.differentiable + len(ctx.settings))

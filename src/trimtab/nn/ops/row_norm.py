@@ -20,7 +20,8 @@ from trimtab.nn.ops.common import (
     as_type_of,
     drop,
     gradient_room,
-    in_type,
+    in_widest,
+    laid_out_like,
     like_input,
     pointer,
     residual_room,
@@ -65,15 +66,16 @@ def composed(
     h = drop(x, before_p, before_key, x)
     if before is not None:
         h = h + before
-    # torch's LayerNorm is taken where it means the same; it wants weight and bias of the input's type
-    if eps == 0:
-        z = reference(h, weight, bias, eps, centered)
-    elif centered:
-        z = F.layer_norm(h, h.shape[-1:], in_type(weight, h), in_type(bias, h), eps)
-    else:
-        z = F.rms_norm(h, h.shape[-1:], in_type(weight, h), eps)
-        z = z if bias is None else z + bias.to(h.dtype)
-    nothing = x.new_empty(0)
+
+    def norm(h, weight, bias):  # type: ignore[no-untyped-def]
+        if eps == 0:  # torch's gives NaN for a constant row
+            return reference(h, weight, bias, eps, centered)
+        if centered:
+            return F.layer_norm(h, h.shape[-1:], weight, bias, eps)
+        z = F.rms_norm(h, h.shape[-1:], weight, eps)
+        return z if bias is None else z + bias
+
+    z, nothing = in_widest(norm, h, weight, bias), x.new_empty(0)
     return after(z, residual, activation, p, key, x), h if keep_h else nothing, nothing, nothing
 
 
@@ -181,10 +183,15 @@ def row_norm(
     key: torch.Tensor | None = None,
     keep_h: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """(y, h); h is empty unless ``keep_h``. Each dropout acts if its key is given (:func:`draw_key`)."""
-    x = x.contiguous()
+    """(y, h); h is empty unless ``keep_h``. Each dropout acts if its key is given (:func:`draw_key`).
+
+    As torch's, LayerNorm gives a contiguous tensor, and RMSNorm one of the memory order of x.
+    """
+    given, x = x, x.contiguous()
     y, h, _, _ = _op(
         x, weight, bias, like_input(before, x), like_input(residual, x), before_key, key,
         eps, centered, activation, before_p, p, keep_h,
     )  # fmt: skip
+    if not centered and x is not given:
+        y, h = laid_out_like(y, given), laid_out_like(h, given) if keep_h else h
     return y, h
