@@ -95,6 +95,7 @@ _SUMMARIES = {"best": BEST, "mean": MEAN, "final": _FINAL}
 _PREFIXES: dict[str, Source] = {"metric": "asked", "printed": "printed", "logged": "logged", "written": "written"}
 
 
+@functools.lru_cache(maxsize=2048)  # a script prints the same words all the time
 def plain_words(text: str) -> str:
     """A name or a piece of text as lower-case words: ``valAcc``, ``val/acc`` and ``val_acc`` are the same.
 
@@ -105,6 +106,7 @@ def plain_words(text: str) -> str:
     return re.sub(r"[\s_/.\-]+", " ", apart).strip().lower()
 
 
+@functools.lru_cache(maxsize=2048)
 def score_in(words: str) -> tuple[str, Goal, tuple[int, int]] | None:
     """The last score that some :func:`plain_words` name: its canonical name, which way is better, and where it stands.
 
@@ -122,6 +124,7 @@ def score_in(words: str) -> tuple[str, Goal, tuple[int, int]] | None:
     return name.format(rank), goal, (start, end)
 
 
+@functools.lru_cache(maxsize=2048)
 def split_in(words: str) -> Split | None:
     """Which part of the data some :func:`plain_words` speak of: ``""`` for none, ``None`` for several."""
     found: dict[Any, None] = {match.lastgroup: None for match in SPLIT.finditer(words)}
@@ -130,6 +133,7 @@ def split_in(words: str) -> Split | None:
     return None if len(found) > 1 else next(iter(found), "")
 
 
+@functools.lru_cache(maxsize=2048)
 def summary_in(words: str) -> str:
     """``"best"``, ``"mean"`` or ``"final"`` where some :func:`plain_words`, but for their score, say that a number sums others up.
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import io
 import math
+import time
 
 import pytest
 
-from trimtab.training.printed import Lines, Printed, printed_numbers
+from trimtab.quantities import score_in
+from trimtab.training.printed import KEPT, Lines, Printed, printed_numbers
 
 
 @pytest.mark.parametrize(
@@ -154,3 +156,48 @@ def test_a_line_without_end_is_not_kept_forever(chunk):
     for _ in range(3):
         stream.write(chunk)
     assert len(stream._reader._line) <= 10_000
+
+
+LONG = ["train ", "val_train_", "nan ", "=(1 a", "val 1 ", "acc on 1 ", "%", "(", "1 -> ", "{'loss': 0.5}, ", " "]
+
+
+def test_reading_takes_time_in_proportion_to_the_length_of_a_line():
+    """Four times the length took up to 64 times as long; more than is kept takes no longer at all."""
+
+    def seconds(length):
+        for number, unit in enumerate(LONG):
+            line = f"loss: {number}{unit * length}"[: length - 2] + "=1"
+            began = time.process_time()
+            Lines().read(line)
+            yield time.process_time() - began
+
+    shorter, longer = (min(sum(seconds(length)) for _ in range(3)) for length in (480, 1920))
+    assert longer < 10 * shorter
+    read = []
+    for end in "\n", "":
+        stream = Printed(io.StringIO(), read.append)
+        stream.write("train " * 100_000 + end)
+        stream.finish()
+    assert [len(line) for line in read] == [KEPT, KEPT]
+
+
+def test_what_a_script_prints_all_the_time_is_looked_up():
+    """The words of a label are read once, the second time its number alone."""
+    reader = Lines()
+    for step in range(100):
+        reader.read(f"step {step} of many, validation loss {step / 7:.4f}")
+        if step == 1:
+            before = score_in.cache_info().misses
+    assert score_in.cache_info().misses == before
+
+
+def test_the_end_of_a_long_line_is_read():
+    history = [{"loss": 1 / (epoch + 1), "val_acc": epoch / 1000} for epoch in range(1000)]
+    assert Lines().read(repr(history)) == {"loss": 0.001, "val accuracy": 0.999}
+    lines = []
+    stream = Printed(io.StringIO(), lines.append)
+    for text in ["." * 20_000, " loss: 0.5\r\n", "one\rtwo\r"]:
+        stream.write(text)
+    stream.finish()
+    assert lines[0].endswith(". loss: 0.5") and lines[1:] == ["two"]
+    assert Lines().read("loss: 1" + " -> 1" * 396) == {"loss": 1.0}  # not by recursion

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import contextlib
+import functools
 import io
 import math
 import os
@@ -15,11 +16,16 @@ from typing import Any
 from trimtab.quantities import BEST, MEAN, SPLIT, Split, plain_words, score_in, split_in, summary_in
 
 UNKNOWN = " "  # the score of what has the name of a part of the data alone
-LONGEST = 2000  # characters of a line that are read
+LONGEST = 2000  # characters of a line that are read for scores: its end, where a history has its newest numbers
+KEPT = 10_000  # characters of a line that are kept, also of one that has not ended yet
+LABEL = 200  # characters in front of a number that may say what it is
 HINTS = 50  # labels of unknown numbers that are kept count of
 
 _COLOUR = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+_HALF = re.compile(r"^(?:[^{]*(?={)|\S*\s)")
+_GAP = re.compile(r"(?<=\s{8})\s+")
 _PLAIN_NUMBER = r"[-+]?(?:\d{1,3}(?:,\d{3})+(?![,\d])(?:\.\d+)?|\d+\.?\d*(?:[eE][-+]?\d+)?|\.\d+|nan|inf)"
+_PLAIN = re.compile(_PLAIN_NUMBER, re.IGNORECASE)
 _NUMBER = re.compile(rf"(?<![\w.@^])(?<!top[- _]){_PLAIN_NUMBER}(?![\w@]|\.\w|-[A-Za-z])", re.IGNORECASE)
 _FRACTION = re.compile(r"\s?/\s?(\d[\d,]*)(?![\w.])")
 _AVERAGE = re.compile(rf"\s?\(\s*({_PLAIN_NUMBER})\s*\)", re.IGNORECASE)
@@ -52,7 +58,7 @@ _THINGS = re.compile(
 )
 _OUT_OF = re.compile(r"\s(?:out )?of\s(\d[\d,]*)(?![\w.])", re.IGNORECASE)
 _WITHIN = re.compile(r"\s?[(\[]\s*([^\W\d]+)\s*[)\]]")
-_BEHIND = re.compile(r"\s*%?\s*\(?\s*([^\W\d][\w \t]*?)\s*(?=[,;|)\]/]|$)")
+_BEHIND = re.compile(r"\s*%?\s*\(?\s*([^\W\d][\w \t]{0,60}?)\s*(?=[,;|)\]/]|$)")
 # Words that may stand between a score and its number, or beside a part of the data, without changing what the number is.
 _FILLING = re.compile(
     r"(?<!\w)(?:set|data|split|score|result|results|metrics|value|so far|at|on|of|the|a|is|was|reached|and|tensor)(?!\w)"
@@ -98,7 +104,7 @@ def printed_numbers(line: str, header: str = "") -> dict[str, float]:
     >>> printed_numbers("Accuracy of cat: 54%"), printed_numbers("Accuracy of the network on 100 images: 54%")
     ({'accuracy of cat': 0.54}, {'accuracy': 0.54})
     """
-    line = _COLOUR.sub("", line[:LONGEST])
+    line = _legible(line)
     found: dict[str, float] = {}
     bare: list[str] = []
     split_so_far, begin = header, 0
@@ -106,7 +112,9 @@ def printed_numbers(line: str, header: str = "") -> dict[str, float]:
     for match in _NUMBER.finditer(line):
         if match.start() < begin:  # the second half of a fraction
             continue
-        label = line[begin : match.start()]
+        label = line[max(begin, match.start() - LABEL) : match.start()]
+        if "}" in label:  # of a history: the next epoch
+            split_so_far, carried = header, ""
         words, places = _words(label)
         named = score_in(words)
         split = _split_of(words, named[2]) if named else split_in(words)
@@ -148,6 +156,13 @@ def printed_numbers(line: str, header: str = "") -> dict[str, float]:
     return found
 
 
+def _legible(line: str) -> str:
+    """What is read of a line: neither colours nor endless gaps, and of a very long one the end, from an opening brace or a blank on."""
+    if len(line) > LONGEST:
+        line = _HALF.sub("", line[-LONGEST:], count=1)
+    return _GAP.sub("", _COLOUR.sub("", line))
+
+
 def _labels(between: str, line: str, match: re.Match) -> bool:
     """Whether a number behind a score is a part of its label, which goes on behind it: ``"accuracy on 100 images: "``."""
     if not match[0].replace(",", "").isdecimal():
@@ -177,6 +192,7 @@ def _part(between: str) -> str:
     return "" if whole else f"of {words.removeprefix('class ')}"
 
 
+@functools.lru_cache(maxsize=2048)
 def _words(label: str) -> tuple[str, list[int]]:
     """:func:`plain_words` of a label, with the place in the label of each of their letters."""
     words: list[str] = []
@@ -244,10 +260,8 @@ def _value(line: str, match: re.Match) -> tuple[float, int]:
     Of ``0.51 (0.48)``, a batch and all until then, the mean; of ``0.51 -> 0.53``, the newest.
     """
     value, end = _one_value(line, match)
-    if (newer := _NEWER.match(line, end)) and (
-        behind := re.compile(_PLAIN_NUMBER, re.IGNORECASE).match(line, newer.end())
-    ):
-        return _value(line, behind)
+    while (newer := _NEWER.match(line, end)) and (behind := _PLAIN.match(line, newer.end())):
+        value, end = _one_value(line, behind)
     return value, end
 
 
@@ -291,7 +305,7 @@ class Lines:
         >>> lines.read("Validation:"), lines.read("  f1 = 0.5")
         ({}, {'val f1': 0.5})
         """
-        line = _COLOUR.sub("", line[:LONGEST])
+        line = _legible(line)
         if not line[:1].isspace() and not self._follows_header:
             self.header = ""
         self._follows_header = False
@@ -299,7 +313,8 @@ class Lines:
             self._titles(line)
             return {}
         found = self._row(line) or self._scores(line)
-        self._hint(line)
+        if ":" in line or "=" in line:
+            self._hint(line)
         return found
 
     def _scores(self, line: str) -> dict[str, float]:
@@ -389,18 +404,19 @@ class _Reader:
 
     def write(self, text: str) -> None:
         *whole, rest = text.split("\n")
-        if whole:
-            whole[0] = self._line + whole[0]
-            self._line = ""
         for line in whole:
-            self._call(line.rsplit("\r", 1)[-1])
-        self._line = (self._line + rest)[-10_000:]
+            self._end(line)
+        self._line = (self._line + rest[-KEPT:])[-KEPT:]
+
+    def _end(self, line: str) -> None:
+        """A line has ended: what is left of it where it was written over again and again."""
+        line, self._line = (self._line + line[-KEPT:])[-KEPT:], ""
+        self._call(line.rstrip("\r").rsplit("\r", 1)[-1])
 
     def finish(self) -> None:
         """What was left without an end of line is a line too."""
         if self._line:
-            self._call(self._line.rsplit("\r", 1)[-1])
-        self._line = ""
+            self._end("")
 
 
 class _Reading:
@@ -409,14 +425,23 @@ class _Reading:
     reader: _Reader
     decoder: codecs.IncrementalDecoder
     prompt = False  # hand on whole lines at once, so that they are there if the process is killed
+    unread = b""  # print() writes every argument and every blank by itself
 
     def write(self, data: Any) -> int:
         written: int = super().write(data)  # type: ignore[misc]
-        if self.prompt and b"\n" in bytes(data):
-            self.flush()  # type: ignore[attr-defined]
-        with contextlib.suppress(Exception):  # reading along must not end the writing
-            self.reader.write(self.decoder.decode(bytes(data)))
+        data = bytes(data)
+        self.unread += data
+        if b"\n" in data or len(self.unread) > KEPT:
+            if self.prompt:
+                self.flush()  # type: ignore[attr-defined]
+            self.read_along()
         return written
+
+    def read_along(self) -> None:
+        """Read what was written since the last time; that must not end the writing."""
+        unread, self.unread = self.unread, b""
+        with contextlib.suppress(Exception):
+            self.reader.write(self.decoder.decode(unread))
 
 
 class _Buffered(_Reading, io.BufferedWriter):
@@ -500,6 +525,7 @@ def read_along(stream: Any, call: Callable[[str], None]) -> tuple[Any, Callable[
     def finish() -> None:
         with contextlib.suppress(OSError, ValueError):  # the script has closed it, or nobody reads any more
             ours.flush()
+        bytes_.read_along()
         reader.finish()
 
     return ours, finish

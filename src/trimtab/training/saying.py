@@ -28,6 +28,11 @@ class Saying:
     score: str = ""
     texts: tuple[str, ...] = ()
 
+    @functools.cached_property
+    def literal(self) -> set[tuple[str, float]]:
+        """The numbers that its texts say."""
+        return {item for text in self.texts for item in printed_numbers(text).items()}
+
 
 def understood(found: dict[str, float]) -> dict[str, float]:
     """The numbers of a line that is being printed, as the code that prints it means them.
@@ -41,11 +46,10 @@ def understood(found: dict[str, float]) -> dict[str, float]:
         (one for frame in _users(sys._getframe(1)) if (one := _saying(frame.f_code, frame.f_lasti)).texts or one.score),
         Saying(),
     )
-    literal = {item for text in saying.texts for item in printed_numbers(text).items()}
     return {
         f"{name} {saying.score}" if saying.score and Quantity.read(f"printed {name}").bare else name: value
         for name, value in found.items()
-        if (name, value) not in literal
+        if (name, value) not in saying.literal
     }
 
 
