@@ -6,9 +6,6 @@
 // to the first, to meet what the caches still hold.
 #pragma once
 
-#include <algorithm>
-#include <vector>
-
 #include "columns.h"
 
 namespace trimtab::TRIMTAB_SET {
@@ -24,8 +21,8 @@ constexpr int64_t kPiece = 4096, kMergeAfter = 4 * kPiece;
 constexpr int64_t kChannelsAtOnce = 64;
 
 inline int64_t channels_per_block(const ChannelNorm& a, int64_t bytes_per_channel) {
-    int64_t fitting = std::clamp<int64_t>(kSecondLevel / bytes_per_channel, 1, kChannelsAtOnce);
-    return std::min(fitting, (a.channels + a.threads - 1) / a.threads);
+    int64_t fitting = clamp<int64_t>(kSecondLevel / max<int64_t>(bytes_per_channel, 1), 1, kChannelsAtOnce);
+    return min(fitting, (a.channels + a.threads - 1) / a.threads);
 }
 
 template <class T, bool plain, bool past> void planes_forward(const ChannelNorm& a) {
@@ -38,13 +35,13 @@ template <class T, bool plain, bool past> void planes_forward(const ChannelNorm&
 
 #pragma omp parallel for schedule(static) num_threads(a.threads)
     for (int64_t block = 0; block < blocks; block++) {
-        const int64_t begin = block * width, end = std::min(begin + width, a.channels);
+        const int64_t begin = block * width, end = min(begin + width, a.channels);
         if (a.batch_statistics) {
             ChannelSums sums[kChannelsAtOnce];
             Moments moments[kChannelsAtOnce];
             float shift[kChannelsAtOnce];  // near the mean: squares about it cancel little
             for (int64_t c = begin; c < end; c++) {
-                const int64_t some = std::min<int64_t>(plane, 64);
+                const int64_t some = min<int64_t>(plane, 64);
                 Vec total{};
                 each(some, [&](int64_t j, int m) __attribute__((always_inline)) { total += load(x + c * plane + j, m); });
                 shift[c - begin] = float(sum(total) / double(some));
@@ -62,7 +59,7 @@ template <class T, bool plain, bool past> void planes_forward(const ChannelNorm&
                     for (int64_t at = 0; at < plane; at += kPiece) {
                         const T* p = x + n * sample + c * plane + at;
                         const T* ahead = n + 1 < a.samples ? p + sample : p;
-                        const int64_t count = std::min(kPiece, plane - at);
+                        const int64_t count = min(kPiece, plane - at);
                         const float k = shift[i];
                         Vec s[4] = {}, q[4] = {};
                         each_in_turn(count, [&](int64_t j, int m, int turn) __attribute__((always_inline)) {
@@ -131,7 +128,7 @@ template <class T, bool plain, bool past> void planes_backward(const ChannelNorm
 
 #pragma omp parallel for schedule(static) num_threads(a.threads)
     for (int64_t block = 0; block < blocks; block++) {
-        const int64_t begin = block * width, end = std::min(begin + width, a.channels);
+        const int64_t begin = block * width, end = min(begin + width, a.channels);
         ChannelSums sums[kChannelsAtOnce];
         double total[kChannelsAtOnce] = {}, product[kChannelsAtOnce] = {};
         auto merge = [&](int64_t i) {
@@ -144,7 +141,7 @@ template <class T, bool plain, bool past> void planes_backward(const ChannelNorm
                 const int64_t i = c - begin;
                 const Affine affine(a.mean[c], a.rstd[c], a.weight ? a.weight[c] : 1, a.bias ? a.bias[c] : 0);
                 for (int64_t start = 0; start < plane; start += kPiece) {
-                    const int64_t at = n * sample + c * plane + start, count = std::min(kPiece, plane - start);
+                    const int64_t at = n * sample + c * plane + start, count = min(kPiece, plane - start);
                     const int64_t ahead = n + 1 < a.samples ? at + sample : at;
                     Vec s[4] = {}, q[4] = {};
                     each_in_turn(count, [&](int64_t j, int m, int turn) __attribute__((always_inline)) {
@@ -197,22 +194,24 @@ template <class T, bool plain, bool past> void rows_forward(const ChannelNorm& a
     const Epilogue<T, plain> epilogue(a.after);
     const Columns<T, plain> columns{epilogue, a.channels};
     const T* x = static_cast<const T*>(a.x);
-    std::vector<ColumnMoments> moments(a.batch_statistics ? a.threads : 0, ColumnMoments(a.channels));
+    Buffer<Moments> parts(a.batch_statistics ? a.threads * a.channels : 0);  // of each thread
     ColumnAffine affine(a.channels);
 
 #pragma omp parallel num_threads(a.threads)
     {
         const Share share(a.samples);
         if (a.batch_statistics && share.begin < share.end) {
-            moments[thread_number()].start(x + share.begin * a.channels, share.end - share.begin);
-            columns.moments(x, share.begin, share.end, moments[thread_number()]);
+            ColumnMoments moments(a.channels);
+            moments.start(x + share.begin * a.channels, share.end - share.begin);
+            columns.moments(x, share.begin, share.end, moments);
+            for (int64_t c = 0; c < a.channels; c++) parts[thread_number() * a.channels + c] = moments.of(c);
         }
 #pragma omp barrier
 #pragma omp single
         for (int64_t c = 0; c < a.channels; c++) {
             if (a.batch_statistics) {
                 Moments all;
-                for (const ColumnMoments& part : moments) all.merge(part.of(c));
+                for (int t = 0; t < a.threads; t++) all.merge(parts[t * a.channels + c]);
                 a.mean[c] = all.mean;
                 a.variance[c] = all.variance();
                 a.rstd[c] = 1 / std::sqrt(all.variance() + a.eps);
@@ -228,7 +227,7 @@ template <class T, bool plain, bool past> void rows_backward(const ChannelNorm& 
     const Epilogue<T, plain> epilogue(a.after);
     const Columns<T, plain> columns{epilogue, a.channels};
     const T *x = static_cast<const T*>(a.x), *dy = static_cast<const T*>(a.dy);
-    std::vector<double> sums(size_t(a.threads) * 2 * a.channels);  // of each thread: totals, products
+    Buffer<double> sums(a.threads * 2 * a.channels);  // of each thread: totals, products
     ColumnAffine affine(a.channels);
     for (int64_t c = 0; c < a.channels; c++)
         affine.set(c, Affine(a.mean[c], a.rstd[c], a.weight ? a.weight[c] : 1, a.bias ? a.bias[c] : 0));
@@ -236,15 +235,15 @@ template <class T, bool plain, bool past> void rows_backward(const ChannelNorm& 
 #pragma omp parallel num_threads(a.threads)
     {
         const Share share(a.samples);
-        double* mine = sums.data() + thread_number() * 2 * a.channels;
+        double* mine = sums + thread_number() * 2 * a.channels;
         columns.sums(x, dy, share.begin, share.end, affine, mine, mine + a.channels);
 #pragma omp barrier
 #pragma omp single
         for (int64_t c = 0; c < a.channels; c++) {
             double total = 0, product = 0;
             for (int t = 0; t < thread_count(); t++) {
-                total += sums[size_t(t) * 2 * a.channels + c];
-                product += sums[size_t(t) * 2 * a.channels + a.channels + c];
+                total += sums[t * 2 * a.channels + c];
+                product += sums[t * 2 * a.channels + a.channels + c];
             }
             const ChannelGradient gradient(a, c, total, product);
             affine.slope[c] = gradient.slope, affine.offset[c] = gradient.offset;

@@ -4,9 +4,6 @@
 // Memory is read in order, row by row; the sums and constants of the channels stay in registers or the first-level cache.
 #pragma once
 
-#include <algorithm>
-#include <vector>
-
 #include "epilogue.h"
 #include "moments.h"
 #include "support.h"
@@ -15,29 +12,29 @@ namespace trimtab::TRIMTAB_SET {
 
 // One value per channel, padded so that whole vectors can be read and written behind the last.
 struct Column {
-    std::vector<float> values;
+    Buffer<float> values;
     explicit Column(int64_t channels) : values(channels + kLanes) {}
     float& operator[](int64_t c) { return values[c]; }
-    TRIMTAB_INLINE Vec at(int64_t c) const { return load(values.data() + c, kLanes); }
-    TRIMTAB_INLINE void put(int64_t c, Vec v) { store(values.data() + c, v, kLanes); }
+    TRIMTAB_INLINE Vec at(int64_t c) const { return load(values + c, kLanes); }
+    TRIMTAB_INLINE void put(int64_t c, Vec v) { store(values + c, v, kLanes); }
 };
 
 // The Moments of all channels side by side, so that merging them is a loop over vectors.
 struct ColumnMoments {
+    int64_t channels;
     double count = 0;
-    std::vector<double> mean, squares;
+    Buffer<double> mean, squares;
     Column origin, first, second;  // sums of x - origin and of its square since the last merge
 
     explicit ColumnMoments(int64_t channels)
-        : mean(channels), squares(channels), origin(channels), first(channels), second(channels) {}
+        : channels(channels), mean(channels), squares(channels), origin(channels), first(channels), second(channels) {}
 
     // The origin is a guess at the mean, from the first rows: the nearer, the less cancels.
     template <class T> void start(const T* x, int64_t rows) {
         count = 0;
-        std::fill(mean.begin(), mean.end(), 0);
-        std::fill(squares.begin(), squares.end(), 0);
-        const int64_t channels = int64_t(mean.size()), some = std::min<int64_t>(rows, 16);
+        const int64_t some = min<int64_t>(rows, 16);
         for (int64_t c = 0; c < channels; c++) {
+            mean[c] = squares[c] = 0;
             float total = 0;
             for (int64_t r = 0; r < some; r++) total += load(x + r * channels + c, 1)[0];
             origin[c] = total / float(some);
@@ -45,7 +42,7 @@ struct ColumnMoments {
     }
     void merge(double n) {
         const double part = 1 / n, share = n / (count + n), weight = count * share;
-        for (size_t c = 0; c < mean.size(); c++) {
+        for (int64_t c = 0; c < channels; c++) {
             const double s = first[c] * part, delta = origin[c] + s - mean[c];
             squares[c] += second[c] - first[c] * s + delta * delta * weight;
             mean[c] += delta * share;
@@ -69,7 +66,7 @@ template <class T, bool plain> struct Columns {
     int64_t channels;
 
     // Rows whose sums are kept as floats, before they are added to doubles.
-    int64_t height(int tensors) const { return std::clamp<int64_t>(131072 / channels / tensors, 16, 256); }
+    int64_t height(int tensors) const { return clamp<int64_t>(131072 / max<int64_t>(channels, 1) / tensors, 16, 256); }
     static constexpr int64_t kAhead = 2048;  // entries: prefetched so long before they are read
 
     // Down the rows from..to: f(tile, index of the first lane, lanes) for each vector of channels, with a tile of its own that
@@ -82,15 +79,14 @@ template <class T, bool plain> struct Columns {
         if (rest == 0 && whole == 4) return walk_few<4>(from, to, start, f, stop);
         if (rest == 0 && whole == 2) return walk_few<2>(from, to, start, f, stop);
         if (rest == 0 && whole == 1) return walk_few<1>(from, to, start, f, stop);
-        std::vector<Tile> tiles;
-        tiles.reserve(whole + 1);
-        for (int64_t c = 0; c < channels; c += kLanes) tiles.push_back(start(c));
+        Buffer<Tile> tiles(whole + 1);
+        for (int64_t v = 0; v * kLanes < channels; v++) tiles[v] = start(v * kLanes);
         for (int64_t r = from; r < to; r++) {
             int64_t at = r * channels;
             for (int64_t v = 0; v < whole; v++, at += kLanes) f(tiles[v], at, kLanes);
             if (rest) f(tiles[whole], at, int(rest));
         }
-        for (size_t v = 0; v < tiles.size(); v++) stop(tiles[v], int64_t(v) * kLanes);
+        for (int64_t v = 0; v * kLanes < channels; v++) stop(tiles[v], v * kLanes);
     }
     template <int V, class Start, class F, class Stop>
     TRIMTAB_INLINE void walk_few(int64_t from, int64_t to, Start start, F f, Stop stop) const {
@@ -106,7 +102,7 @@ template <class T, bool plain> struct Columns {
             Vec origin, s, q;
         };
         for (int64_t from = begin; from < end; from += height(1)) {
-            const int64_t to = std::min(end, from + height(1));
+            const int64_t to = min(end, from + height(1));
             walk(
                 from, to, [&](int64_t c) { return Tile{m.origin.at(c), Vec{}, Vec{}}; },
                 [&](Tile& t, int64_t at, int n) __attribute__((always_inline)) {
@@ -128,7 +124,7 @@ template <class T, bool plain> struct Columns {
         const int64_t h = height(1);
         for (int64_t block = (end - begin + h - 1) / h - 1; block >= 0; block--)
             walk(
-                begin + block * h, std::min(end, begin + (block + 1) * h),
+                begin + block * h, min(end, begin + (block + 1) * h),
                 [&](int64_t c) { return Tile{a.center.at(c), a.scale.at(c), a.shift.at(c)}; },
                 [&](Tile& t, int64_t at, int n) __attribute__((always_inline)) {
                     prefetch(x + at + kAhead);
@@ -147,7 +143,7 @@ template <class T, bool plain> struct Columns {
         const int64_t h = height(2);
         for (int64_t from = begin; from < end; from += h)
             walk(
-                from, std::min(end, from + h),
+                from, min(end, from + h),
                 [&](int64_t c) { return Tile{a.center.at(c), a.scale.at(c), a.shift.at(c), Vec{}, Vec{}}; },
                 [&](Tile& t, int64_t at, int n) __attribute__((always_inline)) {
                     prefetch(x + at + kAhead);
@@ -159,7 +155,7 @@ template <class T, bool plain> struct Columns {
                     t.q += e * d;
                 },
                 [&](Tile& t, int64_t c) {
-                    const int64_t lanes = std::min<int64_t>(kLanes, channels - c);
+                    const int64_t lanes = min<int64_t>(kLanes, channels - c);
                     float of[2 * kLanes];  // adding lane by lane from registers would not be vectorized
                     store(of, t.s, kLanes), store(of + kLanes, t.q, kLanes);
                     for (int64_t i = 0; i < lanes; i++) total[c + i] += of[i], product[c + i] += of[kLanes + i];
@@ -174,7 +170,7 @@ template <class T, bool plain> struct Columns {
         const int64_t h = height(2);
         for (int64_t block = (end - begin + h - 1) / h - 1; block >= 0; block--)
             walk(
-                begin + block * h, std::min(end, begin + (block + 1) * h),
+                begin + block * h, min(end, begin + (block + 1) * h),
                 [&](int64_t c) { return Tile{a.center.at(c), a.scale.at(c), a.shift.at(c), a.slope.at(c), a.offset.at(c)}; },
                 [&](Tile& t, int64_t at, int n) __attribute__((always_inline)) {
                     prefetch(x + at + kAhead);

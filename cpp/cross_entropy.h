@@ -6,7 +6,6 @@
 // the exponentials. Softmax is not stored: it is computed again on the way back, from the logits and lse.
 #pragma once
 
-#include <algorithm>
 #include <cmath>
 #include <limits>
 
@@ -16,11 +15,13 @@
 
 namespace trimtab::TRIMTAB_SET {
 
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+
 // f(k, n) for vectors that cover 0..count, those behind the first starting at whole cache lines of p.
 template <class T, class F> TRIMTAB_INLINE void each_aligned(const T* p, int64_t count, F f) {
     const int64_t line = kLanes * int64_t(sizeof(T));
     const int64_t off = int64_t(reinterpret_cast<uintptr_t>(p) % line) / int64_t(sizeof(T));
-    const int64_t head = std::min<int64_t>(count, off ? kLanes - off : 0);
+    const int64_t head = min<int64_t>(count, off ? kLanes - off : 0);
     if (head) f(0, int(head));
     each(count - head, [&](int64_t k, int n) __attribute__((always_inline)) { f(head + k, n); });
 }
@@ -50,11 +51,11 @@ template <class T> void cross_entropy_forward_of(const CrossEntropy& a) {
         const T* x = logits + row * a.classes;
         a.loss[row] = 0, a.lse[row] = 0;
         if (y == a.ignore || y < 0 || y >= a.classes) continue;  // the caller has refused other targets
-        float top = -std::numeric_limits<float>::infinity();
+        float top = -kInfinity;
         double total = 0, weighted = 0;  // sum of exp(x - top), sum of w (x - top)
         double seen = 0;                 // the weights in `weighted`
         for (int64_t at = 0; at < a.classes; at += kPiece) {
-            const int64_t count = std::min(kPiece, a.classes - at);
+            const int64_t count = min(kPiece, a.classes - at);
             Vec m[4] = {splat(top), splat(top), splat(top), splat(top)};
             each_in_turn(count, [&](int64_t k, int n, int turn) __attribute__((always_inline)) {
                 prefetch(x + at + k + 2048);
@@ -65,13 +66,13 @@ template <class T> void cross_entropy_forward_of(const CrossEntropy& a) {
             Vec most = m[0] > m[1] ? m[0] : m[1], other = m[2] > m[3] ? m[2] : m[3];
             most = most > other ? most : other;
             float now = top;
-            for (int i = 0; i < kLanes; i++) now = std::max(now, most[i]);
+            for (int i = 0; i < kLanes; i++) now = max(now, most[i]);
             if (now > top) {
                 total *= std::exp(double(top) - now);
                 if (a.smoothing > 0 && seen > 0) weighted += (double(top) - now) * seen;
                 top = now;
             }
-            if (top == -std::numeric_limits<float>::infinity()) {  // nothing but -inf so far, or a NaN
+            if (top == -kInfinity) {  // nothing but -inf so far, or a NaN
                 weighted = top;
                 for (int64_t k = 0; k < count; k++)
                     if (const float v = load(x + at + k, 1)[0]; v != v) total = v;
@@ -115,7 +116,7 @@ template <class T> void cross_entropy_backward_of(const CrossEntropy& a) {
                 const T* x = logits + row * a.classes;
                 T* dx = out + row * a.classes;
                 if (y == a.ignore || y < 0 || y >= a.classes) {
-                    std::fill(dx, dx + a.classes, T{});
+                    std::memset(dx, 0, a.classes * sizeof(T));
                     continue;
                 }
                 const RowFactors factors(a, y);

@@ -1,8 +1,6 @@
 // What a norm kernel does in the same pass besides the norm: y = dropout(activation(z + residual)).
 #pragma once
 
-#include <algorithm>
-
 #include "table.h"
 #include "vec.h"
 
@@ -23,7 +21,7 @@ struct Dropout {
         seed ^= seed >> 31;
         start = uint32_t(seed);
         multiplier = (uint32_t(seed >> 32) & 0x7fffffffu) | 0x40000001u;  // odd, and not small
-        threshold = uint32_t(std::min(p * 4294967296.0, 4294967295.0));
+        threshold = uint32_t(min(p * 4294967296.0, 4294967295.0));
         scale = p < 1 ? float(1 / (1 - p)) : 0;
     }
 

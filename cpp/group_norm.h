@@ -17,15 +17,15 @@ struct GroupGradient {
 // Gradients of weight and bias, summed by each thread over its samples and by `finish` over threads.
 struct AffineSums {
     int64_t channels;
-    std::vector<double> values;
-    AffineSums(int threads, int64_t channels) : channels(channels), values(size_t(threads) * 2 * channels) {}
-    double* weight() { return values.data() + size_t(thread_number()) * 2 * channels; }
+    Buffer<double> values;
+    AffineSums(int threads, int64_t channels) : channels(channels), values(threads * 2 * channels) {}
+    double* weight() { return values + thread_number() * 2 * channels; }
     double* bias() { return weight() + channels; }
     void finish(const GroupNorm& a) const {
         for (int64_t c = 0; c < channels; c++) {
             double w = 0, b = 0;
             for (int t = 0; t < a.threads; t++)
-                w += values[size_t(t) * 2 * channels + c], b += values[size_t(t) * 2 * channels + channels + c];
+                w += values[t * 2 * channels + c], b += values[t * 2 * channels + channels + c];
             if (a.dweight) a.dweight[c] = float(w);
             if (a.dbias) a.dbias[c] = float(b);
         }
@@ -56,7 +56,7 @@ template <class T, bool plain, bool past> void group_planes_forward(const GroupN
                     return load(x + k, n);
                 }
                 TRIMTAB_INLINE Vec again(int64_t k, int n) const { return load(x + k, n); }
-            } read{x + start, std::max<int64_t>(entries, 512)};
+            } read{x + start, max<int64_t>(entries, 512)};
             const RowStatistics statistics = RowStatistics::of(entries, true, a.eps, read);
             a.mean[row] = statistics.mean;
             a.rstd[row] = statistics.rstd;
@@ -77,7 +77,7 @@ template <class T, bool plain, bool past> void group_planes_backward(const Group
     const Epilogue<T, plain> epilogue(a.after);
     const T *x = static_cast<const T*>(a.x), *dy = static_cast<const T*>(a.dy);
     T *dx = static_cast<T*>(a.dx), *dresidual = static_cast<T*>(a.dresidual);
-    const int64_t width = a.channels / a.groups, entries = width * a.plane, ahead = std::max<int64_t>(entries, 512);
+    const int64_t width = a.channels / a.groups, entries = width * a.plane, ahead = max<int64_t>(entries, 512);
     AffineSums sums(a.threads, a.channels);
 
 #pragma omp parallel num_threads(a.threads)
@@ -94,7 +94,7 @@ template <class T, bool plain, bool past> void group_planes_backward(const Group
                 for (int64_t from = 0; from < a.plane; from += 16384) {
                     const int64_t at = start + c * a.plane + from;
                     Vec s[4] = {}, q[4] = {};
-                    each_in_turn(std::min<int64_t>(16384, a.plane - from), [&](int64_t j, int n, int turn) __attribute__((always_inline)) {
+                    each_in_turn(min<int64_t>(16384, a.plane - from), [&](int64_t j, int n, int turn) __attribute__((always_inline)) {
                         prefetch(x + at + ahead + j);
                         prefetch(dy + at + ahead + j);
                         epilogue.prefetch(at + ahead + j);
@@ -173,7 +173,7 @@ template <class T, bool plain, bool past> void group_rows_backward(const GroupNo
         const Share share(a.samples);
         double *dweight = sums.weight(), *dbias = sums.bias();
         ColumnAffine affine(a.channels);
-        std::vector<double> total(a.channels), product(a.channels);
+        Buffer<double> total(a.channels), product(a.channels);
         for (int64_t n = share.begin; n < share.end; n++) {
             const int64_t begin = n * a.plane, end = begin + a.plane;
             const float *mean = a.mean + n * a.groups, *rstd = a.rstd + n * a.groups;
@@ -181,7 +181,7 @@ template <class T, bool plain, bool past> void group_rows_backward(const GroupNo
                 affine.set(c, Affine(mean[c / width], rstd[c / width], weight_of(a, c), bias_of(a, c)));
                 total[c] = product[c] = 0;
             }
-            columns.sums(x, dy, begin, end, affine, total.data(), product.data());
+            columns.sums(x, dy, begin, end, affine, total, product);
             for (int64_t group = 0; group < a.groups; group++) {
                 double of_weights = 0, of_products = 0;
                 for (int64_t c = group * width; c < (group + 1) * width; c++) {

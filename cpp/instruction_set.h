@@ -4,8 +4,16 @@
 // each, compiled with exactly the flags that `can_run` asks the processor for), and each object hands out one table of
 // function pointers together with its own `compiled_here()`. When the module loads, it takes the first table, best set
 // first, whose set the machine can run. No kernel asks again, no call goes through a resolver, and one wheel serves
-// every machine. Only the kernel sources get the extra flags: an inline function of a standard header that is compiled
-// for AVX-512 and merged with its baseline twin by the linker would crash an older machine.
+// every machine.
+//
+// What must not happen: an inline function of a standard header is compiled for AVX-512 in one object and for any machine in
+// another, the linker keeps one of them for all, and an older machine dies of an instruction that it lacks. Hence
+//
+//   - only the kernel sources get the extra flags, and all that they define lies in the namespace of their set: own Buffer,
+//     min and max instead of the standard library's containers and algorithms, whose functions are inlined or not as a
+//     compiler likes; nothing of such an object runs before its set was asked for (a table is constant data);
+//   - the build checks that: it stops before linking if an object defines anything else (own_symbols.py);
+//   - the objects are linked from the least set to the best: of two of a name a linker keeps the first.
 #pragma once
 
 #include <initializer_list>

@@ -21,7 +21,7 @@ void dropout_of(const void* x_, void* y_, int64_t count, double p, uint64_t seed
 #pragma omp parallel num_threads(threads)
         {
             const Share share((count + 63) / 64);
-            const int64_t begin = share.begin * 64, end = std::min(count, share.end * 64);
+            const int64_t begin = share.begin * 64, end = min(count, share.end * 64);
             each(end - begin, [&](int64_t k, int n) __attribute__((always_inline)) {
                 prefetch_near(x + begin + k + 512);
                 put<decltype(past)::value>(y + begin + k, dropout(load(x + begin + k, n), begin + k), n);
@@ -39,27 +39,26 @@ void dropout_of(const void* x_, void* y_, int64_t count, double p, uint64_t seed
         type == Type::float32 ? kernel<float>(a) : kernel<bfloat16>(a); \
     }
 
-const Table& table() {
-    static const Table entries{
-        compiled_here(),
-        TRIMTAB_FOR_TYPES(channel_norm_forward_of, ChannelNorm),
-        TRIMTAB_FOR_TYPES(channel_norm_backward_of, ChannelNorm),
-        TRIMTAB_FOR_TYPES(row_norm_forward_of, RowNorm),
-        TRIMTAB_FOR_TYPES(row_norm_backward_of, RowNorm),
-        TRIMTAB_FOR_TYPES(group_norm_forward_of, GroupNorm),
-        TRIMTAB_FOR_TYPES(group_norm_backward_of, GroupNorm),
-        TRIMTAB_FOR_TYPES(response_norm_forward_of, ResponseNorm),
-        TRIMTAB_FOR_TYPES(response_norm_backward_of, ResponseNorm),
-        TRIMTAB_FOR_TYPES(cross_entropy_forward_of, CrossEntropy),
-        TRIMTAB_FOR_TYPES(cross_entropy_backward_of, CrossEntropy),
-        penalty_of,
-        optimizer_step_of,
-        [](const void* x, void* y, int64_t count, double p, uint64_t seed, int threads, Type type) {
-            type == Type::float32 ? dropout_of<float>(x, y, count, p, seed, threads)
-                                  : dropout_of<bfloat16>(x, y, count, p, seed, threads);
-        },
-    };
-    return entries;
-}
+// Constant data: to read it runs none of this object's code, which the machine may not have the instructions for.
+extern const Table table;
+constexpr Table table{
+    compiled_here(),
+    TRIMTAB_FOR_TYPES(channel_norm_forward_of, ChannelNorm),
+    TRIMTAB_FOR_TYPES(channel_norm_backward_of, ChannelNorm),
+    TRIMTAB_FOR_TYPES(row_norm_forward_of, RowNorm),
+    TRIMTAB_FOR_TYPES(row_norm_backward_of, RowNorm),
+    TRIMTAB_FOR_TYPES(group_norm_forward_of, GroupNorm),
+    TRIMTAB_FOR_TYPES(group_norm_backward_of, GroupNorm),
+    TRIMTAB_FOR_TYPES(response_norm_forward_of, ResponseNorm),
+    TRIMTAB_FOR_TYPES(response_norm_backward_of, ResponseNorm),
+    TRIMTAB_FOR_TYPES(cross_entropy_forward_of, CrossEntropy),
+    TRIMTAB_FOR_TYPES(cross_entropy_backward_of, CrossEntropy),
+    penalty_of,
+    optimizer_step_of,
+    [](const void* x, void* y, int64_t count, double p, uint64_t seed, int threads, Type type) {
+        type == Type::float32 ? dropout_of<float>(x, y, count, p, seed, threads)
+                              : dropout_of<bfloat16>(x, y, count, p, seed, threads);
+    },
+};
 
 }  // namespace trimtab::TRIMTAB_SET

@@ -27,7 +27,7 @@ namespace nb = nanobind;
 using namespace nb::literals;
 
 // The objects in this build, best first: TRIMTAB_SETS is a list such as X(avx512) X(avx2) X(baseline), made by CMake.
-#define X(set) namespace trimtab::set { const Table& table(); }
+#define X(set) namespace trimtab::set { extern const Table table; }
 TRIMTAB_SETS
 #undef X
 
@@ -46,7 +46,7 @@ void ask_for_large_pages(void* p, int64_t bytes) {
 }
 
 const std::vector<const Table*>& tables() {
-#define X(set) &set::table(),
+#define X(set) &set::table,
     static const std::vector<const Table*> all{TRIMTAB_SETS};
 #undef X
     return all;

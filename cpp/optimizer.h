@@ -3,9 +3,6 @@
 // Entries whose gradient is not finite keep their weight and their state, and are counted.
 #pragma once
 
-#include <algorithm>
-#include <vector>
-
 #include "support.h"
 #include "table.h"
 #include "vec.h"
@@ -43,21 +40,15 @@ struct Momentum {
 // w <- shrink w - rate f(g, state), for every entry of every tensor. `Slots` is the number of state tensors of each parameter;
 // f(g, s) changes the vectors s[0] .. s[Slots - 1] and gives the direction.
 template <int Slots, class F> void step_of(const OptimizerStep& a, F f) {
-    // Pieces of equal size, dealt to the threads in order: tensors differ by factors of thousands.
-    constexpr int64_t kPiece = 1 << 14, kAhead = 256;
-    struct Piece {
-        int64_t tensor, begin, end;
-    };
-    std::vector<Piece> pieces;
-    for (int64_t t = 0; t < a.tensors; t++)
-        for (int64_t at = 0; at < a.counts[t]; at += kPiece) pieces.push_back({t, at, std::min(at + kPiece, a.counts[t])});
+    constexpr int64_t kAhead = 256;
+    const Pieces pieces(a.counts, a.tensors);
     const Vec sign = splat(float(a.sign)), coupled = splat(float(a.coupled)), shrink = splat(float(a.shrink)),
               rate = splat(float(a.rate));
     int64_t masked = 0;
 
 #pragma omp parallel for schedule(static) num_threads(a.threads) reduction(+ : masked)
-    for (int64_t i = 0; i < int64_t(pieces.size()); i++) {
-        const Piece& piece = pieces[i];
+    for (int64_t i = 0; i < pieces.count; i++) {
+        const Pieces::Piece& piece = pieces[i];
         float* weights = a.weights[piece.tensor] + piece.begin;
         const float* gradients = a.gradients[piece.tensor] + piece.begin;
         float* states[Slots + 1];

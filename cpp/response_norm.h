@@ -4,9 +4,7 @@
 // would drift, so each window is summed anew: it is small, and its squares are in the cache.
 #pragma once
 
-#include <algorithm>
 #include <cmath>
-#include <vector>
 
 #include "support.h"
 #include "table.h"
@@ -40,14 +38,14 @@ struct Power {
 
 // Positions that go down the channels together: long runs of memory, whose squares still fit the second-level cache.
 inline int64_t strip_of(const ResponseNorm& a) {
-    const int64_t fitting = 16384 / a.channels / kLanes * kLanes;
-    return std::clamp<int64_t>(fitting, 4 * kLanes, (a.plane + kLanes - 1) / kLanes * kLanes + 4 * kLanes);
+    const int64_t fitting = 16384 / max<int64_t>(a.channels, 1) / kLanes * kLanes;
+    return clamp<int64_t>(fitting, 4 * kLanes, (a.plane + kLanes - 1) / kLanes * kLanes + 4 * kLanes);
 }
 
 // Window of channel c: from c - size/2, `size` channels, as far as they exist.
 struct Window {
     int64_t begin, end;
-    Window(int64_t c, int64_t size, int64_t channels) : begin(std::max<int64_t>(0, c - size / 2)), end(std::min(channels, c - size / 2 + size)) {}
+    Window(int64_t c, int64_t size, int64_t channels) : begin(max<int64_t>(0, c - size / 2)), end(min(channels, c - size / 2 + size)) {}
 };
 
 // One strip: `count` positions from `start` on, in all channels. f(channel, place in the tensor, place in a buffer of
@@ -56,38 +54,41 @@ template <class T> struct Strip {
     const ResponseNorm& a;
     const T* x;
     int64_t width, start, count;
-    std::vector<float>& squares;
+    float* room;  // the squares, and behind them as many buffers more as were asked for
+
+    TRIMTAB_INLINE float* buffer(int i) const { return room + i * a.channels * width; }
 
     template <class F> TRIMTAB_INLINE void walk(F f) const {
         for (int64_t c = 0; c < a.channels; c++)
             each(count, [&](int64_t j, int n) __attribute__((always_inline)) { f(c, start + c * a.plane + j, c * width + j, n); });
     }
     template <class F> TRIMTAB_INLINE void windows(F f) const {
+        float* squares = buffer(0);
         walk([&](int64_t, int64_t at, int64_t here, int n) __attribute__((always_inline)) {
             prefetch(x + at + 8 * a.plane);
             const Vec v = load(x + at, n);
-            store(&squares[here], v * v, kLanes);
+            store(squares + here, v * v, kLanes);
         });
         const float alpha = float(a.alpha), k = float(a.k);
         walk([&](int64_t c, int64_t at, int64_t here, int n) __attribute__((always_inline)) {
             const Window window(c, a.size, a.channels);
             Vec s{};
-            for (int64_t w = window.begin; w < window.end; w++) s += load(&squares[here + (w - c) * width], kLanes);
+            for (int64_t w = window.begin; w < window.end; w++) s += load(squares + here + (w - c) * width, kLanes);
             f(at, here, n, s * alpha + k);
         });
     }
 };
 
-// f(strip) for all strips, shared among threads; `buffers` more buffers like that of the squares are handed to it.
+// f(strip) for all strips, shared among threads, each with `buffers` buffers.
 template <class T, class F> void each_strip(const ResponseNorm& a, int buffers, F f) {
     const int64_t width = strip_of(a), strips = (a.plane + width - 1) / width;
 #pragma omp parallel num_threads(a.threads)
     {
-        std::vector<std::vector<float>> room(buffers + 1, std::vector<float>(a.channels * width));
+        Buffer<float> room(buffers * a.channels * width);
         const Share share(a.samples * strips);
         for (int64_t i = share.begin; i < share.end; i++) {
             const int64_t from = i % strips * width, start = i / strips * a.channels * a.plane + from;
-            f(Strip<T>{a, static_cast<const T*>(a.x), width, start, std::min(width, a.plane - from), room[0]}, room.data() + 1);
+            f(Strip<T>{a, static_cast<const T*>(a.x), width, start, min(width, a.plane - from), room});
         }
     }
 }
@@ -97,7 +98,7 @@ template <class T> void response_norm_forward_of(const ResponseNorm& a) {
     T* y = static_cast<T*>(a.y);
     ask_for_large_pages(y, a.samples * a.channels * a.plane * sizeof(T));
     const Power power(a.beta);
-    each_strip<T>(a, 0, [&](const Strip<T>& strip, std::vector<float>*) {
+    each_strip<T>(a, 1, [&](const Strip<T>& strip) {
         strip.windows([&](int64_t at, int64_t, int n, Vec s) __attribute__((always_inline)) {
             store(y + at, load(x + at, n) * power(s), n);
         });
@@ -111,20 +112,20 @@ template <class T> void response_norm_backward_of(const ResponseNorm& a) {
     ask_for_large_pages(dx, a.samples * a.channels * a.plane * sizeof(T));
     const Power power(a.beta);
     const float twice = float(2 * a.alpha * a.beta);
-    each_strip<T>(a, 2, [&](const Strip<T>& strip, std::vector<float>* buffers) {
-        std::vector<float>&powers = buffers[0], &pulls = buffers[1];
+    each_strip<T>(a, 3, [&](const Strip<T>& strip) {
+        float *powers = strip.buffer(1), *pulls = strip.buffer(2);
         strip.windows([&](int64_t at, int64_t here, int n, Vec s) __attribute__((always_inline)) {
             prefetch(dy + at + 8 * a.plane);
             const Vec p = power(s);
-            store(&powers[here], p, kLanes);
-            store(&pulls[here], load(dy + at, n) * load(x + at, n) * p / s, kLanes);
+            store(powers + here, p, kLanes);
+            store(pulls + here, load(dy + at, n) * load(x + at, n) * p / s, kLanes);
         });
         strip.walk([&](int64_t c, int64_t at, int64_t here, int n) __attribute__((always_inline)) {
             // the windows that hold c are those of c - (size - 1 - size/2) ... c + size/2
-            const int64_t begin = std::max<int64_t>(0, c - (a.size - 1 - a.size / 2)), end = std::min(a.channels, c + a.size / 2 + 1);
+            const int64_t begin = max<int64_t>(0, c - (a.size - 1 - a.size / 2)), end = min(a.channels, c + a.size / 2 + 1);
             Vec pull{};
-            for (int64_t w = begin; w < end; w++) pull += load(&pulls[here + (w - c) * strip.width], kLanes);
-            store(dx + at, load(dy + at, n) * load(&powers[here], kLanes) - load(x + at, n) * (pull * twice), n);
+            for (int64_t w = begin; w < end; w++) pull += load(pulls + here + (w - c) * strip.width, kLanes);
+            store(dx + at, load(dy + at, n) * load(powers + here, kLanes) - load(x + at, n) * (pull * twice), n);
         });
     });
 }

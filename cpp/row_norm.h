@@ -7,9 +7,6 @@
 // way back; h is drawn up again from x and the residual unless the caller kept it.
 #pragma once
 
-#include <algorithm>
-#include <vector>
-
 #include "epilogue.h"
 #include "moments.h"
 #include "support.h"
@@ -48,7 +45,7 @@ struct RowStatistics {
         constexpr int64_t kPiece = 4096;
         Moments moments;
         for (int64_t at = 0; at < columns; at += kPiece) {
-            const int64_t count = std::min(kPiece, columns - at);
+            const int64_t count = min(kPiece, columns - at);
             Vec s[4] = {}, q[4] = {}, rest[4] = {};
             if (!centered) {
                 each_in_turn(count, [&](int64_t j, int n, int turn) __attribute__((always_inline)) {
@@ -86,14 +83,13 @@ template <class T, bool plain, bool past> void row_norm_forward(const RowNorm& a
     const Epilogue<T, plain> epilogue(a.after);
     const T* x = static_cast<const T*>(a.x);
     T *y = static_cast<T*>(a.y), *h = static_cast<T*>(a.h);
-    const int64_t columns = a.columns, ahead = std::max<int64_t>(columns, 512);
+    const int64_t columns = a.columns, ahead = max<int64_t>(columns, 512);
     constexpr bool buffered = !plain || !std::is_same_v<T, float>;
 
 #pragma omp parallel num_threads(a.threads)
     {
         // One row as floats: the sum before the norm is not rounded to T on its way to the statistics.
-        std::vector<float> storage(buffered ? padded(columns) + 16 : 0);
-        float* row = reinterpret_cast<float*>((reinterpret_cast<uintptr_t>(storage.data()) + 63) / 64 * 64);
+        Buffer<float> row(buffered ? padded(columns) : 0);
         const Share share(a.rows);
         for (int64_t r = share.begin; r < share.end; r++) {
             const int64_t start = r * columns;
@@ -149,15 +145,14 @@ template <class T, bool plain, bool past> void row_norm_backward(const RowNorm& 
     T *dx = static_cast<T*>(a.dx), *dresidual = static_cast<T*>(a.dresidual), *dafter = static_cast<T*>(a.dafter);
     const int64_t columns = a.columns, width = padded(columns);
     constexpr int64_t kFlushAfter = 64;
-    std::vector<double> totals(size_t(a.threads) * 2 * width);
+    Buffer<double> totals(a.threads * 2 * width);
 
 #pragma omp parallel num_threads(a.threads)
     {
         // dweight and dbias of the last rows; h and e of up to four rows
-        std::vector<float> storage(2 * width + (plain ? 0 : 8 * width) + 16);
-        float* dweight = reinterpret_cast<float*>((reinterpret_cast<uintptr_t>(storage.data()) + 63) / 64 * 64);
-        float *dbias = dweight + width, *buffer = dbias + width;
-        double *total_weight = totals.data() + thread_number() * 2 * width, *total_bias = total_weight + width;
+        Buffer<float> storage(2 * width + (plain ? 0 : 8 * width));
+        float *dweight = storage, *dbias = dweight + width, *buffer = dbias + width;
+        double *total_weight = totals + thread_number() * 2 * width, *total_bias = total_weight + width;
 
         auto rows = [&](int64_t first, auto count) __attribute__((always_inline)) {
             constexpr int R = decltype(count)::value;
@@ -208,11 +203,11 @@ template <class T, bool plain, bool past> void row_norm_backward(const RowNorm& 
         };
         auto flush = [&]() {
             for (int64_t k = 0; k < columns; k++) total_weight[k] += dweight[k], total_bias[k] += dbias[k];
-            std::fill(dweight, dweight + 2 * width, 0.f);
+            std::memset(dweight, 0, 2 * width * sizeof(float));
         };
         const Share share(a.rows);
         for (int64_t from = share.begin; from < share.end; from += kFlushAfter) {
-            const int64_t to = std::min(share.end, from + kFlushAfter);
+            const int64_t to = min(share.end, from + kFlushAfter);
             int64_t r = from;
             if (columns > 1536)
                 for (; r + 4 <= to; r += 4) rows(r, std::integral_constant<int, 4>{});
@@ -241,7 +236,8 @@ template <class T> void row_norm_forward_of(const RowNorm& a) {
 
 template <class T> void row_norm_backward_of(const RowNorm& a) {
     const int64_t entries = a.rows * a.columns;
-    for (void* p : {a.dx, a.dresidual, a.dafter})
+    void* const outputs[] = {a.dx, a.dresidual, a.dafter};
+    for (void* p : outputs)
         if (p) ask_for_large_pages(p, entries * sizeof(T));
     const bool plain = a.after.nothing() && !a.residual && a.dropout_p == 0 && !a.dh;
     const bool past = goes_past_caches<T>(entries, a.columns, a.dx, a.dresidual) && aligned(a.dafter, 64);

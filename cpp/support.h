@@ -2,6 +2,8 @@
 #pragma once
 
 #include <cstdint>
+#include <cstring>
+#include <new>
 #include <type_traits>
 
 #ifdef _OPENMP
@@ -33,6 +35,23 @@ template <class T> bool goes_past_caches(int64_t entries, int64_t run, const voi
     return entries * int64_t(sizeof(T)) > kPastCaches && run % kLanes == 0 && aligned(p, 64) && aligned(q, 64);
 }
 
+// Room for `count` zeros, on a cache line of its own.
+template <class T> class Buffer {
+    static_assert(std::is_trivially_copyable_v<T>);
+    static constexpr std::align_val_t kLine{64};
+    T* first;
+
+  public:
+    explicit Buffer(int64_t count) : first(static_cast<T*>(::operator new(size_t(count) * sizeof(T), kLine))) {
+        std::memset(static_cast<void*>(first), 0, size_t(count) * sizeof(T));
+    }
+    ~Buffer() { ::operator delete(first, kLine); }
+    Buffer(const Buffer&) = delete;
+    Buffer& operator=(const Buffer&) = delete;
+    TRIMTAB_INLINE operator T*() { return first; }
+    TRIMTAB_INLINE operator const T*() const { return first; }
+};
+
 #ifdef _OPENMP
 inline int thread_number() { return omp_get_thread_num(); }
 inline int thread_count() { return omp_get_num_threads(); }
@@ -46,6 +65,28 @@ struct Share {
     int64_t begin, end;
     explicit Share(int64_t count)
         : begin(count * thread_number() / thread_count()), end(count * (thread_number() + 1) / thread_count()) {}
+};
+
+// Many tensors as pieces of nearly equal size, dealt to the threads in order: tensors differ by factors of thousands.
+struct Pieces {
+    struct Piece {
+        int64_t tensor, begin, end;
+    };
+    static constexpr int64_t kPiece = 1 << 14;
+    int64_t count;
+    Buffer<Piece> list;
+
+    Pieces(const int64_t* counts, int64_t tensors) : count(number(counts, tensors)), list(count) {
+        int64_t i = 0;
+        for (int64_t t = 0; t < tensors; t++)
+            for (int64_t at = 0; at < counts[t]; at += kPiece) list[i++] = {t, at, min<int64_t>(at + kPiece, counts[t])};
+    }
+    static int64_t number(const int64_t* counts, int64_t tensors) {
+        int64_t all = 0;
+        for (int64_t t = 0; t < tensors; t++) all += (counts[t] + kPiece - 1) / kPiece;
+        return all;
+    }
+    TRIMTAB_INLINE const Piece& operator[](int64_t i) const { return list[i]; }
 };
 
 // f(constant a, constant b) for two conditions known when the kernel is called.

@@ -16,7 +16,7 @@ struct After {
     double dropout_p = 0;
     uint64_t seed = 0;
 
-    bool nothing() const { return activation == Activation::none && !residual && dropout_p == 0; }
+    __attribute__((always_inline)) bool nothing() const { return activation == Activation::none && !residual && dropout_p == 0; }
 };
 
 // BatchNorm: one mean and deviation for each channel. Pointers may be null where a comment says "or none".

@@ -27,6 +27,11 @@ typedef uint32_t Bits __attribute__((vector_size(4 * kLanes)));
 typedef int32_t Ints __attribute__((vector_size(4 * kLanes)));
 typedef uint16_t Halves __attribute__((vector_size(2 * kLanes)));
 
+// The standard library's would be symbols that belong to no instruction set: see instruction_set.h.
+template <class T> TRIMTAB_INLINE constexpr T min(T a, T b) { return b < a ? b : a; }
+template <class T> TRIMTAB_INLINE constexpr T max(T a, T b) { return a < b ? b : a; }
+template <class T> TRIMTAB_INLINE constexpr T clamp(T v, T low, T high) { return min(max(v, low), high); }
+
 struct bfloat16 {
     uint16_t bits;
 };

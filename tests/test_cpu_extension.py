@@ -2,6 +2,8 @@
 
 import os
 import platform
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +13,7 @@ import pytest
 from trimtab import _cpu
 
 CPUINFO = Path("/proc/cpuinfo")
+CPP = Path(__file__).parents[1] / "cpp"
 NEEDS = {
     "avx512bf16": {"avx2", "fma", "avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl", "avx512_bf16"},
     "avx512": {"avx2", "fma", "avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"},
@@ -41,26 +44,67 @@ def test_instruction_set_is_the_best_that_the_processor_has():
 def test_a_lesser_instruction_set_can_be_asked_for_and_gives_the_same_numbers(asked):
     if not NEEDS[asked] <= processor_flags():
         pytest.skip("this processor does not have it")
-    code = f"""if True:
-        import torch, trimtab.nn as tn
-        from trimtab import _cpu
-        assert _cpu.instruction_set() == {asked!r}, _cpu.instruction_set()
-        torch.manual_seed(0)
-        for layer, shape in [(tn.BatchNorm2d(19), (3, 19, 7, 5)), (tn.LayerNorm(33), (7, 33)), (tn.GroupNorm(3, 6), (4, 6, 7, 3))]:
-            for activation in ("none", "gelu", "silu"):
-                layer.activation = activation
-                for form in (torch.contiguous_format, torch.channels_last)[: 1 + (len(shape) == 4)]:
-                    x = torch.randn(shape).contiguous(memory_format=form).requires_grad_()
-                    y = layer(x)
-                    (gradient,) = torch.autograd.grad(y, x, torch.cos(torch.arange(x.numel())).view(shape))
-                    wide = x.detach().double().requires_grad_()
-                    wanted = layer.double()(wide)
-                    (exact,) = torch.autograd.grad(wanted, wide, torch.cos(torch.arange(x.numel())).view(shape).double())
-                    layer.float()
-                    assert (y - wanted).abs().max() < 2e-6 * wanted.abs().max()
-                    assert (gradient - exact).abs().max() < 2e-6 * exact.abs().max()
-    """
-    subprocess.run([sys.executable, "-c", code], env={**os.environ, "TRIMTAB_CPU": asked}, check=True)
+    assert every_kernel(TRIMTAB_CPU=asked) == asked
+
+
+def every_kernel(*before: str, **environment: str) -> str:
+    """The instruction set under which all kernels give the numbers of their formulas; ``before``: what starts Python."""
+    run = subprocess.run(
+        [*before, sys.executable, Path(__file__).with_name("every_kernel.py")],
+        env={**os.environ, **environment}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert run.returncode == 0, f"{run.returncode}\n{run.stderr[-3000:]}"
+    return run.stdout.strip()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("machine", "best"), [("Haswell", "avx2"), ("Nehalem", "baseline")])
+@pytest.mark.timeout(1800)
+def test_every_kernel_on_an_older_machine(machine, best):
+    """QEMU ends a program that uses an instruction which the machine lacks, as the machine does."""
+    qemu = shutil.which("qemu-x86_64")
+    if not (qemu and platform.machine() == "x86_64"):
+        pytest.skip("needs qemu-x86_64 on an x86 machine; in Debian it is in the package qemu-user")
+    assert every_kernel(qemu, "-cpu", machine, OMP_NUM_THREADS="1") == best
+
+
+@linux_x86
+def test_what_the_module_exports_runs_on_every_machine():
+    """A function that the linker could exchange for that of another instruction set is compiled without any."""
+    listed = subprocess.run(["nm", "-DS", "--defined-only", _cpu.__file__], capture_output=True, text=True, check=True)
+    functions = re.findall(r"^(\w+) (\w+) [TWi] (\S+)$", listed.stdout, re.MULTILINE)
+    assert "PyInit__cpu" in {name for *_, name in functions}
+    for start, size, name in functions:
+        end = int(start, 16) + int(size, 16)
+        code = subprocess.run(
+            ["objdump", "-d", "--no-show-raw-insn", f"--start-address=0x{start}", f"--stop-address={end}", _cpu.__file__],
+            capture_output=True, text=True, check=True,
+        ).stdout  # fmt: skip
+        instructions = re.findall(r"^\s+[0-9a-f]+:\s+(\w+)", code, re.MULTILINE)
+        assert instructions
+        assert not (wide := [i for i in instructions if i.startswith("v")]), (
+            f"{name}: {wide}"
+        )  # of AVX and what came later
+
+
+@pytest.mark.skipif(not (shutil.which("c++") and shutil.which("nm")), reason="compiles a few lines")
+@pytest.mark.parametrize(
+    ("everyone", "own", "complaint"),
+    [
+        ("", "inline int next(int a) { static int last = 0; return last += a; }", ""),
+        ("template <class T> T add(T a) { return a + 1; }", "int next(int a) { return add(a); }", "int add<int>(int)"),
+        ("struct A { virtual ~A() {} };", "int next(int a) { A b; return a; }", "vtable for A"),
+        ("int random();", "int start = random(); int next(int a) { return a; }", "run code when the module is loaded"),
+    ],
+    ids=["own", "template", "vtable", "start"],
+)
+def test_the_build_refuses_kernels_whose_code_others_could_get(tmp_path, everyone, own, complaint):
+    source, made = tmp_path / "kernels.cpp", tmp_path / "kernels.o"
+    table = "extern int (*const table)(int); int (*const table)(int) = next;"
+    source.write_text(f"{everyone} namespace trimtab::avx2 {{ {own} {table} }}")
+    subprocess.run(["c++", "-std=c++17", "-O0", "-fPIC", "-c", source, "-o", made], check=True)
+    found = subprocess.run([sys.executable, CPP / "own_symbols.py", "nm", "avx2", made], capture_output=True, text=True)
+    assert (found.returncode, complaint in found.stderr) == (bool(complaint), True), found.stderr
 
 
 @pytest.mark.skipif(platform.machine() not in ("aarch64", "arm64"), reason="a property of 64-bit ARM")
