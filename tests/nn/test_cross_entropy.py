@@ -150,10 +150,13 @@ def test_a_single_sample_without_a_batch():
     ("call", "message"),
     [
         (
-            lambda x, y: tn.CrossEntropyLoss(label_smoothing=1.0),
-            "CrossEntropyLoss: smoothing=1.0 must lie in [0, 1): it is the probability spread over the classes.",
+            lambda x, y: tn.CrossEntropyLoss(label_smoothing=1.1),
+            "CrossEntropyLoss: label_smoothing=1.1 must lie in [0, 1]: it is the probability spread over the classes.",
         ),
-        (lambda x, y: cross_entropy(x, y, label_smoothing=-0.1), "cross_entropy: smoothing=-0.1 must lie in [0, 1)"),
+        (
+            lambda x, y: cross_entropy(x, y, label_smoothing=-0.1),
+            "cross_entropy: label_smoothing=-0.1 must lie in [0, 1]",
+        ),
         (
             lambda x, y: tn.CrossEntropyLoss(label_smoothing=0.1, convention="keras"),
             "CrossEntropyLoss: convention='keras' must be one of 'torch', 'seed'.",

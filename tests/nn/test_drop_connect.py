@@ -329,7 +329,10 @@ def test_compiles(kind):
         ({"p": math.nan}, "must lie in [0, 1)"),
         ({"inference": "mean"}, "inference must be one of 'moment_matching', 'weight_scaling'"),
         ({"scaling": "none"}, "scaling must be one of 'original', 'inverted'"),
-        ({"samples": 0}, "DropConnectLinear(samples=0): the number of draws must be at least 1."),
+        (
+            {"samples": 0},
+            "DropConnectLinear(samples=0): samples is the number of values for each output in evaluation and must be a whole number",
+        ),
         ({"activation": "tanh"}, "activation must be one of none, relu"),
     ],
 )

@@ -83,7 +83,7 @@ def test_messages():
     with pytest.raises(ValueError) as error:
         GhostBatchNorm2d(3, 0)
     assert str(error.value) == (
-        "GhostBatchNorm2d(ghost_batch_size=0): ghost_batch_size is a number of samples and must be at least 1."
+        "GhostBatchNorm2d(ghost_batch_size=0): ghost_batch_size is a number of samples and must be a whole number, 1 or more."
     )
     with pytest.raises(ValueError, match=r"Did you mean GhostBatchNorm2d\(5\)\?"):
         GhostBatchNorm2d(3, 2)(torch.randn(8, 5, 2, 2))

@@ -175,7 +175,9 @@ def test_messages():
     )
     with pytest.raises(ValueError) as error:
         PowerNorm(3, warmup=-1)
-    assert str(error.value) == "PowerNorm(warmup=-1): warmup is a number of steps and must not be negative."
+    assert (
+        str(error.value) == "PowerNorm(warmup=-1): warmup is a number of steps and must be a whole number, 0 or more."
+    )
     with pytest.raises(ValueError) as error:
         PowerNorm(3, layer_scale=2)
     assert str(error.value) == (

@@ -95,7 +95,7 @@ def test_errors_say_what_to_do():
         match=r"an input of shape \(3, 6\), and its Linear gave \(3, 5\). They are added, so the block must keep",
     ):
         Residual(nn.Linear(6, 5))(torch.zeros(3, 6))
-    with pytest.raises(ValueError, match=r"DropPath\(p=1.5\): p is the probability of dropping"):
+    with pytest.raises(ValueError, match=r"Residual\(drop_path=1.5\): drop_path is the probability of dropping"):
         Residual(block(), drop_path=1.5)
     with pytest.raises(
         ValueError, match=r"Residual\(zero_init=True\): the ReLU has no layer with a weight to set to 0"

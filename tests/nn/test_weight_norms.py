@@ -7,7 +7,7 @@ import copy
 import pytest
 import torch
 from torch import nn
-from torch.nn.utils import parametrize
+from torch.nn.utils import parametrizations, parametrize
 
 from trimtab.nn.weight_norms import spectral_norm, standardize_weight, weight_norm, weight_standardization
 
@@ -109,16 +109,17 @@ def test_a_weight_can_be_assigned_and_saved(layer):
     assert torch.equal(other.weight, layer.weight)
 
 
-@pytest.mark.parametrize("dim", [0, 1, -1, None])
+@pytest.mark.parametrize("dim", [0, 1, -2, -1, None])
 def test_weight_norm_is_the_formula(layer, dim):
-    original = layer.weight.detach().clone()
+    original, original_layer = layer.weight.detach().clone(), copy.deepcopy(layer)
     weight_norm(layer, dim=dim)
     torch.testing.assert_close(layer.weight, original)  # nothing changes at first
     g, v = layer.parametrizations.weight.original0, layer.parametrizations.weight.original1
     with torch.no_grad():
         g.mul_(2).add_(1)
         v.mul_(3)
-    axes = [d for d in range(v.dim()) if dim is None or d != dim % v.dim()]
+    whole = dim in (None, -1)  # torch's -1 is one length of the whole
+    axes = [d for d in range(v.dim()) if whole or d != dim % v.dim()]
     torch.testing.assert_close(layer.weight, g * v / v.square().sum(axes, keepdim=True).sqrt())
     saved = {name: value.clone() for name, value in layer.state_dict().items()}
     weight = layer.weight.detach().clone()
@@ -126,6 +127,10 @@ def test_weight_norm_is_the_formula(layer, dim):
     torch.testing.assert_close(layer.weight.detach(), weight)
     weight_norm(layer, dim=dim).load_state_dict(saved)
     torch.testing.assert_close(layer.weight.detach(), weight)
+    theirs = parametrizations.weight_norm(copy.deepcopy(original_layer), dim=dim)
+    theirs.load_state_dict(saved)
+    torch.testing.assert_close(theirs.weight.detach(), weight)
+    layer.load_state_dict(theirs.state_dict())
 
 
 def test_spectral_norm_is_the_formula(layer):

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from trimtab.nn.checks import check_trailing
+from trimtab.nn.checks import check_eps, check_number, check_shape, check_trailing
 from trimtab.nn.layer_norm import layer_norm
 
 GROUP = "normalization"
@@ -69,11 +69,14 @@ class AdaNorm(nn.Module):
         self, normalized_shape: int | Sequence[int], eps: float = 1e-5, k: float = 0.1, scale: float = 1.0
     ) -> None:
         super().__init__()
+        self.normalized_shape = check_shape("AdaNorm", normalized_shape)
+        check_eps("AdaNorm", eps)
+        check_number("AdaNorm", "k", k)
+        check_number("AdaNorm", "scale", scale)
         if not k >= 0:
             raise ValueError(f"AdaNorm(k={k}): k must not be negative. The paper's is 0.1; 0 is LayerNormSimple.")
         if not scale > 0:
             raise ValueError(f"AdaNorm(scale={scale}): scale must be positive, it is the norm's gain at 0. Try 1.0.")
-        self.normalized_shape = (normalized_shape,) if isinstance(normalized_shape, int) else tuple(normalized_shape)
         self.eps, self.k, self.scale = eps, k, scale
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:

@@ -9,7 +9,7 @@ from torch import nn
 
 from trimtab.nn import ops
 from trimtab.nn.checks import check_p
-from trimtab.nn.draws import OwnGenerator, bernoulli, kept
+from trimtab.nn.draws import OwnGenerator, bernoulli, check_generator, kept
 
 GROUP = "regularization"
 LOWEST = -1.0507009873554805 * 1.6732632423543772  # -scale * alpha of SELU: its value far to the left
@@ -58,6 +58,7 @@ class AlphaDropout(OwnGenerator, nn.AlphaDropout):
 
     def __init__(self, p: float = 0.5, inplace: bool = False, *, generator: torch.Generator | None = None) -> None:
         check_p("AlphaDropout", "p", p)
+        check_generator("AlphaDropout", generator)
         super().__init__(p, inplace)
         self.generator = generator
 

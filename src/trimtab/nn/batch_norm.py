@@ -12,9 +12,13 @@ from torch.nn import functional as F
 from trimtab.nn.checks import (
     check_after,
     check_channels,
+    check_count,
     check_entries,
+    check_eps,
     check_has_channels,
     check_mask,
+    check_momentum,
+    check_number,
     check_residual,
     extra,
 )
@@ -61,6 +65,7 @@ def batch_norm(
         weight=weight, bias=bias, running_mean=running_mean, running_var=running_var,
     )  # fmt: skip
     check_after("batch_norm", activation, dropout)
+    check_number("batch_norm", "eps", eps, "(0, inf)" if training else "[0, inf)")
     if not training and (running_mean is None or running_var is None):
         raise ValueError(
             "batch_norm(training=False) needs running_mean and running_var: the statistics to normalize with."
@@ -146,6 +151,9 @@ class _BatchNorm(nn.modules.batchnorm._BatchNorm):
         dropout: float = 0.0,
     ) -> None:
         name = type(self).__name__
+        check_count(name, "num_features", num_features, 0, "is the number of channels")
+        check_eps(name, eps)
+        check_momentum(name, momentum)
         check_after(name, activation, dropout)
         if statistics not in ("ema", "population"):
             raise ValueError(f"{name}(statistics={statistics!r}): statistics must be 'ema' or 'population'.")
@@ -169,7 +177,9 @@ class _BatchNorm(nn.modules.batchnorm._BatchNorm):
             self.register_parameter("bias", None)
         self.unbiased, self.frozen, self.activation, self.dropout = unbiased, frozen, activation, dropout
         self.units = None if units is None else tuple(units)
-        if self.units is not None and not all(-num_features <= unit < num_features for unit in self.units):
+        if self.units is not None and not all(
+            isinstance(unit, int) and -num_features <= unit < num_features for unit in self.units
+        ):
             raise ValueError(
                 f"{name}({num_features}, units={self.units}): units must be channel numbers below {num_features}."
             )

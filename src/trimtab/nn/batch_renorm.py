@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+import operator
 from typing import Any
 
 import torch
 
 from trimtab.nn.batch_norm import BatchNorm1d, BatchNorm2d, BatchNorm3d, Momentum, _BatchNorm, batch_norm
-from trimtab.nn.checks import check_residual
+from trimtab.nn.checks import check_number, check_residual
 
 GROUP = "normalization"
 
@@ -78,13 +79,20 @@ class _BatchRenorm(_BatchNorm):
         dropout: float = 0.0,
     ) -> None:
         name = type(self).__name__
+        check_number(name, "r_max", r_max)
+        check_number(name, "d_max", d_max)
         if not 1 <= r_max < math.inf or not 0 <= d_max < math.inf:
             raise ValueError(
                 f"{name}(r_max={r_max}, d_max={d_max}): r_max must be finite and at least 1, d_max finite and at least 0. "
                 "r_max=1, d_max=0 is BatchNorm; large numbers clip nothing."
             )
         for option, steps in (("r_steps", r_steps), ("d_steps", d_steps)):
-            if len(steps) != 2 or not 0 <= steps[0] <= steps[1]:
+            try:
+                first, last = (operator.index(step) for step in steps)
+                fits = 0 <= first <= last
+            except (TypeError, ValueError):
+                fits = False
+            if not fits:
                 raise ValueError(
                     f"{name}({option}={steps}): {option} must be two numbers of steps, the first not above the second, between "
                     "which the limit grows. (0, 0) grows it at once."

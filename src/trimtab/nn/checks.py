@@ -1,18 +1,126 @@
-"""Messages for wrong arguments that several norms share."""
+"""Messages for wrong arguments that several parts share."""
 
 from __future__ import annotations
+
+import math
+import numbers
+import operator
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 
 from trimtab.nn.ops import ACTIVATIONS
 
+REDUCTIONS = ("mean", "sum", "none")
+INSIDE: dict[str, Callable[[float], bool]] = {
+    "[0, 1]": lambda v: 0 <= v <= 1,
+    "[0, 1)": lambda v: 0 <= v < 1,
+    "(0, 1)": lambda v: 0 < v < 1,
+    "(0, 1]": lambda v: 0 < v <= 1,
+    "[0, inf)": lambda v: 0 <= v < math.inf,
+    "(0, inf)": lambda v: 0 < v < math.inf,
+    "(-inf, inf)": lambda v: -math.inf < v < math.inf,
+}
 
-def check_activation(part: str, activation: str) -> None:
-    if activation not in ACTIVATIONS:
-        raise ValueError(f"{part}(activation={activation!r}): activation must be one of {', '.join(ACTIVATIONS)}.")
+
+def check_number(part: str, name: str, given: Any, inside: str = "", why: str = "") -> None:
+    """``given`` must be a number, and lie in the interval ``inside`` if there is one; ``why`` says what it is."""
+    number = isinstance(given, numbers.Real | torch.SymFloat | torch.SymInt) and not isinstance(given, bool)
+    number = number or (isinstance(given, torch.Tensor) and given.numel() == 1)
+    if number and (not inside or INSIDE[inside](given)):
+        return
+    must = "must be a finite number" if inside == "(-inf, inf)" else "must be a number"
+    if inside and inside != "(-inf, inf)":
+        must = f"must {'lie' if number else 'be a number'} in {inside}"
+    raise ValueError(f"{part}({name}={given!r}): {name} {why + ' and ' if why else ''}{must}.")
+
+
+def check_count(part: str, name: str, given: Any, least: int = 1, why: str = "") -> None:
+    """``given`` must be a whole number that is not below ``least``; ``why`` says of what."""
+    try:
+        fits = not isinstance(given, bool) and operator.index(given) >= least
+    except TypeError:
+        fits = False
+    if not fits:
+        must = f"must be a whole number, {least} or more"
+        raise ValueError(f"{part}({name}={given!r}): {name} {why + ' and ' if why else ''}{must}.")
+
+
+def check_eps(part: str, eps: Any) -> None:
+    """What is added to a variance."""
+    check_number(part, "eps", eps, "[0, inf)", "is added to the variance, inside the root,")
+
+
+def check_sizes(part: str, shape: Any, name: str = "shape") -> tuple[int, ...]:
+    """A shape as a tuple; an int means one dimension."""
+    sizes = tuple(shape) if isinstance(shape, Sequence) and not isinstance(shape, str) else (shape,)
+    for size in sizes:
+        check_count(part, name, size, 0)
+    return sizes
+
+
+def check_shape(part: str, normalized_shape: Any) -> tuple[int, ...]:
+    """The last dimensions of an input, as a tuple; an int means one."""
+    try:
+        shape = check_sizes(part, normalized_shape)
+    except ValueError:
+        shape = ()
+    if not shape:
+        raise ValueError(
+            f"{part}({normalized_shape!r}): normalized_shape must be the last dimension of the input, as {part}(256), or the last "
+            f"dimensions, as {part}((3, 4)): whole numbers, at least one of them, and none negative."
+        )
+    return shape
+
+
+def check_momentum(part: str, momentum: Any, none: bool = True) -> None:
+    """The share of the new value in running statistics: one number, a pair, or ``None`` where that has a meaning."""
+    if momentum is None and none:
+        return
+    pair = momentum if isinstance(momentum, tuple) else (momentum, momentum)
+    try:
+        for share in pair:
+            check_number(part, "momentum", share, "[0, 1]")
+        fits = len(pair) == 2
+    except ValueError:
+        fits = False
+    if not fits:
+        mean = ", or None for the mean over all batches" if none else ""
+        raise ValueError(
+            f"{part}(momentum={momentum!r}): momentum is the share of the new value in running statistics. It must be a number in "
+            f"[0, 1], or a pair of them, one for each of the two{mean}."
+        )
+
+
+def check_reduction(part: str, reduction: Any) -> None:
+    if not isinstance(reduction, str) or reduction not in REDUCTIONS:
+        raise ValueError(f"{part}(reduction={reduction!r}): reduction must be mean, sum or none.")
+
+
+def check_class_losses(part: str, weight: Any, ignore_index: Any, reduction: Any) -> None:
+    """What losses of classes have in common."""
+    if weight is not None and (not isinstance(weight, torch.Tensor) or weight.dim() != 1):
+        given = f"a tensor of shape {tuple(weight.shape)}" if isinstance(weight, torch.Tensor) else repr(weight)
+        raise ValueError(f"{part}(weight=...) got {given}. It must be a tensor with one factor for each class.")
+    if isinstance(ignore_index, bool) or not isinstance(ignore_index, int):
+        raise ValueError(
+            f"{part}(ignore_index={ignore_index!r}): ignore_index is the class that is left out and must be a whole number."
+        )
+    check_reduction(part, reduction)
+
+
+def check_activation(part: str, activation: Any, or_function: bool = False) -> None:
+    if (isinstance(activation, str) and activation in ACTIVATIONS) or (or_function and callable(activation)):
+        return
+    function = ", or a function" if or_function else ""
+    raise ValueError(
+        f"{part}(activation={activation!r}): activation must be one of {', '.join(ACTIVATIONS)}{function}."
+    )
 
 
 def check_p(part: str, name: str, p: float) -> None:
+    check_number(part, name, p)
     if not 0 <= p <= 1:
         raise ValueError(f"{part}({name}={p}): {name} is the probability of dropping an entry and must lie in [0, 1].")
 

@@ -5,19 +5,24 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn._reduction import legacy_get_string
 
 from trimtab.nn import ops
+from trimtab.nn.checks import check_class_losses, check_number
 
 GROUP = "regularization"
 CONVENTIONS = ("torch", "seed")
 
 
-def check_smoothing(what: str, smoothing: float, convention: str, positive: bool = False) -> None:
-    """Refuse a smoothing outside [0, 1) and unknown conventions."""
-    if not (0 < smoothing < 1 if positive else 0 <= smoothing < 1):
-        inside = "strictly between 0 and 1" if positive else "in [0, 1)"
+def check_smoothing(
+    what: str, smoothing: float, convention: str, positive: bool = False, name: str = "label_smoothing"
+) -> None:
+    """Refuse a smoothing outside [0, 1] and unknown conventions."""
+    check_number(what, name, smoothing)
+    if not (0 < smoothing < 1 if positive else 0 <= smoothing <= 1):
+        inside = "strictly between 0 and 1" if positive else "in [0, 1]"
         raise ValueError(
-            f"{what}: smoothing={smoothing} must lie {inside}: it is the probability spread over the classes."
+            f"{what}: {name}={smoothing} must lie {inside}: it is the probability spread over the classes."
         )
     if convention not in CONVENTIONS:
         raise ValueError(f"{what}: convention={convention!r} must be one of {', '.join(map(repr, CONVENTIONS))}.")
@@ -37,11 +42,26 @@ def spread(smoothing: float, input: torch.Tensor) -> float:
     return factor
 
 
+def reduction_of(what: str, size_average: bool | None, reduce: bool | None, reduction: str) -> str:
+    """The reduction, also in the form in which torch's older calls give it."""
+    if size_average is None and reduce is None:
+        return reduction
+    for name, given in (("size_average", size_average), ("reduce", reduce)):
+        if not isinstance(given, bool | None):
+            raise ValueError(
+                f"{what}({name}={given!r}): {name}, as in torch, is a flag of older calls, of which reduction took the place. "
+                "Arguments behind weight are best given by name: ignore_index=-100, reduction='mean'."
+            )
+    return str(legacy_get_string(size_average, reduce))
+
+
 def cross_entropy(
     input: torch.Tensor,
     target: torch.Tensor,
     weight: torch.Tensor | None = None,
+    size_average: bool | None = None,
     ignore_index: int = -100,
+    reduce: bool | None = None,
     reduction: str = "mean",
     label_smoothing: float = 0.0,
     *,
@@ -52,6 +72,8 @@ def cross_entropy(
     >>> cross_entropy(torch.zeros(1, 4), torch.tensor([0]), label_smoothing=0.1, convention="seed")
     tensor(1.3863)
     """
+    reduction = reduction_of("cross_entropy", size_average, reduce, reduction)
+    check_class_losses("cross_entropy", weight, ignore_index, reduction)
     check_smoothing("cross_entropy", label_smoothing, convention)
     if convention == "seed" and label_smoothing:
         label_smoothing = spread(label_smoothing, input)
@@ -93,12 +115,12 @@ class CrossEntropyLoss(nn.CrossEntropyLoss):
     Args:
         weight: a factor for each class, of shape ``(K,)``.
         ignore_index: a target that is left out.
-        reduction: "mean", "sum" or "none".
-        label_smoothing: eps, in [0, 1).
+        reduction: "mean", "sum" or "none"; ``size_average`` and ``reduce`` are its older form, as in torch.
+        label_smoothing: eps, in [0, 1].
         convention: "torch" or "seed".
 
     Raises:
-        ValueError: if eps is outside [0, 1), or leaves the true class less than the others.
+        ValueError: if eps is outside [0, 1], for an unknown reduction or convention, and if with ``convention="seed"`` eps leaves the true class less than the others.
 
     When it helps: networks that grow too sure of themselves, noisy labels, calibration. When it hurts: distillation from
     the trained network (Müller et al. 2019).
@@ -113,12 +135,16 @@ class CrossEntropyLoss(nn.CrossEntropyLoss):
     def __init__(
         self,
         weight: torch.Tensor | None = None,
+        size_average: bool | None = None,
         ignore_index: int = -100,
+        reduce: bool | None = None,
         reduction: str = "mean",
         label_smoothing: float = 0.0,
         *,
         convention: str = "torch",
     ) -> None:
+        reduction = reduction_of("CrossEntropyLoss", size_average, reduce, reduction)
+        check_class_losses("CrossEntropyLoss", weight, ignore_index, reduction)
         check_smoothing("CrossEntropyLoss", label_smoothing, convention)
         super().__init__(weight, ignore_index=ignore_index, reduction=reduction, label_smoothing=label_smoothing)
         self.convention = convention
@@ -128,8 +154,8 @@ class CrossEntropyLoss(nn.CrossEntropyLoss):
             input,
             target,
             self.weight,
-            self.ignore_index,
-            self.reduction,
-            self.label_smoothing,
+            ignore_index=self.ignore_index,
+            reduction=self.reduction,
+            label_smoothing=self.label_smoothing,
             convention=self.convention,
         )

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from trimtab.nn.checks import check_trailing
+from trimtab.nn.checks import check_eps, check_shape, check_trailing
 
 GROUP = "normalization"
 DETACH = ("both", "mean", "variance")
@@ -78,9 +78,10 @@ class DetachNorm(nn.Module):
 
     def __init__(self, normalized_shape: int | Sequence[int], eps: float = 1e-5, detach: str = "both") -> None:
         super().__init__()
+        self.normalized_shape = check_shape("DetachNorm", normalized_shape)
+        check_eps("DetachNorm", eps)
         if detach not in DETACH:
             raise ValueError(f"DetachNorm(detach={detach!r}): detach must be one of {', '.join(DETACH)}.")
-        self.normalized_shape = (normalized_shape,) if isinstance(normalized_shape, int) else tuple(normalized_shape)
         self.eps, self.detach = eps, detach
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:

@@ -10,13 +10,22 @@ import torch
 from torch._compile import _disable_dynamo  # torch.compiler.disable would import the compiler here and now: a second
 
 from trimtab.nn import ops
-from trimtab.nn.ops.common import laid_out_like
+from trimtab.nn.ops.common import in_order, memory_order
 
 
 def check_choice(part: str, name: str, value: str, choices: Iterable[str]) -> None:
     """Refuse a value that is none of the choices."""
-    if value not in choices:
+    if not isinstance(value, str) or value not in choices:
         raise ValueError(f"{part}({name}={value!r}): {name} must be one of {', '.join(map(repr, choices))}.")
+
+
+def check_generator(part: str, generator: Any) -> None:
+    """Refuse what is no generator, before the first call does."""
+    if generator is not None and not isinstance(generator, torch._C.Generator):
+        raise ValueError(
+            f"{part}(generator={generator!r}): generator must be a torch.Generator, or None for torch's own: "
+            f"torch.Generator().manual_seed(0)."
+        )
 
 
 class OwnGenerator:
@@ -75,7 +84,8 @@ def exactly(shape: torch.Size | tuple[int, ...], dropped: int, key: torch.Tensor
 
 def kept(keep: torch.Tensor, x: torch.Tensor, otherwise: float = 0.0) -> torch.Tensor:
     """x where a mask keeps it, laid out as x is."""
-    return torch.where(laid_out_like(keep, x) if keep.shape == x.shape else keep, x, otherwise)
+    order = memory_order(x)
+    return torch.where(keep if order is None else in_order(keep, order), x, otherwise)
 
 
 def normal(like: torch.Tensor, deviation: float, key: torch.Tensor) -> torch.Tensor:

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from trimtab.nn import ops
-from trimtab.nn.checks import check_p
-from trimtab.nn.draws import OwnGenerator, bernoulli, kept
+from trimtab.nn.checks import check_count, check_p
+from trimtab.nn.draws import OwnGenerator, bernoulli, check_generator, kept
 
 GROUP = "regularization"
 POOLS = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
@@ -36,8 +36,7 @@ def drop_block(
 def check_block(part: str, p: float, block_size: int) -> None:
     """Refuse settings that mean nothing."""
     check_p(part, "p", p)
-    if block_size < 1:
-        raise ValueError(f"{part}(block_size={block_size}): block_size must be at least 1: it is the side of a block.")
+    check_count(part, "block_size", block_size, 1, "is the side of a block")
 
 
 class DropBlock(OwnGenerator, nn.modules.dropout._DropoutNd):
@@ -71,6 +70,7 @@ class DropBlock(OwnGenerator, nn.modules.dropout._DropoutNd):
 
     def __init__(self, p: float = 0.1, block_size: int = 7, *, generator: torch.Generator | None = None) -> None:
         check_block("DropBlock", p, block_size)
+        check_generator("DropBlock", generator)
         super().__init__(p)
         self.block_size, self.generator = block_size, generator
 

@@ -11,8 +11,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from trimtab.nn import ops
-from trimtab.nn.checks import check_activation
-from trimtab.nn.draws import OwnGenerator, check_choice, uniform
+from trimtab.nn.checks import check_activation, check_count, check_number
+from trimtab.nn.draws import OwnGenerator, check_choice, check_generator
+from trimtab.nn.ops.common import hashes
 
 GROUP = "regularization"
 INFERENCE = ("moment_matching", "weight_scaling")
@@ -23,8 +24,7 @@ Activation = str | Callable[[torch.Tensor], torch.Tensor]
 
 def check_drop_connect(part: str, p: float) -> None:
     """Refuse a p outside [0, 1)."""
-    if not 0 <= p < 1:
-        raise ValueError(f"{part}(p={p}): p is the probability of dropping a weight and must lie in [0, 1).")
+    check_number(part, "p", p, "[0, 1)", "is the probability of dropping a weight")
 
 
 class DropConnectMask(OwnGenerator, nn.Module):
@@ -53,7 +53,7 @@ def _normals(samples: int, units: int, like: torch.Tensor) -> torch.Tensor:
         min=1e-6
     )  # of variance 1, though the tails are missing
     key = torch.zeros(1, dtype=torch.int64)
-    order = uniform((units, samples), torch.float32, key, like.device).argsort(-1)
+    order = hashes(units * samples, key, like.device).view(units, samples).argsort(-1)
     return quantiles.to(like.dtype)[order].T
 
 
@@ -77,10 +77,9 @@ class _DropConnect(nn.Module):
         check_drop_connect(part, p)
         check_choice(part, "inference", inference, INFERENCE)
         check_choice(part, "scaling", scaling, SCALING)
-        if isinstance(activation, str):
-            check_activation(part, activation)
-        if samples < 1:
-            raise ValueError(f"{part}(samples={samples}): the number of draws must be at least 1.")
+        check_activation(part, activation, or_function=True)
+        check_count(part, "samples", samples, 1, "is the number of values for each output in evaluation")
+        check_generator(part, generator)
         self.activation, self.inference, self.samples, self.scaling = activation, inference, samples, scaling
         self.mask = DropConnectMask(p, generator)
 
@@ -287,6 +286,7 @@ class _DropConnectRNN(nn.RNNBase):
     def __init__(self, *args: Any, p: float = 0.5, generator: torch.Generator | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         check_drop_connect(type(self).__name__, p)
+        check_generator(type(self).__name__, generator)
         self.mask = DropConnectMask(p, generator)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from trimtab.nn import ops
-from trimtab.nn.draws import OwnGenerator
+from trimtab.nn.draws import OwnGenerator, check_generator
 from trimtab.nn.dropout import check_dropout, drop
 
 GROUP = "regularization"
@@ -64,6 +64,7 @@ class DropPath(OwnGenerator, nn.modules.dropout._DropoutNd):
 
     def __init__(self, p: float = 0.1, *, scaling: str = "inverted", generator: torch.Generator | None = None) -> None:
         check_dropout("DropPath", p, scaling)
+        check_generator("DropPath", generator)
         super().__init__(p)
         self.scaling, self.generator = scaling, generator
 

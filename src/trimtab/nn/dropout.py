@@ -7,7 +7,7 @@ from torch import nn
 
 from trimtab.nn import ops
 from trimtab.nn.checks import check_has_channels, check_p
-from trimtab.nn.draws import OwnGenerator, bernoulli, check_choice, exactly, kept, units
+from trimtab.nn.draws import OwnGenerator, bernoulli, check_choice, check_generator, exactly, kept, units
 
 GROUP = "regularization"
 SCALINGS = ("inverted", "original")
@@ -51,7 +51,7 @@ def drop(
     """Dropout with the mask of ``key``; ``shape="sample"`` drops samples whole."""
     mask = mask_shape(x, shape)
     n = units(mask)
-    dropped = round(p * n) if count == "exact" else 0
+    dropped = round(float(p * n)) if count == "exact" else 0
     share = dropped / max(n, 1) if count == "exact" else p  # of entries that are dropped
     if share == 0:
         return x
@@ -141,6 +141,7 @@ class Dropout(OwnGenerator, nn.Dropout):
         generator: torch.Generator | None = None,
     ) -> None:
         check_dropout("Dropout", p, scaling, count, shape)
+        check_generator("Dropout", generator)
         super().__init__(p, inplace)
         self.scaling, self.count, self.shape, self.generator = scaling, count, shape, generator
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from trimtab.nn.checks import check_trailing
+from trimtab.nn.checks import check_number, check_shape, check_trailing
 
 GROUP = "normalization"
 
@@ -73,7 +73,8 @@ class DynamicTanh(nn.Module):
         channels_first: bool = False,
     ) -> None:
         super().__init__()
-        self.normalized_shape = (normalized_shape,) if isinstance(normalized_shape, int) else tuple(normalized_shape)
+        self.normalized_shape = check_shape("DynamicTanh", normalized_shape)
+        check_number("DynamicTanh", "alpha_init", alpha_init)
         if not alpha_init > 0:
             raise ValueError(
                 f"DynamicTanh(alpha_init={alpha_init}): alpha_init must be positive: at 0 the output is constant and "

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from trimtab.nn import ops
-from trimtab.nn.draws import OwnGenerator, check_choice, normal
+from trimtab.nn.checks import check_number
+from trimtab.nn.draws import OwnGenerator, check_choice, check_generator, normal
 
 GROUP = "regularization"
 VARIANCES = ("paper", "seed")
@@ -17,10 +18,7 @@ VARIANCES = ("paper", "seed")
 
 def check_gaussian(part: str, p: float, variance: str) -> None:
     """Refuse settings that mean nothing."""
-    if not 0 <= p < 1:
-        raise ValueError(
-            f"{part}(p={p}): p must lie in [0, 1): it is the dropping probability of the dropout that is like it."
-        )
+    check_number(part, "p", p, "[0, 1)", "is the dropping probability of the dropout that is like it")
     check_choice(part, "variance", variance, VARIANCES)
 
 
@@ -81,6 +79,7 @@ class GaussianDropout(OwnGenerator, nn.modules.dropout._DropoutNd):
 
     def __init__(self, p: float = 0.5, *, variance: str = "paper", generator: torch.Generator | None = None) -> None:
         check_gaussian("GaussianDropout", p, variance)
+        check_generator("GaussianDropout", generator)
         super().__init__(p)
         self.variance, self.generator = variance, generator
 

@@ -7,16 +7,13 @@ from typing import Any
 import torch
 
 from trimtab.nn.batch_norm import BatchNorm1d, BatchNorm2d, BatchNorm3d, Momentum, _BatchNorm, batch_norm
-from trimtab.nn.checks import check_mask, check_residual
+from trimtab.nn.checks import check_count, check_mask, check_residual
 
 GROUP = "normalization"
 
 
 def _check_size(part: str, ghost_batch_size: int) -> None:
-    if ghost_batch_size < 1:
-        raise ValueError(
-            f"{part}(ghost_batch_size={ghost_batch_size}): ghost_batch_size is a number of samples and must be at least 1."
-        )
+    check_count(part, "ghost_batch_size", ghost_batch_size, 1, "is a number of samples")
 
 
 def _parts(tensor: torch.Tensor | None, size: int, samples: int) -> list[Any]:

@@ -13,7 +13,9 @@ from trimtab.nn import ops
 from trimtab.nn.checks import (
     channels_last,
     check_after,
+    check_count,
     check_entries,
+    check_eps,
     check_groups,
     check_has_channels,
     check_residual,
@@ -102,7 +104,11 @@ class GroupNorm(nn.GroupNorm):
         activation: str = "none",
         dropout: float = 0.0,
     ) -> None:
-        check_after("GroupNorm", activation, dropout)
+        name = type(self).__name__
+        check_count(name, "num_groups", num_groups, 0)
+        check_count(name, "num_channels", num_channels, 0)
+        check_eps(name, eps)
+        check_after(name, activation, dropout)
         if num_groups < 1 or num_channels % num_groups:
             raise ValueError(
                 f"GroupNorm({num_groups}, {num_channels}): num_channels must be a multiple of num_groups. "

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from trimtab.nn import ops
-from trimtab.nn.draws import OwnGenerator, uniform
+from trimtab.nn.checks import check_number, check_sizes
+from trimtab.nn.draws import OwnGenerator, check_generator, uniform
 
 GROUP = "regularization"
 Stretch = tuple[float, float]
@@ -44,11 +45,16 @@ def expected_l0(log_alpha: torch.Tensor, temperature: float = 2 / 3, stretch: St
 
 def check_hard_concrete(part: str, temperature: float, stretch: Sequence[float], p: float = 0.5) -> None:
     """Refuse settings with which gates would never be exactly 0 or 1."""
-    if not 0 < p < 1:
-        raise ValueError(f"{part}(p={p}): p is about the share of gates closed at the start and must lie in (0, 1).")
+    check_number(part, "p", p, "(0, 1)", "is about the share of gates closed at the start")
+    check_number(part, "temperature", temperature)
     if not 0 < temperature <= 1:
         raise ValueError(f"{part}(temperature={temperature}): it must lie in (0, 1], or gates would gather in between.")
-    if not (len(stretch) == 2 and -math.inf < stretch[0] < 0 and 1 < stretch[1] < math.inf):
+    try:
+        low, high = stretch
+        fits = -math.inf < low < 0 and 1 < high < math.inf
+    except (TypeError, ValueError):
+        fits = False
+    if not fits:
         raise ValueError(f"{part}(stretch={stretch}): it must be (below 0, above 1): what is beyond is cut off.")
 
 
@@ -107,9 +113,10 @@ class HardConcrete(OwnGenerator, nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         check_hard_concrete("HardConcrete", temperature, stretch, p)
+        check_generator("HardConcrete", generator)
+        size = check_sizes("HardConcrete", shape)
         super().__init__()
         self.p, self.temperature, self.stretch, self.generator = p, temperature, stretch, generator
-        size = (shape,) if isinstance(shape, int) else tuple(shape)
         self.log_alpha = nn.Parameter(torch.full(size, math.log((1 - p) / p), device=device, dtype=dtype))
 
     def forward(self) -> torch.Tensor:

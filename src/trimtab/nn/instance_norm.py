@@ -12,8 +12,11 @@ from trimtab.nn import ops
 from trimtab.nn.checks import (
     check_after,
     check_channels,
+    check_count,
     check_entries,
+    check_eps,
     check_has_channels,
+    check_number,
     check_residual,
     extra,
 )
@@ -92,11 +95,19 @@ class _InstanceNorm(nn.modules.instancenorm._InstanceNorm):
         device: Any = None,
         dtype: Any = None,
         *,
+        bias: bool = True,
         activation: str = "none",
         dropout: float = 0.0,
     ) -> None:
-        check_after(type(self).__name__, activation, dropout)
+        name = type(self).__name__
+        check_count(name, "num_features", num_features, 0, "is the number of channels")
+        check_eps(name, eps)
+        if momentum is not None:
+            check_number(name, "momentum", momentum, "[0, 1]", "is the share of the new value in running statistics")
+        check_after(name, activation, dropout)
         super().__init__(num_features, eps, momentum, affine, track_running_stats, device, dtype)
+        if affine and not bias:
+            self.register_parameter("bias", None)
         self.activation, self.dropout = activation, dropout
 
     def forward(self, input: torch.Tensor, residual: torch.Tensor | None = None) -> torch.Tensor:
@@ -138,7 +149,7 @@ class InstanceNorm2d(_InstanceNorm, nn.InstanceNorm2d):
 
     Args:
         num_features: C.
-        eps, momentum, affine, track_running_stats, device, dtype: as in torch.
+        eps, momentum, affine, track_running_stats, device, dtype, bias: as in torch.
         activation: ``none``, ``relu``, ``gelu``, ``gelu_tanh`` or ``silu``, in the same pass.
         dropout: probability of dropping an entry of the result while training.
 

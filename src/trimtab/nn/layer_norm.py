@@ -13,8 +13,10 @@ from trimtab.nn.checks import (
     channels_last,
     check_after,
     check_entries,
+    check_eps,
     check_p,
     check_residual,
+    check_shape,
     check_trailing,
     extra,
 )
@@ -169,7 +171,10 @@ class LayerNorm(nn.LayerNorm):
         activation: str = "none",
         dropout: float = 0.0,
     ) -> None:
-        check_after("LayerNorm", activation, dropout)
+        name = type(self).__name__
+        check_shape(name, normalized_shape)
+        check_eps(name, eps)
+        check_after(name, activation, dropout)
         super().__init__(normalized_shape, eps, elementwise_affine, bias, device, dtype)
         if channels_first and len(self.normalized_shape) != 1:
             raise ValueError(
@@ -252,6 +257,8 @@ class AddLayerNorm(nn.LayerNorm):
         dropout: float = 0.0,
         return_sum: bool = False,
     ) -> None:
+        check_shape("AddLayerNorm", normalized_shape)
+        check_eps("AddLayerNorm", eps)
         check_p("AddLayerNorm", "dropout", dropout)
         super().__init__(normalized_shape, eps, elementwise_affine, bias, device, dtype)
         if len(self.normalized_shape) != 1:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from trimtab.nn.checks import check_trailing
+from trimtab.nn.checks import check_count, check_eps, check_momentum, check_number, check_trailing
 from trimtab.nn.ops import row_norm
 from trimtab.nn.ops.common import batched
 
@@ -148,8 +148,11 @@ class PowerNorm(nn.Module):
         layer_scale: int = 0,
     ) -> None:
         super().__init__()
-        if warmup < 0:
-            raise ValueError(f"PowerNorm(warmup={warmup}): warmup is a number of steps and must not be negative.")
+        check_count("PowerNorm", "num_features", num_features, 0, "is the last dimension of the input")
+        check_eps("PowerNorm", eps)
+        check_momentum("PowerNorm", momentum, none=False)
+        check_count("PowerNorm", "warmup", warmup, 0, "is a number of steps")
+        check_number("PowerNorm", "layer_scale", layer_scale)
         if layer_scale < 0 or (layer_scale and num_features % layer_scale):
             raise ValueError(
                 f"PowerNorm({num_features}, layer_scale={layer_scale}): layer_scale is a number of groups of features, and "

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from trimtab.nn.checks import check_count, check_eps, check_number
 from trimtab.nn.layer_norm import LayerNorm
 from trimtab.nn.rms_norm import RMSNorm
 
@@ -75,6 +76,9 @@ class QKNorm(nn.Module):
         dtype: Any = None,
     ) -> None:
         super().__init__()
+        check_count("QKNorm", "head_dim", head_dim, 1, "is the size of one head")
+        check_eps("QKNorm", eps)
+        check_number("QKNorm", "scale_init", scale_init, "(-inf, inf)")
         if kind not in KINDS:
             raise ValueError(f"QKNorm(kind={kind!r}): kind must be one of {', '.join(KINDS)}.")
         if bias and kind != "layer":

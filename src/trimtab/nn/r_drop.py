@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch.nn import functional as F
 
+from trimtab.nn.checks import check_number
+
 
 def symmetric_kl(input: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
     r"""The mean of the two divergences between the classes' distributions of two logits, for each sample.
@@ -81,6 +83,7 @@ def r_drop_loss(
     >>> x, y = torch.randn(8, 4), torch.randint(3, (8,))
     >>> loss = r_drop_loss(model(x), model(x), y, alpha=1.0)
     """
+    check_number("r_drop_loss", "alpha", alpha)
     if not alpha >= 0:
         raise ValueError(f"r_drop_loss(alpha={alpha}): alpha is the weight of the divergence and must not be negative.")
     if input.shape != other.shape:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from trimtab.nn.checks import check_p
+from trimtab.nn.checks import check_number, check_p
 
 GROUP = "regularization"
 
@@ -33,7 +33,7 @@ def rates_by_width(widths: Sequence[int], p: float = 0.5) -> list[float]:
     [0.5, 0.25, 0.125]
     """
     check_p("rates_by_width", "p", p)
-    if any(width < 1 for width in widths):
+    if any(not isinstance(width, int) or width < 1 for width in widths):
         raise ValueError(f"rates_by_width({list(widths)}): every width must be at least 1: it is a number of units.")
     return [p * width / max(widths) for width in widths]
 
@@ -61,7 +61,7 @@ def rates_by_depth(blocks: int, p: float = 0.1) -> list[float]:
     [0.05, 0.1, 0.15, 0.2]
     """
     check_p("rates_by_depth", "p", p)
-    if blocks < 1:
+    if not isinstance(blocks, int) or blocks < 1:
         raise ValueError(f"rates_by_depth(blocks={blocks}): there must be at least 1 block.")
     return [round(p * block / blocks, 12) for block in range(1, blocks + 1)]
 
@@ -89,6 +89,7 @@ def linear_ramp(step: int, steps: int, end: float, start: float = 0.0) -> float:
     >>> [linear_ramp(step, 200, 0.5) for step in (0, 100, 200, 300)]
     [0.0, 0.25, 0.5, 0.5]
     """
-    if steps < 1:
+    check_number("linear_ramp", "steps", steps)
+    if not steps >= 1:
         raise ValueError(f"linear_ramp(steps={steps}): it must be at least 1: it is the length of the way in steps.")
     return start + (end - start) * min(1.0, step / steps)

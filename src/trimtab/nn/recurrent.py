@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import PackedSequence
 
+from trimtab.nn.checks import check_count, check_eps, check_p
 from trimtab.nn.layer_norm import layer_norm
 
 GROUP = "normalization"
@@ -174,6 +175,10 @@ class _LayerNormRNN(nn.RNNBase):
         dtype: Any,
         eps: float,
     ) -> None:
+        check_eps(type(self).__name__, eps)
+        check_p(type(self).__name__, "dropout", dropout)
+        for size, given in (("input_size", input_size), ("hidden_size", hidden_size), ("num_layers", num_layers)):
+            check_count(type(self).__name__, size, given)
         super().__init__(
             mode, input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, 0, device, dtype
         )
@@ -412,6 +417,9 @@ class _LayerNormCell(nn.RNNCellBase):
         *,
         eps: float = 1e-5,
     ) -> None:
+        check_eps(type(self).__name__, eps)
+        for size, given in (("input_size", input_size), ("hidden_size", hidden_size)):
+            check_count(type(self).__name__, size, given)
         super().__init__(input_size, hidden_size, bias, GATES[self.mode], device, dtype)
         self.eps = eps
         _add_norms(self, self.mode, hidden_size, bias, "", {"device": device, "dtype": dtype})

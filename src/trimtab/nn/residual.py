@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import fx, nn
 
+from trimtab.nn.checks import check_p
+from trimtab.nn.draws import check_generator
 from trimtab.nn.drop_path import DropPath
 
 GROUP = "regularization"
@@ -49,6 +51,10 @@ class Residual(nn.Module):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
+        if not isinstance(block, nn.Module):
+            raise ValueError(f"Residual({block!r}): block must be a module, such as nn.Sequential(...).")
+        check_p("Residual", "drop_path", drop_path)
+        check_generator("Residual", generator)
         self.block = block
         self.drop_path = DropPath(drop_path, generator=generator) if drop_path else nn.Identity()
         if zero_init:

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from trimtab.nn import ops
-from trimtab.nn.checks import check_has_channels
+from trimtab.nn.checks import check_count, check_has_channels, check_number
 from trimtab.nn.ops.common import laid_out_like
 
 GROUP = "normalization"
@@ -67,6 +67,9 @@ class LocalResponseNorm(nn.LocalResponseNorm):
     def __init__(
         self, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0, *, divide_by_size: bool = True
     ) -> None:
+        check_count("LocalResponseNorm", "size", size, 1, "is a number of channels")
+        for name, given in (("alpha", alpha), ("beta", beta), ("k", k)):
+            check_number("LocalResponseNorm", name, given, "(-inf, inf)")
         super().__init__(size, alpha, beta, k)
         self.divide_by_size = divide_by_size
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from trimtab.nn.checks import check_after, check_p, check_residual, check_trailing, extra
+from trimtab.nn.checks import check_after, check_eps, check_p, check_residual, check_shape, check_trailing, extra
 from trimtab.nn.layer_norm import add_norm, over_last
 
 GROUP = "normalization"
@@ -90,7 +90,11 @@ class RMSNorm(nn.RMSNorm):
         activation: str = "none",
         dropout: float = 0.0,
     ) -> None:
-        check_after("RMSNorm", activation, dropout)
+        name = type(self).__name__
+        check_shape(name, normalized_shape)
+        if eps is not None:
+            check_eps(name, eps)
+        check_after(name, activation, dropout)
         super().__init__(normalized_shape, eps, elementwise_affine, device, dtype)
         self.activation, self.dropout = activation, dropout
 
@@ -128,6 +132,9 @@ class AddRMSNorm(nn.RMSNorm):
         dropout: float = 0.0,
         return_sum: bool = False,
     ) -> None:
+        check_shape("AddRMSNorm", normalized_shape)
+        if eps is not None:
+            check_eps("AddRMSNorm", eps)
         check_p("AddRMSNorm", "dropout", dropout)
         super().__init__(normalized_shape, eps, elementwise_affine, device, dtype)
         if len(self.normalized_shape) != 1:

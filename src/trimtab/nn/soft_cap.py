@@ -7,11 +7,14 @@ import math
 import torch
 from torch import nn
 
+from trimtab.nn.checks import check_number
+
 GROUP = "regularization"
 
 
 def check_cap(what: str, cap: float) -> None:
     """Refuse a cap that is not positive."""
+    check_number(what, "cap", cap)
     if not 0 < cap < math.inf:
         raise ValueError(f"{what}: cap={cap} must be positive: it is the bound of the logits. Try 30.")
 

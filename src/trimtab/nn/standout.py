@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import torch
 from torch import nn
 
 from trimtab.nn import ops
-from trimtab.nn.checks import check_activation
-from trimtab.nn.draws import OwnGenerator, uniform
+from trimtab.nn.checks import check_activation, check_number
+from trimtab.nn.draws import OwnGenerator, check_generator, uniform
 
 GROUP = "regularization"
 
@@ -18,8 +17,7 @@ GROUP = "regularization"
 def check_standout(part: str, alpha: float, beta: float) -> None:
     """Refuse numbers that are none."""
     for name, given in (("alpha", alpha), ("beta", beta)):
-        if not math.isfinite(given):
-            raise ValueError(f"{part}({name}={given}): {name} must be a finite number.")
+        check_number(part, name, given, "(-inf, inf)")
 
 
 class StandoutMask(OwnGenerator, nn.Module):
@@ -92,8 +90,10 @@ class Standout(nn.Module):
     ) -> None:
         super().__init__()
         check_standout("Standout", alpha, beta)
-        if isinstance(activation, str):
-            check_activation("Standout", activation)
+        check_activation("Standout", activation, or_function=True)
+        check_generator("Standout", generator)
+        if not isinstance(linear, nn.Module):
+            raise ValueError(f"Standout({linear!r}): linear must be a layer, such as nn.Linear(256, 128).")
         self.linear, self.activation = linear, activation
         self.mask = StandoutMask(alpha, beta, generator)
         self.gate: nn.Linear | None = None

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from trimtab.nn.checks import check_class_losses, check_reduction
+
 GROUP = "regularization"
 KINDS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "square": lambda margin: (1 - margin).square(),
@@ -20,7 +22,7 @@ KINDS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 
 def check_kind(what: str, kind: str, kinds: tuple[str, ...] = tuple(KINDS)) -> None:
     """Refuse a surrogate that is not there."""
-    if kind not in kinds:
+    if not isinstance(kind, str) or kind not in kinds:
         raise ValueError(f"{what}(kind={kind!r}): kind must be one of {', '.join(kinds)}.")
 
 
@@ -65,8 +67,7 @@ def surrogate_loss(
     tensor(0.5000)
     """
     check_kind("surrogate_loss", kind)
-    if reduction not in ("mean", "sum", "none"):
-        raise ValueError(f"surrogate_loss(reduction={reduction!r}): reduction must be mean, sum or none.")
+    check_reduction("surrogate_loss", reduction)
     kept = target != ignore_index
     known = torch.where(kept, target, 0)
     if weight is None:
@@ -135,6 +136,7 @@ class SurrogateLoss(nn.Module):
     ) -> None:
         super().__init__()
         check_kind("SurrogateLoss", kind)
+        check_class_losses("SurrogateLoss", weight, ignore_index, reduction)
         self.kind, self.ignore_index, self.reduction = kind, ignore_index, reduction
         self.weight: torch.Tensor | None
         self.register_buffer("weight", weight)

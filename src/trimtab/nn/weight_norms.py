@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrizations, parametrize
 
+from trimtab.nn.checks import check_eps, check_number
 from trimtab.nn.ops import row_norm
 
 GROUP = "normalization"
@@ -44,8 +45,8 @@ def weight_norm(module: nn.Module, name: str = "weight", dim: int | None = 0) ->
     Args:
         module: the layer, changed in place.
         name: of its weight.
-        dim: along which the units lie: 0 for linear layers and convolutions, 1 for transposed convolutions. None: one
-            length for the whole weight.
+        dim: along which the units lie: 0 for linear layers and convolutions, 1 for transposed convolutions. None, and -1 as in
+            torch: one length for the whole weight.
 
     Returns:
         The module.
@@ -67,13 +68,14 @@ def weight_norm(module: nn.Module, name: str = "weight", dim: int | None = 0) ->
     True
     """
     weight = _weight_of("weight_norm", module, name)
-    if dim is not None and not -weight.dim() <= dim < weight.dim():
+    if dim is not None and not (isinstance(dim, int) and -weight.dim() <= dim < weight.dim()):
         raise ValueError(
             f"weight_norm({type(module).__name__}, dim={dim}): {name} has shape {tuple(weight.shape)}, so dim must "
             f"lie in [{-weight.dim()}, {weight.dim() - 1}], or be None for one length of the whole."
         )
-    # torch takes -1 for None, so count from the front
-    return parametrizations.weight_norm(module, name, dim if dim is None else dim % weight.dim())  # type: ignore[arg-type]
+    if dim is not None and dim != -1:  # which is torch's name for None
+        dim %= weight.dim()
+    return parametrizations.weight_norm(module, name, dim)  # type: ignore[arg-type]
 
 
 def standardize_weight(
@@ -117,6 +119,7 @@ class WeightStandardization(nn.Module):
 
     def __init__(self, gain: torch.Tensor | None = None, eps: float = 1e-6, *, scaled: bool = False) -> None:
         super().__init__()
+        check_eps("WeightStandardization", eps)
         self.gain = None if gain is None else nn.Parameter(gain)
         self.eps, self.scaled = eps, scaled
 
@@ -179,6 +182,7 @@ def weight_standardization(
             f"weight_standardization takes {', '.join(kind.__name__ for kind in STANDARDIZED)}, not "
             f"{type(module).__name__}. For a whole model apply it to each of model.modules() of these types."
         )
+    check_eps("weight_standardization", eps)
     weight = _weight_of("weight_standardization", module, name)
     if weight.dim() < 2:
         raise ValueError(
@@ -226,12 +230,13 @@ def spectral_norm(
     tensor(True)
     """
     weight = _weight_of("spectral_norm", module, name)
-    if n_power_iterations < 1:
+    check_number("spectral_norm", "eps", eps, "[0, inf)")
+    if not isinstance(n_power_iterations, int) or n_power_iterations < 1:
         raise ValueError(
             f"spectral_norm(n_power_iterations={n_power_iterations}): it must be 1 or more, else the singular vectors "
             "never follow the weight."
         )
-    if dim is not None and not -weight.dim() <= dim < weight.dim():
+    if dim is not None and not (isinstance(dim, int) and -weight.dim() <= dim < weight.dim()):
         raise ValueError(
             f"spectral_norm({type(module).__name__}, dim={dim}): {name} has shape {tuple(weight.shape)}, so dim must "
             f"lie in [{-weight.dim()}, {weight.dim() - 1}], or be None."

@@ -7,11 +7,14 @@ import math
 import torch
 from torch import nn
 
+from trimtab.nn.checks import check_class_losses, check_number, check_reduction
+
 GROUP = "regularization"
 
 
 def check_factor(what: str, factor: float) -> None:
     """Refuse a factor that is not positive."""
+    check_number(what, "factor", factor)
     if not 0 < factor < math.inf:
         raise ValueError(f"{what}: factor={factor} must be positive: it is the strength of the penalty. Try 1e-4.")
 
@@ -29,8 +32,7 @@ def z_loss(
     tensor(5.3019)
     """
     check_factor("z_loss", factor)
-    if reduction not in ("mean", "sum", "none"):
-        raise ValueError(f"z_loss(reduction={reduction!r}): reduction must be mean, sum or none.")
+    check_reduction("z_loss", reduction)
     x = input.to(torch.promote_types(input.dtype, torch.float32))
     log_z = torch.logsumexp(x, 1 if x.ndim > 1 else 0)
     counted: int | torch.Tensor = log_z.numel()
@@ -74,6 +76,7 @@ class ZLoss(nn.Module):
     def __init__(self, factor: float = 1e-4, ignore_index: int = -100, reduction: str = "mean") -> None:
         super().__init__()
         check_factor("ZLoss", factor)
+        check_class_losses("ZLoss", None, ignore_index, reduction)
         self.factor, self.ignore_index, self.reduction = factor, ignore_index, reduction
 
     def forward(self, input: torch.Tensor, target: torch.Tensor | None = None) -> torch.Tensor:

@@ -11,7 +11,8 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import PackedSequence
 
 from trimtab.nn import ops
-from trimtab.nn.draws import OwnGenerator
+from trimtab.nn.checks import check_number
+from trimtab.nn.draws import OwnGenerator, check_generator
 from trimtab.nn.ops.common import in_transform
 from trimtab.nn.recurrent import STATES, State, _LayerNormRNN, _Weights
 
@@ -43,10 +44,8 @@ CELLS: dict[str, Callable[[torch.Tensor, State, _Weights], State]] = {
 def check_zoneout(part: str, p: float, p_cell: float | None = None) -> None:
     """Refuse probabilities outside [0, 1)."""
     for name, given in (("p", p), ("p_cell", p_cell)):
-        if given is not None and not 0 <= given < 1:
-            raise ValueError(
-                f"{part}({name}={given}): {name} is the probability of keeping the last value and must lie in [0, 1)."
-            )
+        if given is not None or name == "p":
+            check_number(part, name, given, "[0, 1)", "is the probability of keeping the last value")
 
 
 class ZoneoutMask(OwnGenerator, nn.Module):
@@ -87,6 +86,7 @@ class _Zoneout(_LayerNormRNN):
     def _zone(self, p: float, p_cell: float | None, generator: torch.Generator | None) -> None:
         part = type(self).__name__
         check_zoneout(part, p, p_cell)
+        check_generator(part, generator)
         if self.proj_size:
             raise ValueError(
                 f"{part}(proj_size={self.proj_size}): projections of the state are not supported, proj_size must be 0. "

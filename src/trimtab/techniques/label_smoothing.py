@@ -41,7 +41,7 @@ class LabelSmoothing(Technique):
     convention: str = "torch"
 
     def __post_init__(self) -> None:
-        check_smoothing("label_smoothing", self.smoothing, self.convention, positive=True)
+        check_smoothing("label_smoothing", self.smoothing, self.convention, positive=True, name="smoothing")
 
     def plain(self, training: TrainingLike) -> str:
         if self.convention != "torch":

@@ -172,24 +172,28 @@ def _shifted(z: torch.Tensor, bits: int) -> torch.Tensor:
     return (z >> bits) & ((1 << (64 - bits)) - 1)  # torch's integers have a sign, which >> would carry along
 
 
-def keep_mask(x: torch.Tensor, p: float, key: torch.Tensor) -> torch.Tensor:
-    """Which entries of x a dropout keeps: those whose hash of (place in memory, key) reaches p.
+def hashes(count: int, key: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Of each place in 0..count - 1 a number of 32 bits that depends on the key, as good as drawn.
 
     The same hash as in ``cpp/epilogue.h``: two rounds of xor-shift and multiply on a counter, whose start and first multiplier are
     the seed's. The key stays a tensor, so that ``vmap`` can give each of its rows one.
     """
     if in_transform():
-        key = key.to(x.device)  # a key for each row: no scalar, as which a tensor of the CPU goes along with any
+        key = key.to(device)  # a key for each row: no scalar, as which a tensor of the CPU goes along with any
     z = key.reshape(()) + (0x9E3779B97F4A7C15 - 2**64)  # splitmix64 makes both of the seed
     z = (z ^ _shifted(z, 30)) * (0xBF58476D1CE4E5B9 - 2**64)
     z = (z ^ _shifted(z, 27)) * (0x94D049BB133111EB - 2**64)
     z = z ^ _shifted(z, 31)
     start, multiplier = z & MASK, (z >> 32) & 0x7FFFFFFF | 0x40000001
-    i = torch.arange(x.numel(), device=x.device)
+    i = torch.arange(count, device=device)
     h = (start + (i & MASK) * 0x9E3779B9 + (i >> 32) * 0x85EBCA6B) & MASK
     h = ((h ^ (h >> 16)) * multiplier) & MASK
-    h = ((h ^ (h >> 15)) * 0x735A2D97) & MASK
-    keep = h >= min(int(p * 2**32), MASK)
+    return ((h ^ (h >> 15)) * 0x735A2D97) & MASK
+
+
+def keep_mask(x: torch.Tensor, p: float, key: torch.Tensor) -> torch.Tensor:
+    """Which entries of x a dropout keeps: those whose hash of (place in memory, key) reaches p."""
+    keep = hashes(x.numel(), key, x.device) >= min(int(p * 2**32), MASK)
     order = memory_order(x)
     if order is None:
         return keep.view(x.shape)
