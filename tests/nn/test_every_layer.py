@@ -405,3 +405,28 @@ def test_a_model_with_it_can_be_traced(layer: Layer):
     x = random(*layer.shape)
     traced = torch.jit.trace(model, x)
     torch.testing.assert_close(traced(2 * x), model(2 * x))
+    if layer.noisy:
+        traced = torch.jit.trace(model.train(), x, check_trace=False)
+        assert not torch.equal(
+            torch.cat([traced(x) for _ in range(9)]), traced(x).repeat(9, *(1 for _ in x.shape[1:]))
+        ), "drawn anew"
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_scripts():
+    x = random(50, 6)
+    for module in (tn.Dropout(0.5), tn.AlphaDropout(0.5)):
+        scripted = torch.jit.script(nn.Sequential(nn.Linear(6, 6), module))
+        assert not torch.equal(scripted(x), scripted(x))
+        assert torch.equal(scripted.eval()(x), scripted(x))
+    for module in (
+        tn.Dropout(shape="channel"),
+        tn.Dropout(generator=torch.Generator()),
+        tn.GaussianDropout(),
+        tn.DropConnectLinear(6, 6),
+    ):
+        with pytest.raises(
+            NotImplementedError,
+            match=r"torch\.jit\.script cannot compile \w+, whose noise TorchScript has no words for\.",
+        ):
+            torch.jit.script(nn.Sequential(nn.Linear(6, 6), module))

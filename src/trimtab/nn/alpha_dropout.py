@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from trimtab.nn import ops
 from trimtab.nn.checks import check_p
@@ -63,6 +65,15 @@ class AlphaDropout(OwnGenerator, nn.AlphaDropout):
         self.generator = generator
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
+        if torch.jit.is_scripting():  # type: ignore[attr-defined]
+            return F.alpha_dropout(input, self.p, self.training)
+        else:
+            return self._forward(input)
+
+    def __prepare_scriptable__(self) -> Any:
+        return self if self.generator is None else super().__prepare_scriptable__()
+
+    def _forward(self, input: torch.Tensor) -> torch.Tensor:
         if not self.training or self.p == 0:
             return input
         y = to_lowest(input, self.p, self.draw_key())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch._compile import _disable_dynamo  # torch.compiler.disable would import the compiler here and now: a second
@@ -34,8 +34,19 @@ class OwnGenerator:
     Copies and pickles of the module go on with the same numbers.
     """
 
-    generator: torch.Generator | None = None
-    _key: torch.Tensor | None = None
+    if TYPE_CHECKING:  # torch.jit.script would read them
+        generator: torch.Generator | None
+        _key: torch.Tensor | None
+    else:
+        generator = _key = None
+
+    def __prepare_scriptable__(self) -> Any:  # torch.jit.script asks for it
+        """What is compiled in the place of the module."""
+        raise NotImplementedError(
+            f"torch.jit.script cannot compile {type(self).__name__}, whose noise TorchScript has no words for. torch.jit.trace, "
+            "torch.export (both in evaluation) and torch.compile can, and torch.jit.script a plain Dropout or AlphaDropout without a "
+            "generator."
+        )
 
     def draw_key(self) -> torch.Tensor:
         """The seed of the next mask."""
@@ -79,7 +90,7 @@ def exactly(shape: torch.Size | tuple[int, ...], dropped: int, key: torch.Tensor
     """Bools of which exactly ``dropped`` are ``False`` in each entry of the first dimension, every choice of them as likely."""
     n = units(shape)
     order = uniform((math.prod(shape) // max(n, 1), n), torch.float32, key, device).argsort(-1)
-    return torch.ones_like(order, dtype=torch.bool).scatter(-1, order[:, :dropped], False).view(shape)
+    return torch.ones_like(order, dtype=torch.bool).scatter(-1, order[:, :dropped], 0).view(shape)
 
 
 def kept(keep: torch.Tensor, x: torch.Tensor, otherwise: float = 0.0) -> torch.Tensor:
@@ -90,11 +101,17 @@ def kept(keep: torch.Tensor, x: torch.Tensor, otherwise: float = 0.0) -> torch.T
 
 def normal(like: torch.Tensor, deviation: float, key: torch.Tensor) -> torch.Tensor:
     """Noise N(1, deviation^2) with the shape and type of a tensor, the same whatever that one's layout."""
+    if (
+        torch._C._get_tracing_state() is not None
+    ):  # a trace would keep the key as a constant: it draws anew in every call instead
+        return 1 + deviation * torch.randn_like(like)
     return _normal(key, like.shape, deviation, like.dtype, like.device)
 
 
 def uniform(shape: Sequence[int], dtype: torch.dtype, key: torch.Tensor, device: torch.device) -> torch.Tensor:
     """Numbers between 0 and 1."""
+    if torch._C._get_tracing_state() is not None:
+        return torch.rand(tuple(shape), dtype=dtype, device=device)
     return _uniform(key, shape, dtype, device)
 
 

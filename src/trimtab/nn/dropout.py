@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from trimtab.nn import ops
 from trimtab.nn.checks import check_has_channels, check_p
@@ -146,9 +149,19 @@ class Dropout(OwnGenerator, nn.Dropout):
         self.scaling, self.count, self.shape, self.generator = scaling, count, shape, generator
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
+        if torch.jit.is_scripting():  # type: ignore[attr-defined]
+            return F.dropout(input, self.p, self.training, self.inplace)
+        else:
+            return self._forward(input)
+
+    def _forward(self, input: torch.Tensor) -> torch.Tensor:
         key = self.draw_key() if self.training and 0 < self.p < 1 else None
         y = drop(input, self.p, self.training, key, self.scaling, self.count, self.shape)
         return input.copy_(y) if self.inplace and y is not input else y
+
+    def __prepare_scriptable__(self) -> Any:
+        plain = (self.scaling, self.count, self.shape) == ("inverted", "bernoulli", "element")
+        return self if plain and self.generator is None else super().__prepare_scriptable__()
 
     def extra_repr(self) -> str:
         told = {name: getattr(self, name) for name in ("scaling", "count", "shape")}
