@@ -131,7 +131,7 @@ class GroupNorm(nn.GroupNorm):
         check_residual("GroupNorm", input, residual)
         return group_norm(
             input, self.num_groups, self.weight, self.bias, self.eps,
-            residual=residual, activation=self.activation, dropout=self.dropout, training=self.training,
+            residual=residual, activation=self.activation, dropout=self.dropout if self.dropout and self.training else 0.0,
         )  # fmt: skip
 
     def extra_repr(self) -> str:

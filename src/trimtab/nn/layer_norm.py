@@ -202,7 +202,7 @@ class LayerNorm(nn.LayerNorm):
         )
 
     def _normalize(self, input: torch.Tensor, residual: torch.Tensor | None) -> torch.Tensor:
-        dropout = self.dropout if self.training else 0.0
+        dropout = self.dropout if self.dropout and self.training else 0.0
         plain = residual is None and self.activation == "none" and dropout == 0 and self.eps > 0
         if plain and torch_is_better("layer", input, self.weight):
             return _by_torch("LayerNorm", input, self.normalized_shape, self.weight, self.bias, self.eps)

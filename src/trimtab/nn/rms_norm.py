@@ -101,7 +101,7 @@ class RMSNorm(nn.RMSNorm):
     def forward(self, input: torch.Tensor, residual: torch.Tensor | None = None) -> torch.Tensor:
         check_trailing("RMSNorm", input, tuple(self.normalized_shape))
         check_residual("RMSNorm", input, residual)
-        dropout = self.dropout if self.training else 0.0
+        dropout = self.dropout if self.dropout and self.training else 0.0
         dims, eps = len(self.normalized_shape), _eps(self.eps, input.dtype)
         return over_last(input, dims, self.weight, None, eps, False, residual, self.activation, dropout)
 
