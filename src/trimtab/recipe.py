@@ -21,6 +21,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import difflib
+import functools
 import inspect
 import json
 import math
@@ -172,6 +173,12 @@ class Technique:
             several of these.
         clashes: names of techniques that cannot be in the same recipe, each with the reason.
         evaluates: whether a model computes something else in evaluation with it than its class says, although no new weight tells of it.
+        unbounded: names of the fields that may be infinite.
+
+    Making one checks the values first, then calls its ``__post_init__``, if it has one, for what only the technique knows.
+
+    Raises:
+        RecipeError: for a value that a field cannot take.
     """
 
     name: ClassVar[str] = ""
@@ -179,6 +186,7 @@ class Technique:
     group: ClassVar[str | tuple[str, ...]] = ""
     clashes: ClassVar[dict[str, str]] = {}
     evaluates: ClassVar[bool] = False
+    unbounded: ClassVar[tuple[str, ...]] = ()
     registry: ClassVar[dict[str, type[Technique]]] = {}
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -188,6 +196,7 @@ class Technique:
         if known.__qualname__ != cls.__qualname__ or known.__module__ != cls.__module__:
             raise TypeError(f"two techniques are called {cls.name!r}: {known.__module__} and {cls.__module__}")
         Technique.registry[cls.name] = cls
+        setattr(cls, "__post_init__", _checked(getattr(cls, "__post_init__", None)))  # noqa: B010 (before the dataclass is made)
 
     def apply(self, training: TrainingLike) -> Change:
         """Change the training in place and say what was changed; raise :class:`NothingToDo` if nothing could be."""
@@ -232,7 +241,6 @@ class Recipe:
         for technique in listed:
             if not isinstance(technique, Technique):
                 raise RecipeError(f"A recipe holds techniques; got {technique!r} of type {type(technique).__name__}.")
-            check_values(type(technique), _values(technique))
         self.techniques: tuple[Technique, ...] = tuple(sorted(listed, key=lambda one: _ORDER.index(one.acts_on)))
         self._check()
 
@@ -433,15 +441,7 @@ def _make(name: str, arguments: Sequence[Any], keywords: dict[str, Any]) -> Tech
         given = inspect.signature(cls).bind(*arguments, **keywords).arguments
     except TypeError as error:
         raise RecipeError(f"{name} cannot take these arguments ({error}). It is {name}{_signature(cls)}.") from None
-    kinds = _kinds(cls)
-    given = {key: _tupled(value, kinds.get(key)) for key, value in given.items()}
-    check_values(cls, given)
-    try:
-        return cls(**given)
-    except RecipeError:
-        raise
-    except (TypeError, ValueError, ArithmeticError, ImportError) as error:  # of a package that a technique needs
-        raise RecipeError(f"{name}: {str(error).removeprefix(f'{name}: ')}") from error
+    return cls(**given)
 
 
 def _signature(cls: type) -> str:
@@ -474,13 +474,48 @@ _KINDS: dict[Any, str] = {
 def _kinds(cls: type) -> dict[str, Any]:
     """The types of a technique's fields; nothing where they cannot be known here."""
     try:
-        return typing.get_type_hints(cls)
+        return _hints(cls)
     except (NameError, TypeError):
         return {}
 
 
+_hints = functools.cache(typing.get_type_hints)
+
+
+def _checked(then: Callable[[Any], None] | None) -> Callable[[Any], None]:
+    """What is done when a technique is made: its values are looked at, then what its class does by itself."""
+    then = getattr(then, "then", then)  # of a class that it is derived from
+
+    def __post_init__(self: Technique) -> None:
+        cls, kinds = type(self), _kinds(type(self))
+        for field in dataclasses.fields(self):  # type: ignore[arg-type]
+            object.__setattr__(self, field.name, _plain(getattr(self, field.name), kinds.get(field.name)))
+        check_values(cls, _values(self))
+        if then is None:
+            return
+        try:
+            then(self)
+        except RecipeError:
+            raise
+        except (TypeError, ValueError, ArithmeticError, ImportError) as error:  # of a package that a technique needs
+            raise RecipeError(said_by(cls.name, error)) from error
+
+    __post_init__.then = then  # type: ignore[attr-defined]
+    return __post_init__
+
+
+def said_by(name: str, error: Exception) -> str:
+    """What a part says of what it got, in the name of the technique that gave it.
+
+    >>> said_by("rotate", ValueError("RandomRotation(degrees=-1): degrees must be 0 or more."))
+    'rotate(degrees=-1): degrees must be 0 or more.'
+    """
+    text = re.sub(r"^[A-Z]\w*(?=[(:]| got )", name, str(error), count=1)
+    return text if re.match(rf"{name}(?=[(:]| got )", text) else f"{name}: {text}"
+
+
 def check_values(cls: type[Technique], values: Mapping[str, Any]) -> None:
-    """Refuse values that are not of the type that a technique's field declares, and an ``eps`` below 0.
+    """Refuse values that are not of the type that a technique's field declares or that float32 cannot hold, and an ``eps`` below 0.
 
     Raises:
         RecipeError: that names the field, what was given and what it must be.
@@ -494,6 +529,8 @@ def check_values(cls: type[Technique], values: Mapping[str, Any]) -> None:
             must = _called(kinds[field.name])
         elif field.name == "eps" and not value >= 0:
             must = "0 or more"
+        else:
+            must = _beyond(value, field.name in cls.unbounded)
         if must:
             raise RecipeError(
                 f"{cls.name}: {field.name}={quoted(_written(value), 60)[1:-1]} must be {must}. It is {cls.name}{_signature(cls)}."
@@ -515,8 +552,10 @@ def _fits(value: Any, kind: Any) -> bool:
             return False
         each = inner[:1] * len(value) if inner[-1] is Ellipsis else inner
         return len(value) == len(each) and all(map(_fits, value, each))
-    if kind is float or kind is int:  # numpy's numbers too; True is none
-        return isinstance(value, numbers.Real if kind is float else numbers.Integral) and not isinstance(value, bool)
+    if kind is float or kind is int:  # True is none, nor is NaN
+        return (
+            isinstance(value, (int, float) if kind is float else int) and not isinstance(value, bool) and value == value
+        )
     return isinstance(value, kind) if kind in _KINDS else True
 
 
@@ -537,11 +576,28 @@ def _called(kind: Any) -> str:
     return _KINDS.get(kind, str(kind))
 
 
-def _tupled(value: Any, kind: Any) -> Any:
-    """A list as the tuple that a field asks for: TOML has but lists."""
+def _beyond(value: Any, unbounded: bool) -> str:
+    """What a number must be that no weight could be; empty for all others."""
+    if isinstance(value, tuple):
+        return next(filter(None, (_beyond(one, unbounded) for one in value)), "")
+    if isinstance(value, int):
+        return "" if abs(value) < 2**63 else "below 2**63 in size"
+    if not isinstance(value, float) or not value or (math.isinf(value) and unbounded):
+        return ""
+    if math.isinf(value):
+        return "a finite number"
+    return "" if 1e-38 <= abs(value) <= 3e38 else "0, or from 1e-38 to 3e38 in size, as float32 holds it"
+
+
+def _plain(value: Any, kind: Any) -> Any:
+    """A list as the tuple that a field asks for, since TOML has but lists, and numbers of NumPy as Python's."""
+    if isinstance(value, numbers.Real) and not isinstance(value, bool):
+        return int(value) if isinstance(value, numbers.Integral) else float(value)
     kinds = typing.get_args(kind) if typing.get_origin(kind) in (typing.Union, types.UnionType) else (kind,)
     wanted = {typing.get_origin(one) or one for one in kinds}
-    return tuple(value) if isinstance(value, list) and tuple in wanted and list not in wanted else value
+    if isinstance(value, list) and tuple in wanted and list not in wanted:
+        value = tuple(value)
+    return tuple(_plain(one, None) for one in value) if isinstance(value, tuple) else value
 
 
 def _written(value: Any) -> str:

@@ -160,7 +160,7 @@ def test_nothing_to_do(text, message):
     [
         ("drop_connect(p=0)", "p=0 must lie strictly between 0 and 1: it is the probability of dropping a weight"),
         ("drop_connect(on='lstm')", "on='lstm' must be one of 'linear', 'conv', 'recurrent', 'all'"),
-        ("standout(alpha=1e999)", "standout(alpha=inf): alpha must be a finite number"),
+        ("standout(alpha=1e999)", "standout: alpha=1e999 must be a finite number"),
         ("zoneout(p=1)", "p is the probability of keeping the last value and must lie in [0, 1)"),
         ("zoneout(p=0)", "p and p_cell must not both be 0"),
         ("r_drop(alpha=0)", "alpha=0 must be positive: it is the weight of the divergence"),

@@ -434,7 +434,7 @@ def test_a_surrogate_of_another_name():
     with pytest.raises(tt.RecipeError) as error:
         tt.Recipe.parse("surrogate_loss(kind='zero_one')")
     assert str(error.value) == (
-        "surrogate_loss: surrogate_loss(kind='zero_one'): kind must be one of square, log, hinge, exponential."
+        "surrogate_loss(kind='zero_one'): kind must be one of square, log, hinge, exponential."
     )
 
 

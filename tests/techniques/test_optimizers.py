@@ -490,7 +490,7 @@ def test_embeddings_and_tied_weights_are_not_for_muon():
     ("text", "message"),
     [
         ("adam(lr=0)", "adam: lr=0 must be a positive number: it is the base learning rate"),
-        ("adam(betas=(0.9, 1.0))", "adam: Adam: betas=(0.9, 1.0) must each be at least 0 and below 1"),
+        ("adam(betas=(0.9, 1.0))", "adam: betas=(0.9, 1.0) must each be at least 0 and below 1"),
         ("sgd", "sgd cannot take these arguments"),
         ("sgd(lr=0.1, momentum=0, nesterov=True)", "Nesterov's momentum needs momentum above 0"),
         ("adam, sgd(lr=0.1)", "sgd cannot be combined with adam: both would turn the optimizer into another one"),

@@ -464,7 +464,7 @@ def test_only_what_is_named_is_penalized(doubles):
         ("l2(factor=-1)", "l2: factor=-1 must be a positive number"),
         ("elastic_net(l2=0)", "elastic_net: l2=0 must be a positive number"),
         ("lp(p=0)", "lp: p=0 must be a positive number: 1 is L1, 2 is L2; for the number of non-zeros see l0."),
-        ("l0(p=1)", "l0: l0(p=1): p is about the share of gates closed at the start"),
+        ("l0(p=1)", "l0(p=1): p is about the share of gates closed at the start"),
         ("l1, elastic_net", "cannot be combined with elastic_net: both have an L1 penalty"),
         ("elastic_net, l2", "both have an L2 penalty"),
     ],

@@ -8,7 +8,7 @@ import torch
 
 from trimtab.data import RandomAffine
 from trimtab.recipe import Change, Technique, TrainingLike
-from trimtab.techniques.augmentation import augment_inputs
+from trimtab.techniques.augmentation import augment_inputs, check_scale
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,7 @@ class Affine(Technique):
     padding: str = "border"
 
     def __post_init__(self) -> None:
+        check_scale(self.low, self.high)
         self.part()
 
     def part(self, generator: torch.Generator | None = None) -> RandomAffine:

@@ -7,13 +7,23 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from trimtab.recipe import Change, Refused, Technique, TrainingLike
+from trimtab.recipe import Change, Refused, Technique, TrainingLike, said_by
 
 # Techniques that act on images; on the same input nothing else can be a table.
 NO_TABLE = {
     name: "it acts on images, this on tables"
     for name in ("affine", "cutmix", "cutout", "flip", "rand_augment", "rotate", "translate", "zoom")
 }
+
+
+def check_scale(low: float, high: float) -> None:
+    """Refuse factors of size that are not positive, or stand in the wrong order."""
+    if not 0 < low <= high:
+        raise ValueError(
+            f"low={low} and high={high} must be positive factors, the smaller first, such as low=0.9, high=1.1."
+        )
+
+
 NO_SEQUENCE = dict.fromkeys(NO_TABLE, "it acts on images, this on sequences")
 
 
@@ -40,6 +50,6 @@ def augment_inputs(
         try:
             return part(x)
         except ValueError as error:  # of a form that it does not take
-            raise Refused(str(error)) from None
+            raise Refused(said_by(technique.name, error)) from None
 
     return Change(f"{summary}, in training only", training.change_input(change), lambda: part is not None)

@@ -61,6 +61,8 @@ class BatchNorm(Technique):
         check_place(self)
         if not 0 <= self.momentum <= 1:
             raise ValueError(f"momentum={self.momentum} must lie in [0, 1]: it is the share of the new batch.")
+        if not self.eps > 0:
+            raise ValueError(f"eps={self.eps} must be positive: what a channel that is constant is divided by.")
 
     def plain(self, training: TrainingLike) -> str:
         return plain_norms(self, training, self._norm_for)

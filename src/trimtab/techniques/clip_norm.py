@@ -44,6 +44,7 @@ class ClipNorm(Technique):
 
     acts_on = "update"
     group = "optimization"
+    unbounded = ("max_norm",)
 
     max_norm: float = 1.0
     per_parameter: bool = False

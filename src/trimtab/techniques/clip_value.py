@@ -40,12 +40,13 @@ class ClipValue(Technique):
 
     acts_on = "update"
     group = "optimization"
+    unbounded = ("low", "high")
 
     low: float = 0.5
     high: float | None = None
 
     def __post_init__(self) -> None:
-        bounds("clip_value", self.low, self.high)
+        bounds(str(self), self.low, self.high)
 
     def plain(self, training: TrainingLike) -> str:
         if self.high not in (None, -self.low):
@@ -54,7 +55,7 @@ class ClipValue(Technique):
 
     def apply(self, training: TrainingLike) -> Change:
         stats = ClipStats()
-        low, high = bounds("clip_value", self.low, self.high)
+        low, high = bounds(str(self), self.low, self.high)
         return clipping(
             training,
             f"entries of gradients clipped into [{low:g}, {high:g}]",

@@ -108,9 +108,9 @@ class Bagging(Technique):
 
 
 def _check(technique: Technique, members: int) -> None:
-    if not (isinstance(members, int) and members >= 2):
+    if not 2 <= members <= 1000:
         raise ValueError(
-            f"members={members!r} must be a whole number of at least 2: it is the number of networks, with the model."
+            f"members={members} must be a whole number of at least 2, and at most 1000: it is the number of networks, with the model."
         )
 
 

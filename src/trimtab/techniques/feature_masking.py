@@ -48,7 +48,7 @@ class FeatureMasking(Technique):
 
     def apply(self, training: TrainingLike) -> Change:
         def make(x: torch.Tensor, generator: torch.Generator) -> FeatureMaskingPart:
-            return FeatureMaskingPart(x.shape[-1], self.p, self.fill, generator=generator)
+            return FeatureMaskingPart(x.shape[-1] if x.ndim else 1, self.p, self.fill, generator=generator)
 
         behind = "their mean" if self.fill == "mean" else "0"
         return augment_inputs(training, self, make, f"features hidden behind {behind} with probability {self.p:g}")

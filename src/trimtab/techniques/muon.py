@@ -40,7 +40,13 @@ class MuonWithAdamW(torch.optim.Optimizer):
         eps: float = 1e-8,
     ) -> None:
         check_lr(lr)
-        check_lr(adamw_lr)
+        check_lr(adamw_lr, "adamw_lr")
+        if not 0 <= momentum < 1:
+            raise ValueError(f"momentum={momentum} must be at least 0 and below 1: it is the share of the old mean.")
+        if not 1 <= ns_steps < 100:
+            raise ValueError(f"ns_steps={ns_steps} must be from 1 to 99, usually 5.")
+        if not weight_decay >= 0:
+            raise ValueError(f"weight_decay={weight_decay} must be 0 or more.")
         muon = {
             "lr": lr,
             "momentum": momentum,

@@ -48,9 +48,6 @@ class Becomes:
         Becomes._members.append(cls)
 
     def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):  # type: ignore[arg-type]
-            if isinstance(value := getattr(self, field.name), list):  # TOML reads a pair back as a list
-                object.__setattr__(self, field.name, tuple(value))
         check_lr(self.numbers()["lr"])
 
     def numbers(self) -> dict[str, Any]:
@@ -77,10 +74,10 @@ class Becomes:
         return Turn(self, training, self.part, numbers, self.weight_decay).change()  # type: ignore[attr-defined]
 
 
-def check_lr(lr: float) -> None:
+def check_lr(lr: float, name: str = "lr") -> None:
     """Refuse a rate that is no positive number."""
     if not 0 < lr < math.inf:
-        raise ValueError(f"lr={lr} must be a positive number: it is the base learning rate of the new optimizer.")
+        raise ValueError(f"{name}={lr} must be a positive number: it is the base learning rate of the new optimizer.")
 
 
 class _Defaults(Exception):

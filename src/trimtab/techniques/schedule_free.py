@@ -86,6 +86,12 @@ class ScheduleFree(Becomes, Technique):
             value = getattr(self, name)
             if not isinstance(value, int) or value < 0:
                 raise ValueError(f"{name}={value!r} must be a whole number, 0 or more.")
+        if not 0 <= self.r <= 10:
+            raise ValueError(
+                f"r={self.r} must be from 0 to 10: it is the power of the step that weighs it in the average."
+            )
+        if self.weight_decay is not None and self.weight_decay < 0:
+            raise ValueError(f"weight_decay={self.weight_decay} must be 0 or more.")
         if self.lr is not None:
             check_lr(self.lr)
         self.kind()

@@ -64,6 +64,7 @@ class SkipSpikes(Technique):
 
     acts_on = "update"
     group = "optimization"
+    unbounded = ("threshold",)
 
     threshold: float = 8.0
     by: str = "both"
