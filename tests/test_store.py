@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import sqlite3
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import msgspec
@@ -133,7 +135,7 @@ def test_errors_say_what_there_is(store):
 def test_a_file_that_is_no_database_says_so(tmp_path):
     (tmp_path / "runs.db").write_text("this is not a database, it is a text of some length" * 50)
     with pytest.raises(
-        StoreError, match=r"cannot open it .*file is not a database.*choose another folder with --store"
+        StoreError, match=r"cannot open it .*file is not a database.*It is damaged: move it away, and the next"
     ):
         Store(tmp_path)
 
@@ -257,16 +259,111 @@ def test_what_cannot_be_read_is_left_out(tmp_path):
 
 def test_damaged_rows_are_left_out_and_said(store):
     put(store, record())
-    store._db.execute("insert into point values ('r1', 0, 'loss', 3, x'00')")
-    store._db.execute("insert into profile values ('r1', 0, 'grad_norms', 4, 'text')")
+    for step, name, value in [
+        (3, "loss", "x'00'"), ("9e999", "loss", 1.0), ("null", "loss", 1), (1 << 62, "loss", 1), (-1, "loss", 1), (2, "loss", "'text'"),
+    ]:  # fmt: skip
+        store._db.execute(f"insert into point values ('r1', 0, '{name}', {step}, {value})")
+    store._db.execute("insert into point values ('r1', 0, null, 3, 1.0), ('r1', 0, x'c1', 3, 1.0)")
+    store._db.execute(
+        "insert into profile values ('r1', 0, 'grad_norms', 4, 'text'), ('r1', 0, 'grad_norms', 9e999, x'')"
+    )
+    store._db.execute("insert into profile values ('r1', 0, 'grad_norms', 4, x'00')")
     training = store.run().main
     assert training.get("loss").values == record().main.get("loss").values
     assert training.profiles == record().main.profiles
     assert training.notes == (
         "a note",
-        "Damaged rows of loss left out: 1.",
-        "Damaged rows of grad_norms left out: 1.",
+        "Damaged rows of loss left out: 6.",
+        "Damaged rows of None left out: 1.",
+        "Damaged rows of b'\\xc1' left out: 1.",
+        "Damaged rows of grad_norms left out: 3.",
     )
+    store.put_run(record(), finished=False)
+    (listed,) = store.listed()
+    assert listed.steps == 3
+
+
+def test_runs_that_lost_their_names_and_texts_that_are_none_hide_nothing(store):
+    for name in ("r1", "r2", "r3"):
+        put(store, record(name))
+        store.put_findings(name, [])
+    store._db.execute("update run set id=null where id='r3'")
+    store._db.execute("update run set id=cast(x'72ff' as text) where id='r2'")  # no UTF-8
+    store._db.execute("update finding set record=cast(x'ff' as text)")
+    store._db.commit()
+    assert [one.run.id for one in store.listed()] == ["r1"]
+    assert store.run().id == "r1"
+    lost, *others = store.skipped
+    assert lost == f"Left out: a run in {store.path} that has lost its name."
+    assert [said.split(" in /")[0] for said in sorted(others)] == [
+        "Left out: The run r\ufffd",
+        "Left out: What was found in run r1",
+    ]
+
+
+@pytest.fixture
+def filled(tmp_path):
+    """A store with several pages of each kind, and the bytes of its file."""
+    with Store(tmp_path / "filled") as store:
+        for number in range(3):
+            run = record(f"r{number}", float(number))
+            put(store, run)
+            store.add_rows(run.id, [(0, "loss", step, 0.5) for step in range(3, 300)], [])
+        for number in range(120):
+            store.put_trial(f"k{number}", Trial(subject="s" * 100, recipe="ema", seed=number, status="ok"))
+        store.put_treatment("r1", Treatment(subject="train.py", findings=(), words=("long",) * 3000))
+    return (tmp_path / "filled" / "runs.db").read_bytes()
+
+
+def holds(store):
+    """How much of each kind a store still shows."""
+
+    def shown(read, key):
+        try:
+            return read(key)
+        except StoreError:
+            return None
+
+    runs = [run for run in map(lambda run: shown(store.run, run), store.runs()) if run is not None]
+    return {
+        "runs": len(runs),
+        "points": sum(len(run.main.get("loss")) for run in runs),
+        "trials": sum(shown(store.trial, f"k{number}") is not None for number in range(120)),
+        "outcomes": len(store.outcomes("r1")),
+    }
+
+
+def test_a_damaged_page_hides_nothing_else(filled, tmp_path):
+    whole = {"runs": 3, "points": 900, "trials": 120, "outcomes": 1}
+    damaged = 0
+    for start in range(4096, len(filled), 4096):
+        folder = tmp_path / str(start)
+        folder.mkdir()
+        (folder / "runs.db").write_bytes(filled[:start] + bytes(4096) + filled[start + 4096 :])
+        with Store.reading(folder) as store:
+            found = holds(store)
+            lost = [kind for kind in whole if found[kind] < whole[kind]]
+            assert lost in ([], ["runs", "points"], ["points"], ["trials"], ["outcomes"]), start
+            assert not lost or store.skipped
+            damaged += any("is damaged (" in said for said in store.skipped)
+        with Store(folder) as store:  # mended where it may be written
+            assert holds(store) == found
+            assert (folder / "runs.db.damaged").exists() == any("was damaged (" in said for said in store.skipped)
+            store.put_trial("new", Trial(subject="s", recipe="", seed=0, status="ok"))
+        with Store(folder) as store:
+            assert store.trial("new") is not None and holds(store) == found
+            assert store._rows("pragma integrity_check") == [("ok",)] or not (folder / "runs.db.damaged").exists()
+    assert damaged > 5
+
+
+def test_of_a_file_that_was_cut_off_the_rest_is_shown(filled, tmp_path):
+    (tmp_path / "runs.db").write_bytes(filled[: len(filled) // 2])
+    with Store.reading(tmp_path) as store:
+        found = holds(store)
+        assert found["points"] > 100
+        assert (tmp_path / "runs.db").stat().st_size == len(filled) // 2
+    with Store(tmp_path) as store:
+        assert holds(store) == found
 
 
 def test_a_new_folder_ignores_itself(tmp_path):
@@ -312,19 +409,42 @@ def test_a_store_on_a_disk_that_may_only_be_read_is_shown(nobody, killed):
         assert store.run() == record()
 
 
-def test_a_locked_store_is_not_waited_for_long(tmp_path, monkeypatch):
-    monkeypatch.setattr("trimtab.store.PATIENCE", 0.01)
+def test_a_locked_store_is_waited_for_half_a_second_in_all(tmp_path):
     with Store(tmp_path) as store:
         put(store, record())
     other = sqlite3.connect(tmp_path / "runs.db", isolation_level=None)
     other.execute("pragma locking_mode=exclusive")
     other.execute("begin exclusive")
     for opened in (Store, Store.reading):
+        began = time.monotonic()
         with pytest.raises(StoreError, match=r"database is locked\)\. Another process holds it: wait"):
             opened(tmp_path)
+        assert time.monotonic() - began < 1.0
     other.close()
     with Store.reading(tmp_path) as store:
         assert store.run().id == "r1"
+
+
+def test_what_is_written_while_another_process_writes_waits_in_memory(tmp_path):
+    trial = Trial(subject="s", recipe="", seed=0, status="ok", value=1.0)
+    with Store(tmp_path) as store, contextlib.closing(sqlite3.connect(tmp_path / "runs.db")) as other:
+        put(store, record())
+        other.execute("begin immediate")
+        began = time.monotonic()
+        for step in range(3, 30):
+            store.add_rows("r1", [(0, "loss", step, 0.5)], [])
+        store.put_trial("k", trial)
+        with pytest.raises(sqlite3.OperationalError, match="locked"):  # the end of a run: whoever keeps it must know
+            store.put_run(record(), finished=True)
+        assert time.monotonic() - began < 1.0
+        other.rollback()
+        store.put_trial("l", trial)
+        assert store.run().main.steps == 30 and store.trial("k") == store.trial("l") == trial
+        other.execute("begin immediate")
+        store.put_trial("m", trial)
+        other.rollback()
+    with Store.reading(tmp_path) as store:  # closing is the last chance
+        assert store.trial("m") == trial
 
 
 def test_beside_a_script(tmp_path):

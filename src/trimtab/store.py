@@ -7,17 +7,21 @@ records, written once when they end: that is what makes a comparison resumable. 
 ``outcome`` beside the run that they started from.
 
 What cannot be read, of another version of trimtab or damaged, hides nothing else: it is left out, and a sentence in
-``Store.skipped`` says so.
+``Store.skipped`` says so. A file of which a part is damaged is mended when it may be written: what can be read of it takes its place,
+and it lies beside it as ``runs.db.damaged``. While another process holds the file, what is to be written waits in memory, and whoever
+writes goes on: in all, a store makes its process wait for others no longer than ``PATIENCE``.
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import sqlite3
 import struct
 import tempfile
 import time
+import types
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,8 +55,12 @@ create index if not exists point_run on point (run);
 create index if not exists profile_run on profile (run);
 """
 
+_OLDER = "create table if not exists {} (run text primary key, record blob);"  # treatment and tuning of older versions
+_TABLES = ("run", "point", "profile", "trial", "watched", "outcome", "finding")
+
 FOLDER = ".trimtab"
-PATIENCE = 2.0  # seconds to wait for another process that writes: its commits take milliseconds
+PATIENCE = 0.5  # seconds to wait for other processes in all: their commits take milliseconds
+LATEST = 10**12  # steps beyond are no steps, but damage
 _KINDS: dict[str, type[Outcome]] = {"treatment": Treatment, "comparison": Comparison, "tuning": Tuning}
 T = TypeVar("T")
 
@@ -104,16 +112,29 @@ class Store:
             if made:
                 with contextlib.suppress(OSError):  # a full disk is told by what matters more
                     (self.folder / ".gitignore").write_text("*\n")
-            self._db = sqlite3.connect(self.path, timeout=PATIENCE, check_same_thread=False)
-            self._db.executescript("pragma journal_mode=wal; pragma synchronous=normal;" + _SCHEMA)
+            try:
+                self._open()
+            except sqlite3.DatabaseError as error:
+                if not (_damaged(error) and _filled_up(self.path)):
+                    raise
+                self._open()
         except (sqlite3.Error, OSError) as error:
             raise self._closed(error) from error
+
+    def _open(self) -> None:
+        self._db = sqlite3.connect(self.path, timeout=self._patience, check_same_thread=False)
+        self._db.text_factory = _text
+        self._db.executescript("pragma journal_mode=wal; pragma synchronous=normal;" + _SCHEMA)
 
     def _set(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         self.path = self.folder / "runs.db"
         self.skipped: list[str] = []
+        self._patience = PATIENCE
+        self._waiting: list[tuple[str, list[tuple]]] = []  # statements with their rows, while another process writes
         self._copy: tempfile.TemporaryDirectory | None = None
+        self._legible: sqlite3.Connection | None = None  # what can be read of a damaged file
+        self._writes = True
 
     @classmethod
     def beside(cls, script: str | Path) -> Store:
@@ -129,38 +150,49 @@ class Store:
         """
         store = cls.__new__(cls)
         store._set(folder)
+        store._writes = False
         if not store.path.exists():
             raise StoreError(f"{store.path} holds no run yet. Make one: trimtab watch SCRIPT.")
         try:
             try:
                 store._connect(store.path, "mode=rw")
-            except sqlite3.OperationalError as error:
-                if "locked" in str(error):
+            except sqlite3.DatabaseError as error:
+                if _held(error):
                     raise
+                if _damaged(error):
+                    (copied,) = store._copied(store.path)
+                    if not _filled_up(copied):
+                        raise
+                    store._connect(copied, "mode=rw")
+                    return store
                 # SQLite wants to write beside a file that it reads, since others may write; on a read-only disk nobody does
                 log = store.path.with_name("runs.db-wal")
                 if (
                     log.exists() and log.stat().st_size
                 ):  # not yet part of the file: both, where they can be put together
-                    store._copy = tempfile.TemporaryDirectory()
-                    copied = [Path(shutil.copy(file, store._copy.name)) for file in (store.path, log)]
-                    store._connect(copied[0], "mode=rw")
+                    copied, _ = store._copied(store.path, log)
+                    store._connect(copied, "mode=rw")
                 else:
                     store._connect(store.path, "mode=ro&immutable=1")
         except (sqlite3.Error, OSError) as error:
+            if store._copy is not None:
+                store._copy.cleanup()
             raise store._closed(error) from error
         return store
 
+    def _copied(self, *files: Path) -> list[Path]:
+        """Copies for as long as this store is open."""
+        self._copy = tempfile.TemporaryDirectory()
+        return [Path(shutil.copyfile(file, Path(self._copy.name, file.name))) for file in files]
+
     def _connect(self, path: Path, mode: str) -> None:
-        self._db = sqlite3.connect(f"{path.resolve().as_uri()}?{mode}", uri=True, timeout=PATIENCE)
+        self._db = sqlite3.connect(f"{path.resolve().as_uri()}?{mode}", uri=True, timeout=self._patience)
+        self._db.text_factory = _text
         self._db.execute("pragma query_only=1")
         self._db.execute("select count(*) from sqlite_master").fetchone()  # opens the file
 
     def _closed(self, error: Exception) -> StoreError:
-        todo = "Make room or permission there, or choose another folder with --store FOLDER."
-        if "locked" in str(error):
-            todo = "Another process holds it: wait until that one has ended, or end it."
-        return StoreError(f"trimtab keeps its records in {self.path} and cannot open it ({error}). {todo}")
+        return StoreError(f"trimtab keeps its records in {self.path} and cannot open it ({error}). {what_to_do(error)}")
 
     def __enter__(self) -> Store:
         return self
@@ -169,19 +201,90 @@ class Store:
         self.close()
 
     def close(self) -> None:
+        with contextlib.suppress(sqlite3.Error):
+            self.settle()
         self._db.close()
+        if self._legible is not None:
+            self._legible.close()
         if self._copy is not None:
             self._copy.cleanup()
 
-    # -- reading -----------------------------------------------------------------------------------------------------
+    # -- reading and writing -------------------------------------------------------------------------------------------
 
     def _rows(self, query: str, *values: Any) -> list[tuple]:
         try:
-            return self._db.execute(query, values).fetchall()
+            return (self._legible or self._db).execute(query, values).fetchall()
         except sqlite3.Error as error:
             if "no such table" in str(error):  # of an older version, opened for reading
                 return []
-            raise StoreError(f"{self.path} cannot be read ({error}). The file is damaged, or in use.") from error
+            if self._mended(error):
+                return self._rows(query, *values)
+            self._waited(PATIENCE if _held(error) else 0)
+            why = "Another process holds it." if _held(error) else "The file is damaged, or in use."
+            raise StoreError(f"{self.path} cannot be read ({error}). {why}") from error
+
+    def _write(self, *statements: tuple[str, list[tuple]]) -> None:
+        """Carry out statements, each with its rows, and commit, or let them wait while another process holds the file."""
+        self._waiting += statements
+        try:
+            self.settle()
+        except sqlite3.Error as error:
+            if not _held(error):
+                raise
+
+    def settle(self) -> None:
+        """Write what waits for another process.
+
+        Raises:
+            sqlite3.Error: if that is not possible, or not yet.
+        """
+        if not self._waiting:
+            return
+        began = time.monotonic()
+        try:
+            with self._db:
+                for statement, rows in self._waiting:
+                    self._db.executemany(statement, rows)
+            self._waiting = []
+        except sqlite3.Error as error:
+            if self._mended(error) and self._legible is None:
+                return self.settle()
+            if not _held(error):
+                self._waiting = []
+            raise
+        finally:
+            self._waited(time.monotonic() - began)
+
+    def _waited(self, seconds: float) -> None:
+        """Some of the patience is used up, unless that is how long a disk takes."""
+        if seconds > 0.03:
+            self._patience = max(0.0, self._patience - seconds)
+            with contextlib.suppress(sqlite3.Error):
+                self._db.execute(f"pragma busy_timeout={round(1000 * self._patience)}")
+
+    def _mended(self, error: sqlite3.Error) -> bool:
+        """Whether a damaged file has been replaced by what can be read of it: where it may be written on the disk, else for this store."""
+        if self._legible is not None or not _damaged(error):
+            return False
+        self._legible = sqlite3.connect("", check_same_thread=False)  # a file of its own, without a name
+        self._legible.text_factory = _text
+        _copy_legible(self._db, self._legible)
+        said = f"{self.path} is damaged ({error}). What can be read of it is shown, the rest is lost."
+        if self._writes:
+            try:
+                shutil.copyfile(self.path, self.path.with_name("runs.db.damaged"))
+                self._legible.backup(self._db)
+            except (sqlite3.Error, OSError):
+                pass
+            else:
+                self._legible.close()
+                self._legible = None
+                said = (
+                    f"{self.path} was damaged ({error}). What could be read of it is kept, the rest is lost; the damaged file lies beside "
+                    "it as runs.db.damaged."
+                )
+        self._skip(said)
+        return True
 
     def _decoded(self, blob: Any, kind: type[T], what: str) -> T:
         try:
@@ -199,16 +302,19 @@ class Store:
         profiles: Sequence[tuple[int, str, int, Sequence[float]]],
     ) -> None:
         """Append measurements ``(training, name, step, value(s))`` and commit."""
-        with self._db:
-            # SQLite has no NaN: it would read back as NULL, which is how it is meant here.
-            self._db.executemany("insert into point values (?,?,?,?,?)", [(run, *row) for row in points])
-            self._db.executemany(
-                "insert into profile values (?,?,?,?,?)",
-                [(run, t, name, step, struct.pack(f"<{len(v)}d", *v)) for t, name, step, v in profiles],
-            )
+        # SQLite has no NaN: it would read back as NULL, which is how it is meant here.
+        packed = [(run, t, name, step, struct.pack(f"<{len(v)}d", *v)) for t, name, step, v in profiles]
+        self._write(
+            ("insert into point values (?,?,?,?,?)", [(run, *row) for row in points]),
+            ("insert into profile values (?,?,?,?,?)", packed),
+        )
 
     def put_run(self, record: RunRecord, *, finished: bool) -> None:
-        """Write (or overwrite) the head of a run: everything but its points and profile rows."""
+        """Write (or overwrite) the head of a run: everything but its points and profile rows. Of a run that has finished, nothing waits.
+
+        Raises:
+            sqlite3.Error: if it cannot be written.
+        """
         trainings = tuple(
             msgspec.structs.replace(
                 training,
@@ -218,12 +324,17 @@ class Store:
             for training in record.trainings
         )
         head = msgspec.msgpack.encode(msgspec.structs.replace(record, trainings=trainings))
-        with self._db:
-            self._db.execute("insert or replace into run values (?,?,?,?)", (record.id, record.started, finished, head))
+        row = (record.id, record.started, finished, head)
+        self._write(("insert or replace into run values (?,?,?,?)", [row]))
+        if finished:
+            self.settle()
 
     def runs(self) -> list[str]:
         """The ids of all runs, oldest first."""
-        return [row[0] for row in self._rows("select id from run order by started, rowid")]
+        ids = [run for (run,) in self._rows("select id from run order by started, rowid")]
+        if not all(isinstance(run, str) for run in ids):
+            self._skip(f"Left out: a run in {self.path} that has lost its name.")
+        return [run for run in ids if isinstance(run, str)]
 
     def run(self, run: str | None = None) -> RunRecord:
         """A whole run by its id; the newest that can be read when none is given.
@@ -260,22 +371,28 @@ class Store:
         try:
             yield
         except StoreError as error:
-            self.skipped.append(f"Left out: {error}")
+            self._skip(f"Left out: {error}")
+
+    def _skip(self, sentence: str) -> None:
+        if sentence not in self.skipped:
+            self.skipped.append(sentence)
 
     def _head(self, run: str) -> RunRecord:
-        ((head, finished),) = self._rows("select head, finished from run where id=?", run)
-        return msgspec.structs.replace(self._decoded(head, RunRecord, f"The run {run}"), finished=bool(finished))
+        what = f"The run {run}"
+        (head, finished), *_ = self._rows("select head, finished from run where id=?", run) or [(None, False)]
+        return msgspec.structs.replace(self._decoded(head, RunRecord, what), id=run, finished=bool(finished))
 
     def _listed(self, head: RunRecord) -> Listed:
         longest = max(range(len(head.trainings)), key=lambda i: head.trainings[i].steps, default=0)
         steps = head.trainings[longest].steps if head.trainings else 0
         newest = "select {} from point where run=? and training=? and name=? order by rowid desc limit 1"
         if not head.finished:  # its head is older than its numbers
-            steps = max([steps, *(row[0] + 1 for row in self._rows(newest.format("step"), head.id, longest, "loss"))])
+            last = self._rows(newest.format("step"), head.id, longest, "loss")
+            steps = max([steps, *(step + 1 for (step,) in last if _is_step(step))])
         value = float("nan") if head.reached is None else head.reached
         if head.metric is not None and head.reached is None:
-            for (last,) in self._rows(newest.format("value"), head.id, longest, head.metric.name):
-                value = last if isinstance(last, float) else value
+            for (said,) in self._rows(newest.format("value"), head.id, longest, head.metric.name):
+                value = said if isinstance(said, float) else value
         findings = None
         with self._skipping():
             findings = self.findings(head.id)
@@ -290,21 +407,19 @@ class Store:
         rows: dict[str, tuple[list[int], list[tuple[float, ...]]]] = {}
         damaged: dict[str, int] = {}
         for name, step, value in self._rows(_POINTS, run, index):
-            try:
+            if isinstance(name, str) and _is_step(step) and isinstance(value, (float, int, types.NoneType)):
                 steps, values = series.setdefault(name, ([], []))
+                steps.append(step)
                 values.append(float("nan") if value is None else float(value))
-                steps.append(int(step))
-            except (TypeError, ValueError):
-                del values[len(steps) :]
-                damaged[name] = damaged.get(name, 0) + 1
+            else:
+                damaged[str(name)] = damaged.get(str(name), 0) + 1
         for name, step, vals in self._rows(_PROFILES, run, index):
-            try:
+            if isinstance(name, str) and _is_step(step) and isinstance(vals, bytes) and len(vals) % 8 == 0:
                 steps, values_list = rows.setdefault(name, ([], []))
+                steps.append(step)
                 values_list.append(struct.unpack(f"<{len(vals) // 8}d", vals))
-                steps.append(int(step))
-            except (TypeError, ValueError, struct.error):
-                del values_list[len(steps) :]
-                damaged[name] = damaged.get(name, 0) + 1
+            else:
+                damaged[str(name)] = damaged.get(str(name), 0) + 1
         profiles = {}
         for name, profile in training.profiles.items():
             steps, values_list = rows.get(name, ([], []))
@@ -330,28 +445,24 @@ class Store:
 
     def put_trial(self, key: str, trial: Trial) -> None:
         """Keep a finished trial."""
-        with self._db:
-            row = (key, time.time(), msgspec.msgpack.encode(trial))
-            self._db.execute("insert or replace into trial values (?,?,?)", row)
+        row = (key, time.time(), msgspec.msgpack.encode(trial))
+        self._write(("insert or replace into trial values (?,?,?)", [row]))
 
     def put_watched(self, key: str, watched: Watched) -> None:
         """Keep that a subject was watched, under what makes it the same subject."""
-        with self._db:
-            self._db.execute("insert or replace into watched values (?,?)", (key, msgspec.msgpack.encode(watched)))
+        self._write(("insert or replace into watched values (?,?)", [(key, msgspec.msgpack.encode(watched))]))
 
     def watched(self, key: str) -> Watched | None:
         """What was kept under that key, if anything was."""
-        row = self._db.execute("select record from watched where key=?", (key,)).fetchone()
-        return msgspec.msgpack.decode(row[0], type=Watched) if row else None
+        rows = self._rows("select record from watched where key=?", key)
+        return self._decoded(rows[0][0], Watched, f"What was watched as {key}") if rows else None
 
     # -- what was found in a run, and what was tried on it -------------------------------------------------------------
 
     def put_findings(self, run: str, findings: Sequence[Finding]) -> None:
         """Keep what was found in a run, for lists; whoever shows the run diagnoses it anew."""
-        with self._db:
-            self._db.execute(
-                "insert or replace into finding values (?,?)", (run, msgspec.msgpack.encode(list(findings)))
-            )
+        row = (run, msgspec.msgpack.encode(list(findings)))
+        self._write(("insert or replace into finding values (?,?)", [row]))
 
     def findings(self, run: str) -> tuple[Finding, ...] | None:
         """What was found in a run; ``None`` if it was not diagnosed yet."""
@@ -362,8 +473,7 @@ class Store:
         """Keep what was tried beside the watched run that it started from. A later treatment or search takes the place of the one
         before; of comparisons each set of recipes has its own."""
         row = (run, *name_of(outcome), time.time(), msgspec.msgpack.encode(outcome))
-        with self._db:
-            self._db.execute("insert or replace into outcome values (?,?,?,?,?)", row)
+        self._write(("insert or replace into outcome values (?,?,?,?,?)", [row]))
 
     put_treatment = put_comparison = put_tuning = put_outcome
 
@@ -400,6 +510,72 @@ class Store:
 
 _POINTS = "select name, step, value from point where run=? and training=? order by rowid"
 _PROFILES = "select name, step, vals from profile where run=? and training=? order by rowid"
+
+
+def what_to_do(error: Exception) -> str:
+    """What a user can do about an error of SQLite or of the disk."""
+    if _held(error):
+        return "Another process holds it: wait until that one has ended, or end it."
+    if _damaged(error):
+        return "It is damaged: move it away, and the next run begins a new one."
+    return "Make room or permission there, or choose another folder with --store FOLDER."
+
+
+def _text(raw: bytes) -> str:
+    """A text of the file; of one that is damaged, what can be read."""
+    return raw.decode("utf-8", errors="replace")
+
+
+def _is_step(step: Any) -> bool:
+    return isinstance(step, int) and 0 <= step < LATEST
+
+
+def _held(error: Exception) -> bool:
+    """Whether another process holds the file."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+
+
+def _damaged(error: Exception) -> bool:
+    """Whether a part of the file, or all of it, is not what SQLite has written."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+
+
+def _filled_up(path: Path) -> bool:
+    """Of a file that was cut off, zeros take the place of what is missing, so that SQLite reads the rest."""
+    with open(path, "rb") as file:
+        head = file.read(100)
+    pages, size = int.from_bytes(head[28:32], "big"), int.from_bytes(head[16:18], "big")
+    if head[:15] != b"SQLite format 3" or not os.path.getsize(path) < pages * size <= 1 << 40:
+        return False
+    os.truncate(path, pages * size)
+    return True
+
+
+def _copy_legible(source: sqlite3.Connection, to: sqlite3.Connection) -> None:
+    """Copy all rows that can be read, found by halving what cannot; no more than some thousand attempts fail in a table."""
+    to.executescript(_SCHEMA + _OLDER.format("treatment") + _OLDER.format("tuning"))
+    for table in (*_TABLES, "treatment", "tuning"):
+        columns = ", ".join(row[1] for row in to.execute(f"pragma table_info({table})"))
+        try:
+            ((last,),) = source.execute(f"select max(rowid) from {table}")
+        except sqlite3.Error:
+            last = 1 << 40
+        ranges, most = [(0, last or 0)], 5000
+        while ranges and most > 0:
+            low, high = ranges.pop()
+            one = low == high  # by its number: behind a range SQLite looks at the next row, which may be damaged
+            query = f"select rowid, {columns} from {table} not indexed where rowid {'=' if one else 'between ? and'} ?"
+            try:
+                rows = source.execute(query, (low,) if one else (low, high)).fetchall()
+            except sqlite3.Error as error:
+                most -= 1
+                if low < high and "no such table" not in str(error):
+                    middle = (low + high) // 2
+                    ranges += [(middle + 1, high), (low, middle)]
+            else:
+                marks = ", ".join("?" * (columns.count(",") + 2))
+                to.executemany(f"insert or ignore into {table} (rowid, {columns}) values ({marks})", rows)
+    to.commit()
 
 
 def name_of(outcome: Outcome) -> tuple[str, str]:

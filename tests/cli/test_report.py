@@ -122,6 +122,13 @@ def test_a_comparison_is_shown_again(trimtab, train):
         assert shown.stdout.split("Report:")[0] == told.stdout.split("Report:")[0]
         page = Path(".trimtab/report.html").read_text()
         assert f"<code>{recipe}</code>" in page and "Earlier: comparison" not in page.split("<main>")[0]
+        again = "It is run again, and so is what else cannot be read."
+        assert (again in told.stderr) == (recipe == "clip_norm")
+        with (
+            contextlib.closing(sqlite3.connect(".trimtab/runs.db")) as raw,
+            raw,
+        ):  # for the next: one of its trials is damaged
+            raw.execute("update trial set record=x'c1' where rowid=1")
     assert (
         "Tried earlier on this run: he_init" in shown.stdout
     )  # the one before is still there, as a line and on the page

@@ -53,11 +53,13 @@ def tell(
         kept: whether the run is in the store.
     """
     outcome = tuning or treatment or comparison
-    earlier = _keep(folder, run, findings, outcome) if kept else []
+    earlier = _keep(console, folder, run, findings, outcome) if kept else []
     show(console, folder, html_file, json_file, run, findings, outcome, earlier, kept=kept)
 
 
-def _keep(folder: Path, run: RunRecord, findings: tuple[Finding, ...], outcome: Outcome | None) -> list[Outcome]:
+def _keep(
+    console: Console, folder: Path, run: RunRecord, findings: tuple[Finding, ...], outcome: Outcome | None
+) -> list[Outcome]:
     """Keep the findings beside the run; what was tried on it before."""
     from trimtab.store import Store, StoreError, name_of
 
@@ -66,6 +68,8 @@ def _keep(folder: Path, run: RunRecord, findings: tuple[Finding, ...], outcome: 
             with contextlib.suppress(sqlite3.Error):
                 store.put_findings(run.id, findings)
             outcomes = store.outcomes(run.id)
+            for sentence in store.skipped:
+                say(console, sentence, "yellow")
     except StoreError:  # the command has said so
         return []
     return [one for one in outcomes if outcome is None or name_of(one) != name_of(outcome)]

@@ -21,6 +21,7 @@ from typing import IO, TYPE_CHECKING, Any
 import msgspec
 
 from trimtab.records import Metric, Probe, Series, Trial
+from trimtab.store import PATIENCE
 from trimtab.trial.live import Live, Report
 from trimtab.trial.run import CURVE
 from trimtab.trial.session import StoreWarning, TrialError
@@ -120,10 +121,21 @@ class Search:
         self._quiet = self._optuna.logging.get_verbosity()
         self._optuna.logging.set_verbosity(self._optuna.logging.ERROR)
         self._storage: Any = None
+        self._patience = PATIENCE
         try:
             with self._calm():
                 self._storage = self._open()
-                self._study = self._load(fresh)
+                try:
+                    self._study = self._load(fresh)
+                except Exception as error:  # a row that is damaged, or of another version of Optuna or of trimtab
+                    if self.path is None:
+                        raise
+                    self._storage = self._in_memory(error)
+                    self._study = self._load(fresh)
+                if self.path is not None:  # from here on, what cannot be written ends the search: wait for longer
+                    self._patience = 30.0
+                    self._storage.remove_session()
+                    self._storage.engine.dispose()
         except BaseException:
             self.__exit__()
             raise
@@ -168,19 +180,27 @@ class Search:
         try:
             return storages.RDBStorage(f"sqlite:///{self.path}", engine_kwargs={"creator": self._connection})
         except Exception as error:  # SQLAlchemy's, Alembic's, or Optuna's: a full disk, a damaged file, another version
-            warnings.warn(
-                f"trimtab keeps searches in {self.path} and cannot open it ({_first_line(error)}). This search goes on in memory "
-                "and cannot be resumed.",
-                StoreWarning,
-                stacklevel=2,
-            )
-            self.path = None
-            return storages.InMemoryStorage()
+            return self._in_memory(error)
+
+    def _in_memory(self, error: Exception) -> Any:
+        """The study begins anew: recipes that it asks for again are taken from the store, where they are kept too."""
+        if hasattr(self._storage, "engine"):
+            self._storage.remove_session()
+            self._storage.engine.dispose()
+        self._known, self.impossible = {}, {}
+        warnings.warn(
+            f"trimtab keeps searches in {self.path} and cannot open it ({_first_line(error.__cause__ or error)}). This search goes on in "
+            "memory and cannot be resumed.",
+            StoreWarning,
+            stacklevel=2,
+        )
+        self.path = None
+        return self._optuna.storages.InMemoryStorage()
 
     def _connection(self) -> sqlite3.Connection:
         """As the store's own: it is written at every report, and need not wait for the disk each time."""
         assert self.path is not None
-        connection = sqlite3.connect(self.path, timeout=30, check_same_thread=False)
+        connection = sqlite3.connect(self.path, timeout=self._patience, check_same_thread=False)
         connection.executescript("pragma journal_mode=wal; pragma synchronous=normal;")
         return connection
 

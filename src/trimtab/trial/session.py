@@ -10,13 +10,13 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import msgspec
 
 from trimtab.quantities import offers, unanswered
 from trimtab.records import Asked, Flow, Metric, RunRecord, Trial, Watched
-from trimtab.store import FOLDER, Store, StoreError
+from trimtab.store import FOLDER, Store, StoreError, what_to_do
 from trimtab.trial.engines import LocalEngine
 from trimtab.trial.engines.local import EngineError, Written
 from trimtab.trial.live import Live, Report
@@ -24,7 +24,8 @@ from trimtab.trial.run import BASELINE, Job, Result
 from trimtab.trial.subjects import Subject, subject_of
 from trimtab.trial.views import changed_since
 
-_UNREADABLE = (StoreError, sqlite3.Error, OSError, msgspec.MsgspecError)
+_UNREADABLE = (StoreError, sqlite3.Error, OSError)
+T = TypeVar("T")
 
 
 class Engine(Protocol):
@@ -106,6 +107,7 @@ class Session:
         self.reused = 0
         self.store: Store | None
         self._memory: dict[str, Trial] = {}
+        self._said: set[str] = set()
         self._fingerprint = self.subject.fingerprint()
         try:
             self.store = Store(self.subject.folder)
@@ -119,6 +121,7 @@ class Session:
     def __exit__(self, *_: object) -> None:
         if isinstance(self.engine, LocalEngine):
             self.engine.close()
+        self.keep(Store.settle)
         if self.store is not None:
             self.store.close()
 
@@ -165,16 +168,11 @@ class Session:
 
     def _watched_before(self, key: str) -> tuple[RunRecord | None, Trial | None]:
         """The watched run of an earlier session, if all that it read is still as it was."""
-        if self.store is None or self.fresh:
+        watched = self._read(lambda store: store.watched(key))
+        if watched is None or changed_since(watched.seen):
             return None, None
-        try:
-            watched = self.store.watched(key)
-            if watched is None or changed_since(watched.seen):
-                return None, None
-            run = self.store.run(watched.run)
-        except _UNREADABLE:
-            return None, None
-        if run.metric is None:
+        run = self._read(lambda store: store.run(watched.run))
+        if run is None or run.metric is None:
             return None, None
         self.metric, self.found = run.metric, _digest(watched.seen)
         trial, _ = self._get(self._job("", 0).key)
@@ -319,15 +317,28 @@ class Session:
         """The trial of that key, and whether an earlier session ran it (``True`` once: from then on it is this session's)."""
         if key in self._memory:
             return self._memory[key], False
-        if self.store is None or self.fresh:
-            return None, False
-        try:
-            trial = self.store.trial(key)
-        except _UNREADABLE:  # of another version of trimtab, or damaged: run it again
-            return None, False
+        trial = self._read(lambda store: store.trial(key))
         if trial is not None:
             self._memory[key] = trial
         return trial, trial is not None
+
+    def _read(self, read: Callable[[Store], T | None]) -> T | None:
+        """What the store has, unless it cannot be read: that is run again, and the first time said."""
+        if self.store is None or self.fresh:
+            return None
+        try:
+            return read(self.store)
+        except _UNREADABLE as error:  # of another version of trimtab, or damaged
+            self._say("unreadable", f"{error} It is run again, and so is what else cannot be read.")
+            return None
+        finally:
+            for sentence in self.store.skipped:
+                self._say(sentence, sentence)
+
+    def _say(self, what: str, sentence: str) -> None:
+        if what not in self._said:
+            self._said.add(what)
+            warnings.warn(sentence, StoreWarning, stacklevel=5)
 
     def _put(self, key: str, trial: Trial) -> None:
         self._memory[key] = trial
@@ -342,8 +353,8 @@ class Session:
             write(self.store)
         except (sqlite3.Error, OSError, StoreError) as error:
             warnings.warn(
-                f"trimtab cannot write to {self.store.path} any more ({error}). Results from here on stay in memory until the "
-                "end; make room to keep them on disk.",
+                f"trimtab cannot write to {self.store.path} any more ({error}). What is not written yet stays in memory until the end. "
+                f"{what_to_do(error)}",
                 StoreWarning,
                 stacklevel=3,
             )
