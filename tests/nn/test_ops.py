@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -120,6 +122,37 @@ def test_layer_norm_sums_gradients_of_bfloat16_in_float32():
     assert max(by_weight, by_bias) < 1e-5  # the issue of torch's kernel, which is off by a tenth
     bf16 = tuple(t.bfloat16() for t in weights)
     assert max(errors(function(TF), x, bf16, upstream)[2:]) < 2.0**-8  # one rounding to bfloat16
+
+
+# -- nothing to do --------------------------------------------------------------------------------------------------------
+
+EMPTY = {
+    "BatchNorm1d": ((4,), [(0, 4, 5), (2, 4, 0)]),
+    "LayerNorm": ((5,), [(0, 5), (2, 0, 5)]),
+    "RMSNorm": ((5,), [(0, 5), (2, 0, 5)]),
+    "GroupNorm": ((2, 4), [(0, 4, 5), (2, 4, 0)]),
+    "InstanceNorm1d": ((4,), [(0, 4, 5), (2, 4, 0)]),
+    "LocalResponseNorm": ((3,), [(0, 4, 5), (2, 4, 0, 3), (2, 0, 5)]),
+    "Dropout": ((0.5,), [(0, 4), (2, 0)]),
+    "CrossEntropyLoss": ((), [(0, 4)]),
+}
+
+
+@pytest.mark.parametrize("name", EMPTY)
+def test_of_an_empty_tensor_a_layer_makes_what_torch_makes(name):
+    given, shapes = EMPTY[name]
+    for shape, dtype, training in itertools.product(shapes, (torch.float32, torch.bfloat16), (True, False)):
+        results = []
+        for room in (torch.nn, tn):
+            layer = getattr(room, name)(*given).to(dtype).train(training)
+            x = torch.empty(shape, dtype=dtype).requires_grad_()
+            try:
+                y = layer(x, torch.empty(shape[0], dtype=torch.long)) if name == "CrossEntropyLoss" else layer(x)
+                y.sum().backward()
+                results.append(repr([t.tolist() for t in (y, x.grad, *(p.grad for p in layer.parameters()))]))
+            except ValueError:
+                results.append(ValueError)
+        assert results[0] == results[1], (shape, dtype, training)
 
 
 # -- memory ---------------------------------------------------------------------------------------------------------------
