@@ -11,6 +11,7 @@ import torch
 from trimtab.optim.clip_stats import ClipStats, report
 from trimtab.optim.clipping import shorten_
 from trimtab.optim.gradients import Parameters, norms_of, numbers_of, whole, with_gradients
+from trimtab.optim.values import as_number
 
 GROUP = "optimization"
 Unit = tuple[torch.Tensor, torch.Tensor, list[int]]  # a weight, its gradient, and the dimensions that make up a unit
@@ -64,7 +65,7 @@ def clip_grad_adaptive_(
             [0.0300, 0.0400]])
     """
     for name, value in (("factor", factor), ("eps", eps)):
-        if not value > 0:
+        if not as_number(value) > 0:
             raise ValueError(f"clip_grad_adaptive_: {name}={value} must be positive.")
     units = [
         _units(parameter, grad, (transposed or {}).get(parameter)) for parameter, grad in with_gradients(parameters)
@@ -162,11 +163,11 @@ class ZClip:
     """
 
     def __init__(self, alpha: float = 0.97, z_threshold: float = 2.5, warmup_steps: int = 25) -> None:
-        if not 0 < alpha < 1:
+        if not 0 < as_number(alpha) < 1:
             raise ValueError(
                 f"ZClip: alpha={alpha} must lie strictly between 0 and 1: it is the share of the old that stays."
             )
-        if not z_threshold > 0:
+        if not as_number(z_threshold) > 0:
             raise ValueError(f"ZClip: z_threshold={z_threshold} must be positive: it counts standard deviations.")
         if not isinstance(warmup_steps, int) or warmup_steps < 2:
             raise ValueError(

@@ -10,6 +10,7 @@ import torch
 from torch.optim.swa_utils import get_ema_multi_avg_fn, get_swa_multi_avg_fn
 
 from trimtab.optim.tensors import Tensors, copied, fitting, tensors_of, write
+from trimtab.optim.values import as_number
 
 GROUP = "regularization"
 
@@ -131,7 +132,7 @@ class EMA(WeightAverage):
     """
 
     def __init__(self, decay: float = 0.999, warmup: bool = True) -> None:
-        if not 0 < decay < 1:
+        if not 0 < as_number(decay) < 1:
             raise ValueError(
                 f"decay={decay} must lie strictly between 0 and 1: it is the share of the old average that stays."
             )

@@ -11,11 +11,13 @@ A gradient that is not finite is reported by a warning and passed on, for no fac
 from __future__ import annotations
 
 import itertools
+import math
 
 import torch
 
 from trimtab.optim.clip_stats import ClipStats, report
 from trimtab.optim.gradients import Groups, Parameters, norms_of, numbers_of, own
+from trimtab.optim.values import as_number
 
 GROUP = "optimization"
 
@@ -180,10 +182,7 @@ def shorten_(
 
 def positive(what: str, key: str, value: float | str) -> float:
     """A number that must be positive; also as text, as torch takes norms ("inf")."""
-    try:
-        found = float(value)
-    except (TypeError, ValueError):
-        raise ValueError(f"{what}: {key}={value!r} must be a positive number.") from None
+    found = math.inf if value == "inf" else as_number(value)
     if not found > 0:
         raise ValueError(f"{what}: {key}={value} must be positive.")
     return found
@@ -192,13 +191,13 @@ def positive(what: str, key: str, value: float | str) -> float:
 def bounds(what: str, low: float, high: float | None) -> tuple[float, float]:
     """The interval of :func:`clip_grad_value_`, or an error."""
     if high is None:
-        if not low > 0:
-            meant = f" Did you mean {-low}?" if low < 0 else ""
+        if not as_number(low) > 0:
+            meant = f" Did you mean {-low}?" if as_number(low) < 0 else ""
             raise ValueError(
                 f"{what}: one bound, {low}, must be positive: it is the size of both, as 0.5 keeps gradients between -0.5 and 0.5.{meant}"
             )
         return -low, low
-    if not low <= high:
+    if not as_number(low) <= as_number(high):
         raise ValueError(
             f"{what}: low={low} must not be above high={high}: gradients are kept between them. Did you mean low={high}, high={low}?"
         )

@@ -15,6 +15,8 @@ from collections.abc import Callable
 
 import torch
 
+from trimtab.optim.values import as_number
+
 GROUP = "regularization"
 Dim = int | tuple[int, ...] | None
 
@@ -35,7 +37,7 @@ def max_norm_(weight: torch.Tensor, radius: float = 3.0, dim: Dim = 0) -> torch.
     tensor([[0.6000, 0.8000],
             [0.3000, 0.4000]])
     """
-    return l2_ball_(weight, radius, dim)
+    return _shorten("max_norm_", weight, radius, dim)
 
 
 def unit_norm_(weight: torch.Tensor, dim: Dim = 0) -> torch.Tensor:
@@ -53,7 +55,7 @@ def unit_norm_(weight: torch.Tensor, dim: Dim = 0) -> torch.Tensor:
         length = _length(rows)
         return rows / torch.where(length == 0, 1, length)
 
-    return _project(weight, dim, onto)
+    return _project("unit_norm_", weight, dim, onto)
 
 
 def non_negative_(weight: torch.Tensor) -> torch.Tensor:
@@ -87,7 +89,7 @@ def l1_ball_(weight: torch.Tensor, radius: float = 1.0, dim: Dim = None) -> torc
     def onto(rows: torch.Tensor) -> torch.Tensor:
         return rows.sign() * (rows.abs() - _threshold(rows.abs(), radius).clamp(min=0)).clamp(min=0)
 
-    return _project(weight, dim, onto)
+    return _project("l1_ball_", weight, dim, onto)
 
 
 def l2_ball_(weight: torch.Tensor, radius: float = 1.0, dim: Dim = None) -> torch.Tensor:
@@ -96,8 +98,7 @@ def l2_ball_(weight: torch.Tensor, radius: float = 1.0, dim: Dim = None) -> torc
     >>> l2_ball_(torch.tensor([3.0, 4.0]), radius=1.0)
     tensor([0.6000, 0.8000])
     """
-    _check_radius("l2_ball_", radius)
-    return _project(weight, dim, lambda rows: rows * (radius / _length(rows)).clamp(max=1))
+    return _shorten("l2_ball_", weight, radius, dim)
 
 
 def linf_ball_(weight: torch.Tensor, radius: float = 1.0) -> torch.Tensor:
@@ -127,7 +128,7 @@ def simplex_(weight: torch.Tensor, radius: float = 1.0, dim: Dim = None) -> torc
     tensor([0.7000, 0.3000, 0.0000])
     """
     _check_radius("simplex_", radius)
-    return _project(weight, dim, lambda rows: (rows - _threshold(rows, radius)).clamp(min=0))
+    return _project("simplex_", weight, dim, lambda rows: (rows - _threshold(rows, radius)).clamp(min=0))
 
 
 def _threshold(rows: torch.Tensor, radius: float) -> torch.Tensor:
@@ -141,17 +142,22 @@ def _threshold(rows: torch.Tensor, radius: float) -> torch.Tensor:
     return ((ordered.cumsum(1) - radius) / counts).amax(1, keepdim=True)
 
 
+def _shorten(what: str, weight: torch.Tensor, radius: float, dim: Dim) -> torch.Tensor:
+    _check_radius(what, radius)
+    return _project(what, weight, dim, lambda rows: rows * (radius / _length(rows)).clamp(max=1))
+
+
 def _length(rows: torch.Tensor) -> torch.Tensor:
     return torch.linalg.vector_norm(rows, dim=1, keepdim=True)
 
 
 @torch.no_grad()
-def _project(weight: torch.Tensor, dim: Dim, onto: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+def _project(what: str, weight: torch.Tensor, dim: Dim, onto: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
     """Write ``onto(rows)`` into the weight, which is taken as one row of entries for each unit."""
     dims = () if dim is None else (dim,) if isinstance(dim, int) else dim
-    if not all(-weight.ndim <= d < weight.ndim for d in dims):
+    if not (isinstance(dims, tuple) and all(isinstance(d, int) and -weight.ndim <= d < weight.ndim for d in dims)):
         raise ValueError(
-            f"dim={dim} must name dimensions of the weight, whose shape is {tuple(weight.shape)}; None takes all of it "
+            f"{what}: dim={dim} must name dimensions of the weight, whose shape is {tuple(weight.shape)}; None takes all of it "
             "as one unit."
         )
     if weight.numel():
@@ -163,5 +169,5 @@ def _project(weight: torch.Tensor, dim: Dim, onto: Callable[[torch.Tensor], torc
 
 
 def _check_radius(what: str, radius: float) -> None:
-    if not radius > 0:
+    if not as_number(radius) > 0:
         raise ValueError(f"{what}: radius={radius} must be positive: it is the size of the set.")

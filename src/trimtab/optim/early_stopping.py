@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from trimtab.optim.tensors import Tensors, copied, write
+from trimtab.optim.values import as_number
 
 GROUP = "regularization"
 
@@ -80,10 +81,10 @@ class EarlyStopping:
         level: float = 0.05,
     ) -> None:
         check("patience", patience, isinstance(patience, int) and patience >= 1, "a whole number of at least 1")
-        check("min_improvement", min_improvement, min_improvement >= 0, "at least 0")
+        check("min_improvement", min_improvement, as_number(min_improvement) >= 0, "at least 0")
         check("criterion", criterion, criterion in ("statistical", "patience"), "'statistical' or 'patience'")
         check("goal", goal, goal in ("min", "max"), "'min' or 'max'")
-        check("level", level, 0 < level < 1, "a probability strictly between 0 and 1")
+        check("level", level, 0 < as_number(level) < 1, "a probability strictly between 0 and 1")
         least = {"statistical": 2, "patience": 1}[criterion]  # from two evaluations alone there is no second difference
         check("patience", patience, patience >= least, f"at least {least} for criterion={criterion!r}")
         self.patience, self.min_improvement, self.criterion = patience, min_improvement, criterion

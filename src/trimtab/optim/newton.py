@@ -11,6 +11,7 @@ import torch
 from torch._compile import _disable_dynamo  # see optimizer.py
 
 from trimtab.optim.optimizer import USER
+from trimtab.optim.values import as_number
 
 GROUP = "optimization"
 NONFINITE = ("skip", "raise")
@@ -105,11 +106,11 @@ class Newton(torch.optim.Optimizer):
     ) -> None:
         name = type(self).__name__
         for key, value in (("lr", lr), ("damping", damping), ("tolerance", 0.0 if tolerance is None else tolerance)):
-            if not float(value) >= 0:
+            if not as_number(value) >= 0:
                 raise ValueError(f"{name}: {key}={value} must be 0 or more.")
-        if max_step is not None and not max_step > 0:
+        if max_step is not None and not as_number(max_step) > 0:
             raise ValueError(f"{name}: max_step={max_step} must be more than 0, or None for no limit.")
-        if max_parameters < 1:
+        if not as_number(max_parameters) >= 1:
             raise ValueError(f"{name}: max_parameters={max_parameters} must be at least 1.")
         if nonfinite not in NONFINITE:
             raise ValueError(

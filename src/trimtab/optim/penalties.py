@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterable
 import torch
 
 from trimtab._kernels import FORCED, kernels
+from trimtab.optim.values import as_number
 
 GROUP = "regularization"
 Parameters = torch.Tensor | Iterable[torch.Tensor]
@@ -178,9 +179,9 @@ def lp_sum(parameters: Parameters, p: float, eps: float) -> torch.Tensor:
 
 def check_p(p: float, eps: float = 1e-3) -> None:
     """Refuse exponents that are not positive numbers, and warn of those below 1."""
-    if not 0 < p < math.inf:
+    if not 0 < as_number(p) < math.inf:
         raise ValueError(f"p={p} must be a positive number: 1 is L1, 2 is L2; for the number of non-zeros see l0.")
-    if not 0 < eps < math.inf:
+    if not 0 < as_number(eps) < math.inf:
         raise ValueError(f"eps={eps} must be positive: it is the size below which a weight counts as zero.")
     if p < 1:
         warnings.warn(
@@ -404,12 +405,12 @@ def _wide(w: torch.Tensor) -> torch.dtype:
 
 def _check(what: str, **factors: float) -> None:
     for name, value in factors.items():
-        if not 0 <= value < math.inf:
+        if not 0 <= as_number(value) < math.inf:
             raise ValueError(f"{what}({name}={value}): {name} must be a number of at least 0.")
 
 
 def _check_prior(what: str, factor: float, samples: int) -> None:
-    if not (0 < factor < math.inf and samples > 0):
+    if not (0 < as_number(factor) < math.inf and as_number(samples) > 0):
         raise ValueError(
             f"{what}(factor={factor}, samples={samples}): both must be positive: no penalty is no proper prior."
         )

@@ -8,6 +8,8 @@ from typing import Any, ClassVar
 
 import torch
 
+from trimtab.optim.values import as_number
+
 GROUP = "optimization"
 TINY = 1e-12  # in the place of the norm of a gradient that is 0
 
@@ -123,7 +125,7 @@ class SAM(torch.optim.Optimizer):
 
 def check_rho(what: str, rho: float) -> None:
     """Refuse a radius that is no positive number."""
-    if not 0 < rho < float("inf"):
+    if not 0 < as_number(rho) < float("inf"):
         raise ValueError(f"{what}: rho={rho} must be a positive number: it is how far away the worst point is sought.")
 
 

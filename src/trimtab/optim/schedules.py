@@ -15,6 +15,8 @@ from typing import Any
 
 import torch
 
+from trimtab.optim.values import as_number
+
 GROUP = "optimization"
 Schedule = Callable[[int], float]
 Plotted = tuple[str, str, dict[str, tuple[list[float], list[float]]]]
@@ -93,7 +95,7 @@ class Exponential:
     beta: float
 
     def __post_init__(self) -> None:
-        if not 0 < self.beta <= 1:
+        if not 0 < as_number(self.beta) <= 1:
             raise ValueError(f"beta={self.beta} must be above 0 and at most 1: each step multiplies the rate by it.")
 
     def __call__(self, step: int) -> float:
@@ -350,11 +352,11 @@ class OneCycle:
 
     def __post_init__(self) -> None:
         _check_steps(self.steps)
-        if not 0 < self.peak_share < 1:
+        if not 0 < as_number(self.peak_share) < 1:
             raise ValueError(
                 f"peak_share={self.peak_share} must lie between 0 and 1: it is the share of steps on the way up."
             )
-        if not 0 < self.start <= 1:
+        if not 0 < as_number(self.start) <= 1:
             raise ValueError(f"start={self.start} must be above 0 and at most 1: it is a share of the peak rate.")
         _check_share("end", self.end)
         _check_shape(self.shape, ("cosine", "linear"))
@@ -392,12 +394,12 @@ def _check_steps(steps: Any) -> None:
 
 
 def _check_beta(beta: float) -> None:
-    if not 0 < beta < math.inf:
+    if not 0 < as_number(beta) < math.inf:
         raise ValueError(f"beta={beta} must be a positive number: it is how fast the rate falls.")
 
 
 def _check_share(name: str, share: float) -> None:
-    if not 0 <= share <= 1:
+    if not 0 <= as_number(share) <= 1:
         raise ValueError(f"{name}={share} must lie in [0, 1].")
 
 

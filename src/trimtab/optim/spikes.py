@@ -14,6 +14,7 @@ from torch import nn
 
 from trimtab.optim.gradients import grad_norm
 from trimtab.optim.rollback import Snapshot, buffers_of
+from trimtab.optim.values import as_number
 
 GROUP = "optimization"
 BY = ("both", "loss", "gradient")
@@ -100,7 +101,7 @@ class SpikeGuard:
         rollback: int = 0,
         every: int = 25,
     ) -> None:
-        _check("threshold", threshold, threshold > 0, "positive: it counts deviations")
+        _check("threshold", threshold, as_number(threshold) > 0, "positive: it counts deviations")
         _check("by", by, by in BY, f"one of {', '.join(map(repr, BY))}")
         for name, value in (("window", window), ("warmup", warmup), ("most_skips", most_skips), ("every", every)):
             least = 2 if name in ("window", "warmup") else 1
