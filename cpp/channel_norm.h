@@ -21,8 +21,8 @@ constexpr int64_t kPiece = 4096, kMergeAfter = 4 * kPiece;
 constexpr int64_t kChannelsAtOnce = 64;
 
 inline int64_t channels_per_block(const ChannelNorm& a, int64_t bytes_per_channel) {
-    int64_t fitting = clamp<int64_t>(kSecondLevel / max<int64_t>(bytes_per_channel, 1), 1, kChannelsAtOnce);
-    return min(fitting, (a.channels + a.threads - 1) / a.threads);
+    const int64_t fitting = min(kSecondLevel / max<int64_t>(bytes_per_channel, 1), kChannelsAtOnce);
+    return max<int64_t>(min(fitting, (a.channels + a.threads - 1) / a.threads), 1);
 }
 
 template <class T, bool plain, bool past> void planes_forward(const ChannelNorm& a) {
@@ -41,7 +41,7 @@ template <class T, bool plain, bool past> void planes_forward(const ChannelNorm&
             Moments moments[kChannelsAtOnce];
             float shift[kChannelsAtOnce];  // near the mean: squares about it cancel little
             for (int64_t c = begin; c < end; c++) {
-                const int64_t some = min<int64_t>(plane, 64);
+                const int64_t some = a.samples ? min<int64_t>(plane, 64) : 0;
                 Vec total{};
                 each(some, [&](int64_t j, int m) __attribute__((always_inline)) { total += load(x + c * plane + j, m); });
                 shift[c - begin] = float(sum(total) / double(some));

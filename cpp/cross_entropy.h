@@ -116,7 +116,7 @@ template <class T> void cross_entropy_backward_of(const CrossEntropy& a) {
                 const T* x = logits + row * a.classes;
                 T* dx = out + row * a.classes;
                 if (y == a.ignore || y < 0 || y >= a.classes) {
-                    std::memset(dx, 0, a.classes * sizeof(T));
+                    for (int64_t k = 0; k < a.classes; k++) dx[k] = T{};
                     continue;
                 }
                 const RowFactors factors(a, y);

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from trimtab import _cpu
@@ -58,7 +59,7 @@ def every_kernel(*before: str, **environment: str) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("machine", "best"), [("Haswell", "avx2"), ("Nehalem", "baseline")])
+@pytest.mark.parametrize(("machine", "best"), [("Haswell", "avx2"), ("SandyBridge", "baseline")])
 @pytest.mark.timeout(1800)
 def test_every_kernel_on_an_older_machine(machine, best):
     """QEMU ends a program that uses an instruction which the machine lacks, as the machine does."""
@@ -66,6 +67,37 @@ def test_every_kernel_on_an_older_machine(machine, best):
     if not (qemu and platform.machine() == "x86_64"):
         pytest.skip("needs qemu-x86_64 on an x86 machine; in Debian it is in the package qemu-user")
     assert every_kernel(qemu, "-cpu", machine, OMP_NUM_THREADS="1") == best
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_every_kernel_on_64_bit_arm(tmp_path):
+    """Built by a cross compiler and run under an emulator: the numbers of this machine's baseline kernels."""
+    compilers, qemu = {"baseline": "g++", "neon": "aarch64-linux-gnu-g++"}, "qemu-aarch64"
+    if missing := [tool for tool in (*compilers.values(), qemu) if not shutil.which(tool)]:
+        pytest.skip(
+            f"needs {', '.join(missing)}; in Debian they are in the packages g++-aarch64-linux-gnu and qemu-user"
+        )
+    flags = (
+        "-std=c++17 -O3 -fassociative-math -fno-signed-zeros -fno-trapping-math -fno-math-errno"  # as CMakeLists.txt
+    )
+    sources = [Path(__file__).with_name("every_kernel.cpp"), CPP / "kernels.cpp"]
+    lines = {}
+    for name, compiler in compilers.items():
+        build = [compiler, *flags.split(), "-Wno-psabi", "-fopenmp", "-static", f"-DTRIMTAB_SET={name}", *sources]
+        subprocess.run([*build, "-o", tmp_path / name], check=True, capture_output=True)
+        run = [qemu, tmp_path / name] if name == "neon" else [tmp_path / name]
+        lines[name] = subprocess.run(run, check=True, capture_output=True, text=True).stdout.splitlines()
+    for ours, theirs in zip(lines["baseline"], lines["neon"], strict=True):
+        (what, wanted), (named, found) = (
+            (start, np.array(numbers.split(), float)) for start, numbers in (line.split(":") for line in (ours, theirs))
+        )
+        assert what == named
+        # sums in another order and fused multiplications; where that turns a rounding to bfloat16, a unit of its last place
+        largest = np.nanmax(np.abs(wanted[np.isfinite(wanted)]), initial=0)
+        np.testing.assert_allclose(
+            found, wanted, rtol=0, atol=largest * (2**-7 if "bfloat16" in what else 4e-6), err_msg=what
+        )
 
 
 @linux_x86
