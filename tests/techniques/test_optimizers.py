@@ -675,3 +675,57 @@ def test_in_a_trainer(name, script, monkeypatch):
     written_model = run(text.replace("SGD(", "Adam(").replace("lr=0.5", "lr=0.01"), "")
     for p, q in zip(weights(turned_model), weights(written_model), strict=True):
         torch.testing.assert_close(p, q, rtol=1e-3, atol=1e-5)
+
+
+# -- optimizers that know all parameters in a row --------------------------------------------------------------------
+
+
+def rounds(model: nn.Module, optimizer: torch.optim.Optimizer, data: tuple, steps: int) -> list[float]:
+    def closure():
+        optimizer.zero_grad()
+        loss = nn.functional.cross_entropy(model(data[0]), data[1])
+        loss.backward()
+        return loss
+
+    return [optimizer.step(closure).item() for _ in range(steps)]
+
+
+@pytest.mark.parametrize("begun", [0, 2])
+@pytest.mark.parametrize("text", ["rms_norm", "layer_norm, l0", "deep_ensemble(members=2)", "remove_redundant_bias"])
+def test_lbfgs_begins_anew_when_parameters_come_or_go(text, begun, digits):
+    model, data = network("normed"), (digits[0][:64], digits[1][:64])
+    optimizer = torch.optim.LBFGS(model.parameters(), lr=0.1, max_iter=3)
+    if begun:  # as after a checkpoint: the groups are other lists than those that it was made with
+        optimizer.load_state_dict(optimizer.state_dict())
+    training, old = tt.attach(model, optimizer), {id(p) for p in model.parameters()}
+    rounds(model, optimizer, data, begun)
+    try:
+        training.apply(text)
+    except tt.NothingToDo as error:
+        assert begun and "apply the recipe before the first step" in str(error)
+        return
+    assert optimizer._params is optimizer.param_groups[0]["params"]
+    before = [(p, p.detach().clone()) for p in optimizer.param_groups[0]["params"] if id(p) not in old]
+    rounds(model, optimizer, data, 3)
+    assert (
+        any(not torch.equal(p, value) for p, value in before) or text == "remove_redundant_bias"
+    )  # new ones learn too
+    training.undo()
+    twin = copy.deepcopy(model)
+    fresh = torch.optim.LBFGS(twin.parameters(), lr=0.1, max_iter=3)
+    assert rounds(model, optimizer, data, 3) == rounds(twin, fresh, data, 3)
+
+
+def test_names_of_parameters_come_and_go_with_them(digits):
+    model = network("normed")
+    optimizer = torch.optim.SGD(model.named_parameters(), lr=0.1)
+    before = list(optimizer.param_groups[0]["param_names"])
+    training = tt.attach(model, optimizer).apply("remove_redundant_bias, rms_norm")
+    now = {id(p): name for name, p in training.named_parameters()}
+    assert (
+        optimizer.param_groups[0]["param_names"] == [now[id(p)] for p in optimizer.param_groups[0]["params"]] != before
+    )
+    optimizer.load_state_dict(optimizer.state_dict())  # other lists than before
+    training.undo()
+    assert optimizer.param_groups[0]["param_names"] == before
+    assert list(map(id, optimizer.param_groups[0]["params"])) == list(map(id, model.parameters()))

@@ -15,7 +15,7 @@ from trimtab.nn.sync_batch_norm import SyncBatchNorm
 from trimtab.reading.norms import KINDS, Norm, recognise
 from trimtab.recipe import Change, Technique, TrainingLike, nearest
 from trimtab.techniques.norms import build, fitting_groups, hand_over_hooks, refusal
-from trimtab.techniques.surgery import names, nothing, take_from_optimizers
+from trimtab.techniques.surgery import names, nothing
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ class Swap:
         dropped = [
             p for p in self.old.parameters(recurse=False) if not any(p is q for q in self.new.parameters(recurse=False))
         ]
-        self.put_back = take_from_optimizers(training, dropped)
+        self.put_back = training.remove_parameters(dropped)
         self.shifted = _Shifted(self.new._parameters["weight"]) if norm.offset else None
         for parent, slot in places:
             parent._modules[slot] = self.new

@@ -14,7 +14,7 @@ from trimtab.reading.norms import Norm, recognise
 from trimtab.reading.order import BEFORE, NORM, layers
 from trimtab.recipe import Change, Technique, TrainingLike
 from trimtab.techniques.insert import features_of
-from trimtab.techniques.surgery import names, nothing, take_from_optimizers
+from trimtab.techniques.surgery import names, nothing
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ class _Removed:
     def __init__(self, training: TrainingLike, layer: nn.Module, norm: Any) -> None:
         self.layer, self.norm = layer, norm
         bias: Any = layer._parameters["bias"]
-        self.bias, self.put_back = bias, take_from_optimizers(training, [bias])
+        self.bias, self.put_back = bias, training.remove_parameters([bias])
         layer._parameters["bias"] = None
         mean = getattr(norm, "running_mean", None)
         self.before = None if mean is None else mean.clone()

@@ -7,14 +7,14 @@ parameters and their names in ``state_dict`` stay what they were; the child's pa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-from trimtab.recipe import NothingToDo, TrainingLike, now
+from trimtab.recipe import NothingToDo, now
 
 
 def weight_of(layer: Any) -> nn.Parameter | None:
@@ -68,28 +68,6 @@ class Hung:
     def take_off(self) -> None:
         self.handle.remove()
         del self.layer._modules[self.child]
-
-
-def take_from_optimizers(training: TrainingLike, parameters: Iterable[nn.Parameter]) -> Callable[[], None]:
-    """Take parameters out of the optimizers; the returned function puts them, and their state, where they were."""
-    gone = {id(parameter) for parameter in parameters}
-    if not gone:
-        return lambda: None
-    held: list[tuple[list[Any], int, Any]] = []
-    states: list[tuple[Any, Any, Any]] = []
-    for optimizer in training.optimizers:
-        for group in optimizer.param_groups:
-            held += [(group["params"], place, p) for place, p in enumerate(group["params"]) if id(p) in gone]
-        states += [(optimizer.state, p, state) for p, state in optimizer.state.items() if id(p) in gone]
-    training.remove_parameters([p for _, _, p in held])
-
-    def put_back() -> None:
-        for params, place, parameter in held:  # in ascending order, so that each finds its place
-            params.insert(place, parameter)
-        for all_states, parameter, state in states:
-            all_states[parameter] = state
-
-    return put_back
 
 
 def nothing(technique: object, why: str) -> NothingToDo:

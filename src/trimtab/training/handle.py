@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import weakref
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal
@@ -344,16 +345,39 @@ class Training(Gates):
                 "LBFGS has begun and its history has a fixed length; apply the recipe before the first step."
             )
         group["params"].extend(new)
+        if "param_names" in group:
+            names = {id(p): name for name, p in self.named_parameters()}
+            group["param_names"].extend(names.get(id(p), "") for p in new)
+        _begin_anew(optimizer)
 
-    def remove_parameters(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Take parameters and their state out of the optimizers again."""
+    def remove_parameters(self, parameters: Iterable[nn.Parameter]) -> Callable[[], None]:
+        """Take parameters and their state out of the optimizers; the returned function puts both back where they were."""
         gone = {id(parameter) for parameter in parameters}
+        held: list[tuple[weakref.ref[torch.optim.Optimizer], int, int, dict[str, Any]]] = []
+        states: list[tuple[weakref.ref[torch.optim.Optimizer], torch.Tensor, Any]] = []
         for optimizer in self.optimizers:
-            for group in optimizer.param_groups:
-                # in place: LBFGS and others keep this very list
-                group["params"][:] = [p for p in group["params"] if id(p) not in gone]
-            for parameter in [p for p in optimizer.state if id(p) in gone]:
-                del optimizer.state[parameter]
+            mine, many = weakref.ref(optimizer), len(held)
+            for number, group in enumerate(optimizer.param_groups):
+                lists = {key: group[key] for key in ("params", "param_names") if key in group}
+                places = [place for place, p in enumerate(group["params"]) if id(p) in gone]
+                held += [(mine, number, place, {key: one[place] for key, one in lists.items()}) for place in places]
+                for one in lists.values():  # in place: LBFGS and others keep this very list
+                    one[:] = [entry for place, entry in enumerate(one) if place not in places]
+            states += [(mine, p, optimizer.state.pop(p)) for p in list(optimizer.state) if id(p) in gone]
+            if len(held) > many:
+                _begin_anew(optimizer)
+
+        def put_back() -> None:
+            for reference, number, place, entries in held:  # in ascending order, so that each finds its place
+                if (optimizer := reference()) is not None:
+                    for key, entry in entries.items():
+                        optimizer.param_groups[number].setdefault(key, []).insert(place, entry)
+                    _begin_anew(optimizer)
+            for reference, parameter, state in states:
+                if (optimizer := reference()) is not None:
+                    optimizer.state[parameter] = state
+
+        return put_back
 
     def _group_of(self, parameter: nn.Parameter | None) -> tuple[torch.optim.Optimizer, dict[str, Any]]:
         for optimizer in self.optimizers:
@@ -371,6 +395,14 @@ class Training(Gates):
         self._generators += 1
         seed = zlib.crc32(f"{torch.initial_seed()} {purpose} {self._generators}".encode())
         return torch.Generator(device or "cpu").manual_seed(seed)
+
+
+def _begin_anew(optimizer: torch.optim.Optimizer) -> None:
+    """Let LBFGS, and what is made like it, forget what it knows of all parameters in a row: there are others now."""
+    if hasattr(optimizer, "_numel_cache"):
+        optimizer._numel_cache = None
+        optimizer._params = optimizer.param_groups[0]["params"]  # type: ignore[attr-defined]
+        optimizer.state.clear()
 
 
 def attach(
