@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import warnings
 from collections.abc import Callable, Iterable
@@ -12,6 +11,8 @@ import torch
 from torch import nn
 from torch.func import functional_call, stack_module_state, vmap
 from torch.utils._pytree import tree_map
+
+from trimtab.nn.copies import copied_module
 
 GROUP = "regularization"
 OF = ("values", "logits", "log_probabilities", "binary_logits")
@@ -173,7 +174,7 @@ class Ensemble(nn.Module):
             memo[id(parameter)] = stacked
         for name, buffer in modules[0].named_buffers():
             memo[id(buffer)] = buffers[name]
-        self.stacked = copy.deepcopy(modules[0], memo)
+        self.stacked = copied_module(modules[0], memo)
         self.one_by_one = ""
 
     def __len__(self) -> int:
@@ -239,7 +240,7 @@ class Ensemble(nn.Module):
                 id(p): nn.Parameter(p[member].detach().clone(), p.requires_grad) for p in self.stacked.parameters()
             }
             memo |= {id(buffer): buffer[member].clone() for buffer in self.stacked.buffers()}
-            made.append(copy.deepcopy(self.stacked, memo))
+            made.append(copied_module(self.stacked, memo))
         return made
 
     def extra_repr(self) -> str:

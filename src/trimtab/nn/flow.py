@@ -7,7 +7,6 @@ what happens between those stays unknown, and nothing is claimed of it.
 
 from __future__ import annotations
 
-import copy
 import warnings
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -16,6 +15,8 @@ from typing import Any
 
 import torch
 from torch import fx, nn
+
+from trimtab.nn.copies import copied_module
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ def _stand_in(module: nn.Module) -> Any:
     memo: dict[int, Any] = {id(p): p for p in module.parameters()}
     for part in module.modules():
         memo |= {id(value): OrderedDict() for name, value in part.__dict__.items() if name.endswith("_hooks")}
-    return copy.deepcopy(module, memo)
+    return copied_module(module, memo)
 
 
 def follow(model: nn.Module) -> Flow:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -14,6 +13,7 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils import parametrize
 from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
 
+from trimtab.nn.copies import copied_module
 from trimtab.nn.flow import Flow, follow
 
 GROUP = "normalization"
@@ -60,7 +60,7 @@ def fold_batch_norm(model: nn.Module) -> nn.Module:
     >>> torch.allclose(folded(x), model(x), atol=1e-5)
     True
     """
-    folded = copy.deepcopy(model).eval()
+    folded = copied_module(model).eval()
     flow, done, left = follow(folded), 0, []
     for layer in list(folded.modules()):
         if isinstance(layer, (nn.Linear, _ConvNd)):

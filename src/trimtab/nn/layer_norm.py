@@ -21,7 +21,7 @@ from trimtab.nn.checks import (
     extra,
 )
 from trimtab.nn.ops import draw_key, row_norm, torch_is_better
-from trimtab.nn.ops.common import in_widest, laid_out_like
+from trimtab.nn.ops.common import in_widest, laid_out_like, memory_format_of
 
 GROUP = "normalization"
 
@@ -93,7 +93,9 @@ def over_last(
         flat(input), flat(weight), flat(bias), eps=eps, centered=centered,
         residual=flat(residual), activation=activation, p=dropout, key=key,
     )  # fmt: skip
-    return y if dims == 1 else y.view(input.shape)
+    y = y if dims == 1 else y.view(input.shape)
+    # as torch's: RMSNorm keeps channels_last, LayerNorm does not
+    return y if centered else y.contiguous(memory_format=memory_format_of(input))
 
 
 def add_norm(

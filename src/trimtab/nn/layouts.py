@@ -12,6 +12,7 @@ from trimtab.nn.batch_norm import BatchNorm1d, _BatchNorm
 from trimtab.nn.checks import check_channels, check_residual
 from trimtab.nn.group_norm import GroupNorm
 from trimtab.nn.instance_norm import _InstanceNorm, instance_norm
+from trimtab.nn.ops.common import laid_out_like
 from trimtab.nn.rms_norm import RMSNorm
 
 
@@ -99,4 +100,4 @@ class RMSNormFirst(RMSNorm):
     def forward(self, input: torch.Tensor, residual: torch.Tensor | None = None) -> torch.Tensor:
         check_residual(type(self).__name__, input, residual)
         moved = None if residual is None else residual.movedim(1, -1)
-        return super().forward(input.movedim(1, -1), moved).movedim(-1, 1)
+        return laid_out_like(super().forward(input.movedim(1, -1), moved).movedim(-1, 1), input)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import math
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -13,6 +12,8 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn.utils import parametrize
+
+from trimtab.nn.copies import copied_module
 
 GROUP = "optimization"
 
@@ -192,8 +193,6 @@ def _undisturbed(model: nn.Module) -> Iterator[tuple[nn.Module, Mapping[int, Any
     Gains and shifts are the copy's own: there are hooks that set them when a norm is called first.
     """
     memo: dict[int, Any] = {id(parameter): parameter for parameter in model.parameters() if parameter.ndim > 1}
-    for module in model.modules():  # weights that a hook computes
-        memo |= {id(v): v for v in vars(module).values() if isinstance(v, torch.Tensor) and not v.is_leaf}
     learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
     accelerators = {p.device for p in (*model.parameters(), *model.buffers()) if p.device.type == "cuda"}
     others = random.getstate(), np.random.get_state()
@@ -202,7 +201,7 @@ def _undisturbed(model: nn.Module) -> Iterator[tuple[nn.Module, Mapping[int, Any
         for parameter in learning:
             parameter.requires_grad_(False)
         with torch.random.fork_rng(accelerators), torch.enable_grad():
-            yield copy.deepcopy(model, memo), memo
+            yield copied_module(model, memo), memo
     finally:
         for parameter in learning:
             parameter.requires_grad_(True)

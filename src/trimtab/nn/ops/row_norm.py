@@ -21,7 +21,6 @@ from trimtab.nn.ops.common import (
     drop,
     gradient_room,
     in_widest,
-    laid_out_like,
     like_input,
     pointer,
     residual_room,
@@ -183,15 +182,10 @@ def row_norm(
     key: torch.Tensor | None = None,
     keep_h: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """(y, h); h is empty unless ``keep_h``. Each dropout acts if its key is given (:func:`draw_key`).
-
-    As torch's, LayerNorm gives a contiguous tensor, and RMSNorm one of the memory order of x.
-    """
-    given, x = x, x.contiguous()
+    """(y, h), contiguous; h is empty unless ``keep_h``. Each dropout acts if its key is given (:func:`draw_key`)."""
+    x = x.contiguous()
     y, h, _, _ = _op(
         x, weight, bias, like_input(before, x), like_input(residual, x), before_key, key,
         eps, centered, activation, before_p, p, keep_h,
     )  # fmt: skip
-    if not centered and x is not given:
-        y, h = laid_out_like(y, given), laid_out_like(h, given) if keep_h else h
     return y, h
