@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import threading
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 
 import trimtab as tt
 from tests.conftest import network, train
+from tests.nn.test_copies import COMPUTED
 from trimtab.data import content_weights
 
 
@@ -384,3 +386,37 @@ def test_refusals_say_why():
     two = tt.attach([nn.Linear(2, 2), nn.Linear(2, 2)], torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=0.1))
     with pytest.raises(tt.NothingToDo, match="it needs one model that is called, and 2 are trained here"):
         two.apply("bagging")
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.* is deprecated:FutureWarning")
+@pytest.mark.parametrize("text", ["deep_ensemble(members=3)", "bagging(members=3)"])
+@pytest.mark.parametrize("kind", COMPUTED)
+def test_models_that_hold_computed_tensors(kind, text, digits):
+    model = nn.Sequential(COMPUTED[kind](nn.Linear(64, 16)), nn.ReLU(), COMPUTED[kind](nn.Linear(16, 10)))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    train(model, optimizer, digits, 1)  # what is computed has a graph now
+    training = tt.attach(model, optimizer)
+    if "new" in kind or kind == "orthogonal":  # no layer of which could be drawn anew
+        with pytest.raises(tt.NothingToDo, match="no layer whose parameters are trained and can be drawn anew"):
+            training.apply(text)
+        return
+    training.apply(text)
+    x = digits[0][:8]
+    networks = next(m for m in model.modules() if type(m).__name__ == "_Members").networks
+    drawn = [network(x).detach() for network in networks]
+    assert (drawn[0] - drawn[1]).abs().min() > 0 and all(y.std() < 2 for y in drawn)  # as large as a new layer's
+    train(model, optimizer, digits, 2)
+    assert all((network(x) - y).abs().max() > 1e-3 for network, y in zip(networks, drawn, strict=True))
+    assert training.changes[0].acted()
+    training.undo()
+    train(model, optimizer, digits, 1)
+
+
+def test_a_model_that_cannot_be_copied_is_left_alone_with_the_reason():
+    model = nn.Sequential(nn.Linear(4, 2))
+    model.lock = threading.Lock()
+    training = tt.attach(model, torch.optim.SGD(model.parameters(), lr=0.1))
+    with pytest.raises(
+        tt.NothingToDo, match=r"deep_ensemble found nothing to act on: a copy of this Sequential cannot be made: .*lock"
+    ):
+        training.apply("deep_ensemble")

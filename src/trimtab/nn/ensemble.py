@@ -212,8 +212,16 @@ class Ensemble(nn.Module):
             output = functional_call(self.stacked, state, inputs)
             return output, {name: state[name] for name in buffers}
 
+        computed = [
+            (m, name, value)
+            for m in self.stacked.modules()
+            for name, value in vars(m).items()
+            if isinstance(value, torch.Tensor)
+        ]
         run = vmap(call, in_dims=(0, 0, 0 if per_member else None), randomness="different")
         outputs, after = run(dict(self.stacked.named_parameters()), buffers, inputs)
+        for module, name, value in computed:  # by hooks, for the call alone: nothing of vmap is to stay
+            setattr(module, name, value)
         for name, value in after.items():
             if value.data_ptr() != buffers[name].data_ptr():  # set anew, and not changed in place
                 buffers[name].copy_(value)

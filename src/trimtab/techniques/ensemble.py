@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -13,8 +12,12 @@ import torch
 from torch import nn
 from torch._compile import _disable_dynamo  # torch.compiler.disable would import the compiler at once
 from torch.nn.utils import parametrize
+from torch.nn.utils.prune import BasePruningMethod
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
 
 from trimtab.data import content_weights
+from trimtab.nn.copies import copied_module
 from trimtab.nn.ensemble import OF, average_members
 from trimtab.reading.order import CONV, LINEAR, NORM
 from trimtab.recipe import Change, LossCall, Technique, TrainingLike
@@ -134,7 +137,10 @@ def _join(technique: Technique, training: TrainingLike, members: int, bootstrap:
     seed = training.generator(technique.name).initial_seed()
     networks, alike = [], []
     for number in range(1, members):
-        network = copy.deepcopy(model)
+        try:
+            network = copied_module(model)
+        except ValueError as error:
+            raise nothing(technique, f"{error}.") from None
         alike = _draw_anew(network, learning, seed + number)
         networks.append(network)
     if len(alike) == len(learning):
@@ -400,8 +406,22 @@ def _draw_anew(network: nn.Module, learning: set[str], seed: int) -> list[str]:
             reset = getattr(module, "reset_parameters", None) or getattr(module, "_reset_parameters", None)
             if own and own <= learning and callable(reset) and not parametrize.is_parametrized(module):
                 reset()
+                _into_sources(module)
                 drawn |= own
     return sorted(learning - drawn)
+
+
+@torch.no_grad()
+def _into_sources(module: nn.Module) -> None:
+    """Weights that a hook computes were drawn as values: let what they are computed from give them."""
+    for hook in module._forward_pre_hooks.values():
+        if isinstance(hook, WeightNorm):
+            weight = getattr(module, hook.name)
+            module._parameters[f"{hook.name}_v"].copy_(weight)  # type: ignore[union-attr]
+            module._parameters[f"{hook.name}_g"].copy_(torch.norm_except_dim(weight, 2, hook.dim))  # type: ignore[union-attr]
+        elif isinstance(hook, (SpectralNorm, BasePruningMethod)):
+            name = hook.name if isinstance(hook, SpectralNorm) else hook._tensor_name
+            module._parameters[f"{name}_orig"].copy_(getattr(module, name))  # type: ignore[union-attr]
 
 
 @contextlib.contextmanager
