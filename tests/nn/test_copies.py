@@ -80,3 +80,9 @@ def test_an_ensemble_of_them(kind):
     torch.testing.assert_close(torch.stack([member(x) for member in ensemble.members()]), wanted)
     if kind != "keeps":
         torch.testing.assert_close(copy.deepcopy(ensemble)(x), wanted)
+
+
+def test_an_activation_that_keeps_what_it_computed_has_a_gain():
+    function = Keeps(nn.ReLU())
+    function(torch.ones(1, requires_grad=True))
+    assert tn.calculate_gain(function) == pytest.approx(2**0.5, rel=1e-5)

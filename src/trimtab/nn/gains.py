@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 import math
 from collections.abc import Callable
@@ -11,6 +10,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import nn
+
+from trimtab.nn.copies import copied_module
 
 GROUP = "optimization"
 # What torch.nn.init has a value for; it takes them by these names. "linear" stands for all layers without an activation.
@@ -87,7 +88,7 @@ def _named(name: str, *arguments: float) -> float:
 
 def _of(function: Callable[[torch.Tensor], torch.Tensor], name: str) -> float:
     if isinstance(function, nn.Module):
-        name, function = f"this {type(function).__name__}", copy.deepcopy(function).eval().cpu().double()
+        name, function = f"this {type(function).__name__}", copied_module(function).eval().cpu().double()
     # A smooth function times a Gaussian: equidistant points are as good as any, and a kink costs a millionth.
     z = torch.linspace(-12, 12, 48_001, dtype=torch.float64)
     share = torch.exp(-z.square() / 2)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from typing import Any
 
@@ -11,6 +10,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
+from trimtab.nn.copies import copied_module
 from trimtab.nn.rms_norm import _eps
 
 GROUP = ("normalization", "optimization")
@@ -90,7 +90,7 @@ def identity_init(norm: nn.Module, x: torch.Tensor, rtol: float = 1e-3) -> float
         return each.expand_as(wide).mean(others, keepdim=True) if others else each.expand_as(wide)
 
     gain, center = shared(deviation), shared(mean)
-    probe = copy.deepcopy(part).double()
+    probe = copied_module(part).double()
     probe._forward_hooks.clear()  # they are not to hear of it
     probe._forward_pre_hooks.clear()
     probe.eps, probe.activation, probe.dropout = _eps(part.eps, x.dtype), "none", 0.0

@@ -7,7 +7,6 @@ is none the order in which modules are defined; then it is said so.
 
 from __future__ import annotations
 
-import copy
 import operator
 from collections import deque
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
+from trimtab.nn.copies import copied_module
 from trimtab.nn.flow import Flow, Scope, follow
 from trimtab.nn.gains import calculate_gain
 from trimtab.reading.order import answers, is_activation, is_norm, layers, recorded_behind
@@ -199,7 +199,7 @@ def _elementwise(module: nn.Module) -> Following | None:
     others = torch.arange(24).view_as(z) % 5 < 2
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            trial = copy.deepcopy(module).eval()
+            trial = copied_module(module).eval()
             y, changed = trial(z.clone()), trial(torch.where(others, 2 - z, z))
             if torch.equal(y, z) or not torch.allclose(y[~others], changed[~others], atol=1e-5):
                 return None
