@@ -215,6 +215,9 @@ def test_gradients_of_each_sample(name):
         torch.testing.assert_close(inputs[i], by_input, rtol=1e-4, atol=1e-4)
         for key, value in wanted.items():
             torch.testing.assert_close(parameters[key][i], value, rtol=1e-4, atol=1e-4)
+    by_sample = torch.func.vmap(torch.func.grad(loss, argnums=1), in_dims=(None, 0), randomness="different")
+    first, *others = by_sample(state, x.expand(6, *x.shape))
+    assert any(not torch.allclose(first, other) for other in others), "noise of its own"
 
 
 def test_functions_under_vmap():
