@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import math
 import os
 import sqlite3
@@ -31,6 +32,8 @@ from trimtab.records import (
     Treatment,
     Trial,
     Tuning,
+    Watched,
+    to_json,
 )
 from trimtab.store import FOLDER, Store, StoreError
 
@@ -450,6 +453,19 @@ def test_what_is_written_while_another_process_writes_waits_in_memory(tmp_path):
 def test_beside_a_script(tmp_path):
     with Store.beside(tmp_path / "train.py") as store:
         assert store.folder == (tmp_path / FOLDER).resolve()
+
+
+def test_names_that_are_no_texts_are_kept_as_texts(store):
+    """As a file name that is not UTF-8 is printed and given."""
+    odd = "file-\udcff.pt"
+    run = record(output_tail=odd, hints=(odd,))
+    store.add_rows("r1", [(0, odd, 1, 0.5)], [])
+    store.put_run(run, finished=True)
+    assert store.run().output_tail == "file-?.pt" and store.run().hints == ("file-?.pt",)
+    assert store.run().main.get("file-?.pt").last == 0.5
+    store.put_watched("k", Watched(run="r1", seen={odd: {"state": {}}}))
+    assert store.watched("k").seen == {"file-?.pt": {"state": {}}}
+    assert json.loads(to_json({"subject": odd})) == {"subject": "file-?.pt"}
 
 
 def test_another_process_reads_while_one_writes(tmp_path):

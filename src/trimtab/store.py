@@ -41,6 +41,7 @@ from trimtab.records import (
     Trial,
     Tuning,
     Watched,
+    to_bytes,
 )
 
 _SCHEMA = """
@@ -225,7 +226,7 @@ class Store:
 
     def _write(self, *statements: tuple[str, list[tuple]]) -> None:
         """Carry out statements, each with its rows, and commit, or let them wait while another process holds the file."""
-        self._waiting += statements
+        self._waiting += [(statement, [tuple(map(_whole, row)) for row in rows]) for statement, rows in statements]
         try:
             self.settle()
         except sqlite3.Error as error:
@@ -323,7 +324,7 @@ class Store:
             )
             for training in record.trainings
         )
-        head = msgspec.msgpack.encode(msgspec.structs.replace(record, trainings=trainings))
+        head = to_bytes(msgspec.structs.replace(record, trainings=trainings))
         row = (record.id, record.started, finished, head)
         self._write(("insert or replace into run values (?,?,?,?)", [row]))
         if finished:
@@ -445,12 +446,12 @@ class Store:
 
     def put_trial(self, key: str, trial: Trial) -> None:
         """Keep a finished trial."""
-        row = (key, time.time(), msgspec.msgpack.encode(trial))
+        row = (key, time.time(), to_bytes(trial))
         self._write(("insert or replace into trial values (?,?,?)", [row]))
 
     def put_watched(self, key: str, watched: Watched) -> None:
         """Keep that a subject was watched, under what makes it the same subject."""
-        self._write(("insert or replace into watched values (?,?)", [(key, msgspec.msgpack.encode(watched))]))
+        self._write(("insert or replace into watched values (?,?)", [(key, to_bytes(watched))]))
 
     def watched(self, key: str) -> Watched | None:
         """What was kept under that key, if anything was."""
@@ -461,7 +462,7 @@ class Store:
 
     def put_findings(self, run: str, findings: Sequence[Finding]) -> None:
         """Keep what was found in a run, for lists; whoever shows the run diagnoses it anew."""
-        row = (run, msgspec.msgpack.encode(list(findings)))
+        row = (run, to_bytes(list(findings)))
         self._write(("insert or replace into finding values (?,?)", [row]))
 
     def findings(self, run: str) -> tuple[Finding, ...] | None:
@@ -472,7 +473,7 @@ class Store:
     def put_outcome(self, run: str, outcome: Outcome) -> None:
         """Keep what was tried beside the watched run that it started from. A later treatment or search takes the place of the one
         before; of comparisons each set of recipes has its own."""
-        row = (run, *name_of(outcome), time.time(), msgspec.msgpack.encode(outcome))
+        row = (run, *name_of(outcome), time.time(), to_bytes(outcome))
         self._write(("insert or replace into outcome values (?,?,?,?,?)", [row]))
 
     put_treatment = put_comparison = put_tuning = put_outcome
@@ -524,6 +525,11 @@ def what_to_do(error: Exception) -> str:
 def _text(raw: bytes) -> str:
     """A text of the file; of one that is damaged, what can be read."""
     return raw.decode("utf-8", errors="replace")
+
+
+def _whole(value: Any) -> Any:
+    """A name that may be no text at all, as one."""
+    return value.encode(errors="replace").decode() if isinstance(value, str) and not value.isascii() else value
 
 
 def _is_step(step: Any) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import sqlite3
@@ -18,7 +19,8 @@ from trimtab.records import Treatment, Trial
 from trimtab.report import sample
 from trimtab.store import Store
 
-HOSTILE = "\x1b]0;title\x07\x1b]52;c;Zm9v\x07\x1b[2Jnet\x1b[31m\x9b5m\u202e"
+HOSTILE = "\x1b]0;title\x07\x1b]52;c;Zm9v\x07\x1b[2Jnet\x1b[31m\x9b5m\u202e\u061c\u2028\ufeff"
+OBEYED = "[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e\u061c\u2028\ufeff]"
 
 
 @pytest.fixture
@@ -265,10 +267,16 @@ def test_nothing_of_a_record_reaches_the_terminal_as_a_command(trimtab, project)
         put(store, hostile)
         store.put_treatment(hostile.id, treatment)
         store.put_findings(hostile.id, [finding, warning])
-    for arguments in (["report", "src"], ["report", "src", "--list"], ["report", "nothing", "--store", "src/.trimtab"]):
-        shown = trimtab(*arguments)
-        assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e]", shown.stdout + shown.stderr)
-        assert "net" in shown.stdout or shown.exit_code == 1
+    (project / "src" / "new.py").write_text("")
+    for arguments in (
+        ["src", "--json", "r.json"], ["src", "--list"], ["nothing", "--store", "src/.trimtab"], ["src/new.py"],
+    ):  # fmt: skip
+        shown = trimtab("report", *arguments)
+        assert not re.search(OBEYED, shown.stdout + shown.stderr)
+        assert "net" in shown.stdout + shown.stderr or "nothing" in arguments
+    written = Path("r.json").read_text()  # it may be a terminal
+    assert not re.search(OBEYED, written) and json.loads(written)["run"]["error"] == HOSTILE
+    assert not re.search(OBEYED, repr(hostile)) and "\\u202e" in repr(hostile)
     assert [file.name for file in (project / "src/.trimtab/reports").iterdir()] == ["third__31m.html"]
     page = (project / "src/.trimtab/report.html").read_text()
     assert "\x1b" not in page and "\x9b" not in page

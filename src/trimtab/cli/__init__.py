@@ -7,6 +7,7 @@ Exit codes: 0 success; 1 the script failed or cannot be judged (``watch`` exits 
 from __future__ import annotations
 
 import importlib
+from typing import Any
 
 import click
 
@@ -25,6 +26,16 @@ class _Lazy(click.Group):
         if name not in COMMANDS:
             return None
         return importlib.import_module(f"trimtab.cli.{name}").command
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """An error may quote a name or a record that was made elsewhere."""
+        try:
+            return super().invoke(ctx)
+        except click.ClickException as error:
+            from trimtab.report.words import printable
+
+            error.message = printable(error.message)
+            raise
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple:
         if args and args[0] not in COMMANDS and args[0].endswith(".py"):

@@ -118,6 +118,7 @@ def _holds(folder: Path, run: str) -> bool:
 
 def _is_of(run: RunRecord, script: Path) -> bool:
     """Whether a run is one of that script, with whatever arguments, as a file or as a module."""
+    script = Path(str(script).encode(errors="replace").decode())  # as records have it
     if run.subject.startswith("-m "):
         return run.subject.split(" ")[1].rpartition(".")[2] in (script.stem, script.resolve().parent.name)
     words = run.subject.split(" ")  # a name may have spaces in it

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
@@ -18,7 +17,10 @@ from trimtab.report.plots.trials import draw_axis, draw_trials, trials_data
 from trimtab.report.verdict import headline, of_outcome, tone, verdict
 
 BEST = 10  # trials of a search that are listed
-BUDGET = 1_400_000  # bytes of pictures, so that a page has 1.5 MB at most; what would exceed it is named, not drawn
+LARGEST = 1_500_000  # bytes of a page; what would exceed it is named, not drawn
+TEXTS = 400_000  # bytes that a page has without its pictures
+# How many letters of a text and items of a list are shown: the first of these with which the texts of a page have room.
+SHOWN = ((20_000, 100), (2_000, 50), (300, 20), (100, 5))
 UNDRAWN = "Not drawn, to keep this page small; the record of the run has it."
 
 
@@ -69,13 +71,12 @@ def page(
     tuning: Tuning | None = None,
     earlier: Sequence[Outcome] = (),
 ) -> str:
-    """The whole page as text."""
+    """The whole page as text, of 1.5 MB at most: of long texts and lists the beginning is shown, and pictures while there is room."""
     from jinja2 import Environment, StrictUndefined
     from markupsafe import Markup
 
     room = files(__package__)
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.finalize = lambda value: words.printable(value) if type(value) is str else value
     environment.tests["finite"] = math.isfinite
     environment.filters |= {
         "number": words.number,
@@ -86,24 +87,66 @@ def page(
     findings = findings or (treatment.findings if treatment is not None else ()) or findings
     tables = (*_tables(treatment, comparison, tuning), *_earlier(run, earlier))
     searched = tuple(figures.of_search(tuning)) if tuning is not None else ()
-    drawn = [*searched, *(picture for table in tables for picture in table.pictures)]
-    sections = tuple(_sections(run, BUDGET - sum(len(picture.svg) for picture in drawn)))
     shown = headline(treatment, comparison, tuning)
     outcome = tuning or treatment or comparison
     metric = outcome.metric if outcome is not None else run.metric
-    return environment.from_string((room / "page.html").read_text(encoding="utf-8")).render(
-        run=run, findings=words.by_severity(findings), treatment=treatment, tuning=tuning, searched=searched, tables=tables, sections=sections,
-        kept=_kept(treatment, comparison, tuning),
-        leading=words.leading(tuning.probes, tuning.metric, BEST) if tuning is not None else (),
-        main=next((section for section in sections if section.training is run.main), None),
-        verdict=verdict(run, findings, treatment, comparison, tuning), tone=tone(run, findings, treatment, comparison, tuning),
-        before=words.baseline_mean(*shown) if shown else None, headline=shown, places=words.decimals(shown[1]) if shown else 2,
-        judged_by=words.judged_by(metric, run.hints) if run.trainings or outcome is not None else "",
-        alone=metric is None or metric.name == "loss", reached=value(run, run.metric) if run.metric is not None else math.nan,
-        anchors=_anchors(sections), words=words, started=time.strftime("%Y-%m-%d %H:%M", time.localtime(run.started)),
-        style=Markup((room / "page.css").read_text(encoding="utf-8")),
-        script=Markup((room / "page.js").read_text(encoding="utf-8")),
-    )  # fmt: skip
+    template = (room / "page.html").read_text(encoding="utf-8")
+    style, script = (Markup((room / name).read_text(encoding="utf-8")) for name in ("page.css", "page.js"))
+
+    def rendered(short: _Short, left: int) -> str:
+        left, drawn = _while_room(searched, left)
+        in_tables = []
+        for table in tables:
+            left, pictures = _while_room(table.pictures, left)
+            in_tables.append(replace(table, pictures=pictures))
+        sections = tuple(_sections(run, left, short.items))
+        environment.finalize, environment.filters["some"] = short.text, short.some
+        return environment.from_string(template).render(
+            run=run, findings=words.by_severity(findings), treatment=treatment, tuning=tuning, searched=drawn, tables=in_tables,
+            sections=sections, kept=_kept(treatment, comparison, tuning), short=short,
+            leading=words.leading(tuning.probes, tuning.metric, BEST) if tuning is not None else (),
+            main=next((section for section in sections if section.training is run.main), None),
+            verdict=verdict(run, findings, treatment, comparison, tuning), tone=tone(run, findings, treatment, comparison, tuning),
+            before=words.baseline_mean(*shown) if shown else None, headline=shown, places=words.decimals(shown[1]) if shown else 2,
+            judged_by=words.judged_by(metric, run.hints) if run.trainings or outcome is not None else "",
+            alone=metric is None or metric.name == "loss", reached=value(run, run.metric) if run.metric is not None else math.nan,
+            anchors=_anchors(sections), words=words, started=words.moment(run.started), style=style, script=script,
+        )  # fmt: skip
+
+    for letters, items in SHOWN:
+        texts = len(rendered(_Short(letters, items), 0).encode(errors="replace"))
+        if texts <= TEXTS:
+            break
+    return rendered(_Short(letters, items), LARGEST - texts - 20_000)  # for the lines that stand for pictures
+
+
+class _Short:
+    """Shows the beginning of what is long, and knows whether something was."""
+
+    def __init__(self, letters: int, items: int) -> None:
+        self.letters, self.items, self.cut = letters, items, False
+
+    def text(self, value: object) -> object:
+        if type(value) is not str:
+            return value
+        self.cut |= len(value) > self.letters
+        return words.printable(value if len(value) <= self.letters else f"{value[: self.letters]} ...")
+
+    def some(self, items: Iterable) -> list:
+        listed = list(items)
+        self.cut |= len(listed) > self.items
+        return listed[: self.items]
+
+
+def _while_room(pictures: Sequence[Picture], left: int) -> tuple[int, tuple[Picture, ...]]:
+    """Pictures until so many bytes are spent, and what is left; for the others stands a line."""
+    kept = []
+    for picture in pictures:
+        size = len(picture.svg.encode()) + len(picture.caption) + 2 * sum(len(name) + 100 for name, _ in picture.legend)
+        fits = not picture.svg or size <= left
+        left -= size if fits else 0
+        kept.append(picture if fits else replace(picture, svg="", legend=(), caption=UNDRAWN))
+    return left, tuple(kept)
 
 
 def _kept(
@@ -144,25 +187,25 @@ def _table(
     key: str, title: str, comparison: Comparison, chosen: tuple[Comparison, Arm] | None, curves: bool = True
 ) -> Table:
     data = trials_data(comparison)
-    strips = [draw_trials(data, row) if data is not None else "" for row in range(len(comparison.arms))]
+    arms = comparison.arms[: SHOWN[0][1]]
+    strips = [draw_trials(data, row) if data is not None else "" for row in range(len(arms))]
     pictures = tuple(figures.of_seeds(comparison, chosen[1], key)) if chosen is not None and curves else ()
-    rows = tuple(zip(comparison.arms, strips, strict=True))
+    rows = tuple(zip(arms, strips, strict=True))
     return Table(title, comparison, rows, draw_axis(data) if data is not None else "", pictures)
 
 
-def _sections(run: RunRecord, budget: int) -> Iterator[Section]:
-    """The trainings with the most steps first; once the budget is spent, a line stands for the pictures."""
-    for number, training in enumerate(sorted(run.trainings, key=lambda training: -training.steps)):
-        if budget <= 0:
+def _sections(run: RunRecord, left: int, most: int) -> Iterator[Section]:
+    """The trainings with the most steps first; once a picture has no room, a line stands for those of all others."""
+    for number, training in enumerate(sorted(run.trainings, key=lambda training: -training.steps)[:most]):
+        if left <= 0:
             yield Section(training, (Picture(f"t{number}-none", "Curves", UNDRAWN),))
             continue
         curves = tuple(figures.of_training(training, f"t{number}", run.metric))
         profiles = tuple(figures.profiles_of_training(training, f"t{number}"))
-        pictures = []
-        for picture in (*curves[: figures.LEADING], *profiles, *curves[figures.LEADING :]):
-            budget -= len(picture.svg)
-            pictures.append(picture if budget > 0 else replace(picture, svg="", caption=UNDRAWN))
-        yield Section(training, tuple(pictures))
+        left, pictures = _while_room((*curves[: figures.LEADING], *profiles, *curves[figures.LEADING :]), left)
+        if any(picture.caption == UNDRAWN for picture in pictures):
+            left = 0
+        yield Section(training, pictures)
 
 
 def _anchors(sections: Sequence[Section]) -> dict[tuple[str, str], str]:

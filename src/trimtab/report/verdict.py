@@ -73,7 +73,7 @@ def headline(
         shown = tuning.confirmation
         if shown is None or not shown.arms:
             return None
-        return shown, shown.arm(tuning.recipe) if tuning.recipe else best(shown)
+        return shown, next((arm for arm in shown.arms if arm.recipe == tuning.recipe), best(shown))
     if treatment is not None:
         shown = treatment.confirmation or treatment.search
         chosen = [arm for arm in shown.arms if arm.recipe == treatment.recipe] if shown and treatment.recipe else []

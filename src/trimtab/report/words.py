@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import re
+import time
 from collections.abc import Sequence
 
 from trimtab.quantities import Quantity, offers
-from trimtab.records import Arm, Comparison, Finding, Metric, Outcome, Probe, Severity, Treatment, Tuning
+from trimtab.records import CONTROL, Arm, Comparison, Finding, Metric, Outcome, Probe, Severity, Treatment, Tuning
 
 UNFINISHED = "not ended, or killed"  # in the place of the time that a run took
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "info")
@@ -30,7 +31,7 @@ def number(value: float) -> str:
 # Sequences that move a cursor, colour a text, set a title or a clipboard; the parts of one that is cut short; marks that turn the
 # direction of a text around. Line breaks and tabs stay.
 _SEQUENCE = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b[\]PX^_][^\x07\x1b\n]*(?:\x07|\x1b\\)?|\x1b[ -/]*[0-~]")
-_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+_CONTROL = re.compile(f"[{CONTROL}]")
 
 
 def printable(text: str) -> str:
@@ -50,9 +51,11 @@ def count(items: int, noun: str) -> str:
 def duration(seconds: float) -> str:
     """Seconds as a short text.
 
-    >>> [duration(x) for x in (0.25, 42, 200, 7_500)]
-    ['0.2 s', '42 s', '3 min 20 s', '2 h 05 min']
+    >>> [duration(x) for x in (0.25, 42, 200, 7_500, float("nan"))]
+    ['0.2 s', '42 s', '3 min 20 s', '2 h 05 min', 'unknown']
     """
+    if not math.isfinite(seconds):
+        return "unknown"
     if seconds < 10:
         return f"{seconds:.1f} s"
     whole = round(seconds)
@@ -61,6 +64,18 @@ def duration(seconds: float) -> str:
     return (
         f"{whole // 60} min {whole % 60:02d} s" if whole < 3600 else f"{whole // 3600} h {whole % 3600 // 60:02d} min"
     )
+
+
+def moment(seconds: float) -> str:
+    """A time of the clock, given in seconds since 1970, as one reads it here.
+
+    >>> moment(float("nan")), moment(1e300), len(moment(1e9))
+    ('unknown', 'unknown', 16)
+    """
+    try:
+        return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))
+    except (ValueError, OverflowError, OSError):
+        return "unknown"
 
 
 def spelled(metric: str) -> str:

@@ -180,7 +180,7 @@ class Script:
         digest.update(repr((self.path.name, self.arguments, self.module)).encode())
         root = Path.cwd() if self.module else self.path.parent
         for file, text in sorted(_with_imports(self.path, root).items()):
-            digest.update(f"{file.name} {len(text)} ".encode() + text)
+            digest.update(f"{file.name} {len(text)} ".encode(errors="surrogateescape") + text)
         return digest.hexdigest()[:16]
 
     def run(self, heard: Heard) -> Outcome:
