@@ -100,6 +100,9 @@ FORMS: dict[str, Layer] = {
     ),
     "BatchNorm2d(no statistics)": Layer(rate(tn.BatchNorm2d, 6, track_running_stats=False), MAPS),
     "LayerNorm(channels_first)": Layer(rate(tn.LayerNorm, 6, channels_first=True), MAPS),
+    "LayerNorm(gelu)": Layer(rate(tn.LayerNorm, 9, activation="gelu"), ROWS),
+    "RMSNorm(silu)": Layer(rate(tn.RMSNorm, 9, activation="silu"), ROWS),
+    "GroupNorm(silu)": Layer(rate(tn.GroupNorm, 2, 6, activation="silu"), MAPS),
 }  # fmt: skip
 MODULES = sorted(
     name for name in tn.__all__ if inspect.isclass(getattr(tn, name)) and issubclass(getattr(tn, name), nn.Module)

@@ -2,7 +2,7 @@
 sample input and every wrong one, with ours in the place of torch's.
 
 Ours must do as torch's: the same layout, type and state, an error where there is one, and numbers that are no further from
-those of float64 than torch's. What differs on purpose stands in :data:`DIFFERENCES`.
+those of float64 than torch's. What differs on purpose stands in :data:`DIFFERENCES`, and for users in ``trimtab.nn``.
 """
 
 from __future__ import annotations

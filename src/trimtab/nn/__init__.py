@@ -1,4 +1,20 @@
-"""Drop-in modules and functions."""
+"""Drop-in modules and functions: names, arguments and their order, checkpoints, layouts and numbers are torch's.
+
+``make peers`` holds them against torch's own databases of test inputs. What differs on purpose:
+
+* Wrong arguments are refused where the layer is made, with a ``ValueError`` that says what must hold; torch takes some of them until the
+  first call (``BatchNorm2d(8, eps=-1.0)``), or for good. So are inputs that do not fit, where torch raises a ``RuntimeError``.
+* ``InstanceNorm`` refuses another number of channels without affine too, where torch warns; ``batch_norm`` wants (N, C, ...), where torch
+  takes an empty tensor of one dimension.
+* ``InstanceNorm`` keeps channels_last, which torch's loses. ``LocalResponseNorm`` takes half types, and layouts, for which torch's has
+  no pooling.
+* Weights of another type than the input are computed with in the wider type, so that their gradients keep its digits; torch refuses
+  some of these pairs, and rounds the gradients of others.
+* Dropout draws its masks in its own way: ``torch.manual_seed`` makes them the same again, and not those of torch.
+* A norm with a dropout asks whether it trains, as ``torch.nn.LayerNorm`` does not.
+* The constructors of recurrent layers refuse ``proj_size``, but for :class:`DropConnectLSTM`, which is torch's and, like torch's, has no
+  rule for ``torch.func.vmap``.
+"""
 
 from trimtab.nn import functional
 from trimtab.nn.ada_norm import AdaNorm

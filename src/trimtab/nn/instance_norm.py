@@ -154,7 +154,8 @@ class InstanceNorm2d(_InstanceNorm, nn.InstanceNorm2d):
         dropout: probability of dropping an entry of the result while training.
 
     Raises:
-        ValueError: for an input of wrong shape, and for one with a single position.
+        ValueError: for an input of wrong shape (without affine too, where torch warns of other channels), and for one with a
+            single position.
 
     When it helps: style transfer and image generation, where contrast should not matter. When it hurts: classification,
     since it erases how strongly each feature responds. Source: Ulyanov et al., "Instance Normalization: The Missing

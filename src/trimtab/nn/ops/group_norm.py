@@ -56,8 +56,11 @@ def composed(
     p: float,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """By torch's operations: y, and two empty tensors in the place of what the kernel keeps."""
-    z = in_widest(lambda x, w, b: F.group_norm(x, groups, w, b, eps), x, weight, bias)
-    return after(z, residual, activation, p, key, x), x.new_empty(0), x.new_empty(0)
+
+    def norm(x, weight, bias, residual, like=x):  # type: ignore[no-untyped-def]
+        return after(F.group_norm(x, groups, weight, bias, eps), residual, activation, p, key, like)
+
+    return in_widest(norm, x, weight, bias, residual), x.new_empty(0), x.new_empty(0)
 
 
 def _sizes(x: torch.Tensor, groups: int) -> tuple[int, int, int, int, bool]:

@@ -66,16 +66,18 @@ def composed(
     if before is not None:
         h = h + before
 
-    def norm(h, weight, bias):  # type: ignore[no-untyped-def]
+    def norm(h, weight, bias, residual):  # type: ignore[no-untyped-def]
         if eps == 0:  # torch's gives NaN for a constant row
-            return reference(h, weight, bias, eps, centered)
-        if centered:
-            return F.layer_norm(h, h.shape[-1:], weight, bias, eps)
-        z = F.rms_norm(h, h.shape[-1:], weight, eps)
-        return z if bias is None else z + bias
+            z = reference(h, weight, bias, eps, centered)
+        elif centered:
+            z = F.layer_norm(h, h.shape[-1:], weight, bias, eps)
+        else:
+            z = F.rms_norm(h, h.shape[-1:], weight, eps)
+            z = z if bias is None else z + bias
+        return after(z, residual, activation, p, key, x)
 
-    z, nothing = in_widest(norm, h, weight, bias), x.new_empty(0)
-    return after(z, residual, activation, p, key, x), h if keep_h else nothing, nothing, nothing
+    y, nothing = in_widest(norm, h, weight, bias, residual), x.new_empty(0)
+    return y, h if keep_h else nothing, nothing, nothing
 
 
 def _forward(x, weight, bias, before, residual, before_key, key, eps, centered, activation, before_p, p, keep_h):  # type: ignore[no-untyped-def]
