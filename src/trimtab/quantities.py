@@ -181,7 +181,7 @@ class Quantity:
         words = plain_words(rest if source != "measured" else name)
         split, score = split_in(words), score_in(words)
         if source == "measured":
-            number = re.search(r"(?<!\S)\d+(?!\S)", name)
+            number = re.search(r"(?<!\S)\d{1,9}(?!\S)", name)
             bare = " ".join(name.replace(number[0] if number else "", "", 1).split())
             return cls(
                 name, score[0] if score and split else bare, split or "", source, int(number[0]) if number else 1

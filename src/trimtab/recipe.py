@@ -406,11 +406,12 @@ def read_literal(node: ast.expr) -> Any:
 
 
 def written(node: ast.AST) -> str:
-    """An expression as text, for a message."""
+    """An expression as text, for a message, a very long one cut short."""
     try:
-        return ast.unparse(node)
+        text = ast.unparse(node)
     except (RecursionError, ValueError):
         return "what stands there"
+    return text if len(text) <= 200 else f"{text[:200]}..."
 
 
 def _reason(error: BaseException) -> str:

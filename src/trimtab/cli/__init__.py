@@ -34,7 +34,7 @@ class _Lazy(click.Group):
         except click.ClickException as error:
             from trimtab.report.words import printable
 
-            error.message = printable(error.message)
+            error.message = printable(error.message)  # type: ignore[misc]
             raise
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple:

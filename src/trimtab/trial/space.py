@@ -230,11 +230,11 @@ class Space:
         space = cls(tuple(dimension for text in texts for dimension in reader.dimensions(text)))
         if space.size <= 1:
             raise SpaceError(
-                f"There is nothing to search in {', '.join(texts)!r}: it is one recipe. Put a distribution in the place of a value, "
+                f"There is nothing to search in {quoted(', '.join(texts))}: it is one recipe. Put a distribution in the place of a value, "
                 'or alternatives: "dropout(p=uniform(0, 0.6))", "batch_norm | none". For fixed recipes: trimtab compare.'
             )
         if clash := space._impossible():
-            raise SpaceError(f"No recipe of the search {', '.join(texts)!r} is possible: {clash}")
+            raise SpaceError(f"No recipe of the search {quoted(', '.join(texts))} is possible: {clash}")
         return space
 
     def _impossible(self) -> str:
@@ -355,7 +355,7 @@ class _Reader:
         whole = [str(Alternative("", calls)) for calls in found]
         if len(set(whole)) < len(whole):
             twice = next(text for text in whole if whole.count(text) > 1)
-            raise SpaceError(f"{twice!r} is an alternative twice in the search {self._text!r}; keep one.")
+            raise SpaceError(f"{quoted(twice)} is an alternative twice in the search {quoted(self._text)}; keep one.")
         labels = [label if labels.count(label) == 1 else text for label, text in zip(labels, whole, strict=True)]
         alternatives = tuple(Alternative(label, calls) for label, calls in zip(labels, found, strict=True))
         name = self._name(" | ".join(labels)) if len(labels) > 1 else labels[0]
@@ -392,7 +392,7 @@ class _Reader:
         try:
             return tuple(inspect.signature(technique_class(name)).parameters)
         except RecipeError as error:
-            raise SpaceError(f"In the search {self._text!r}: {error}") from None
+            raise SpaceError(f"In the search {quoted(self._text)}: {error}") from None
 
     def _value(self, node: ast.expr, name: str) -> Any:
         """A plain value, a slot, or a tuple or list that holds slots."""
@@ -450,7 +450,7 @@ class _Reader:
             try:
                 Recipe.parse(", ".join(str(call.filled(values)) for call in alternative.calls))
             except RecipeError as error:
-                raise SpaceError(f"In the search {self._text!r}: {error}") from None
+                raise SpaceError(f"In the search {quoted(self._text)}: {error}") from None
 
 
 _KINDS = {

@@ -213,7 +213,10 @@ def _near_files(path: Path) -> str:
 def _near_modules(name: str) -> str:
     package, _, last = name.rpartition(".")
     folder = Path.cwd().joinpath(*package.split(".")) if package else Path.cwd()
-    beside = sorted({p.stem for p in folder.glob("*.py")} | {p.parent.name for p in folder.glob("*/__init__.py")})
+    try:
+        beside = sorted({p.stem for p in folder.glob("*.py")} | {p.parent.name for p in folder.glob("*/__init__.py")})
+    except OSError:  # a name that no folder can have
+        beside = []
     near = difflib.get_close_matches(last.removesuffix(".py") or name, beside, n=3, cutoff=0.5)
     offers = [f"{package}.{one}" if package else one for one in near]
     if name.endswith(".py"):
@@ -247,7 +250,9 @@ def _with_imports(path: Path, root: Path) -> dict[Path, bytes]:
             for place in (whole, *whole.parents):
                 if place in (root, root.parent):
                     break
-                waiting += [p for p in (place.with_name(place.name + ".py"), place / "__init__.py") if p.is_file()]
+                waiting += [
+                    p for p in (place.with_name(place.name + ".py"), place / "__init__.py") if os.path.isfile(p)
+                ]
     return found
 
 
@@ -256,7 +261,12 @@ def _imported(text: bytes, file: Path, root: Path) -> tuple[tuple[Path, str], ..
     """What a module imports, each as a folder and a dotted name in it."""
     try:
         tree = ast.parse(text)
-    except (SyntaxError, ValueError):  # it will fail when it runs, and is itself all the same
+    except (
+        SyntaxError,
+        ValueError,
+        RecursionError,
+        MemoryError,
+    ):  # it will fail when it runs, and is itself all the same
         return ()
     found: list[tuple[Path, str]] = []
     for node in ast.walk(tree):
