@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import nn
+
+from trimtab.values import as_number
 
 
 class Augmentation(nn.Module):
@@ -66,9 +70,15 @@ class Augmentation(nn.Module):
 def check_positive(part: nn.Module, meaning: str, most: float = float("inf"), **setting: float) -> None:
     """Refuse a setting outside (0, most]."""
     ((name, value),) = setting.items()
-    if not 0 < value <= most:
+    if not 0 < as_number(value) <= most:
         bounds = "be positive" if most == float("inf") else f"lie in (0, {most:g}]"
         raise ValueError(f"{type(part).__name__}({name}={value}): {name} must {bounds}: it is {meaning}.")
+
+
+def check_fill(part: nn.Module, fill: float) -> None:
+    """Refuse what no entry can be filled with."""
+    if not math.isfinite(as_number(fill)):
+        raise ValueError(f"{type(part).__name__}(fill={fill}): fill must be a finite number.")
 
 
 def check_choice(part: nn.Module, choices: tuple[str, ...], **setting: str) -> None:

@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 
-from trimtab.data.augment import Augmentation, check_choice, check_images, check_positive, laid_out_as, per_sample
+from trimtab.data.augment import (
+    Augmentation,
+    check_choice,
+    check_fill,
+    check_images,
+    check_positive,
+    laid_out_as,
+    per_sample,
+)
+from trimtab.values import as_number
 
 GROUP = "augmentation"
 INTERPOLATIONS = ("bilinear", "nearest", "bicubic")
@@ -126,18 +137,19 @@ class RandomAffine(Augmentation):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__(generator)
-        if degrees:
+        if as_number(degrees) != 0:
             check_positive(self, "the largest angle in degrees", 180, degrees=degrees)
-        if translate:
+        if as_number(translate) != 0:
             check_positive(self, "the largest way as a share of width and height", 1, translate=translate)
-        if not (len(scale) == 2 and 0 < scale[0] <= scale[1]):
+        pair = [as_number(one) for one in scale] if isinstance(scale, (tuple, list)) else []
+        if not (len(pair) == 2 and 0 < pair[0] <= pair[1] < math.inf):
             raise ValueError(
                 f"{type(self).__name__}(scale={scale}): scale must be two positive factors, the smallest first, such as "
                 "(0.9, 1.1)."
             )
         check_positive(self, "the share of images that are changed", 1, p=p)
         for name, flip in (("horizontal_flip", horizontal_flip), ("vertical_flip", vertical_flip)):
-            if flip:
+            if as_number(flip) != 0:
                 check_positive(self, "the probability of a flip", 1, **{name: flip})
         check_choice(self, INTERPOLATIONS, interpolation=interpolation)
         check_choice(self, PADDINGS, padding=padding)
@@ -313,6 +325,7 @@ class CutOut(Augmentation):
     def __init__(self, size: float = 0.5, fill: float = 0.0, *, generator: torch.Generator | None = None) -> None:
         super().__init__(generator)
         check_positive(self, "the side of the square as a share of the side of the image", 1, size=size)
+        check_fill(self, fill)
         self.size, self.fill = size, fill
 
     def check(self, x: torch.Tensor) -> None:

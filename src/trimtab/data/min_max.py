@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from trimtab.data.preprocessing import EPS, Preprocessing
+from trimtab.values import as_number
 
 GROUP = "normalization"
 
@@ -114,5 +115,5 @@ class MinMax(Preprocessing):
 
 def check_bounds(who: str, low: float, high: float) -> None:
     """Refuse an interval without extent."""
-    if not (-torch.inf < low < high < torch.inf):
-        raise ValueError(f"{who}: low={low:g} and high={high:g} must be finite numbers with low below high.")
+    if not (-torch.inf < as_number(low) < as_number(high) < torch.inf):
+        raise ValueError(f"{who}: low={low} and high={high} must be finite numbers with low below high.")

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
+from trimtab.values import as_number
+
 GROUP = "augmentation"
 
 
@@ -169,6 +171,10 @@ class MixUp:
         generator: torch.Generator | None = None,
     ) -> None:
         _check_alpha(type(self).__name__, alpha)
+        if classes is not None and not (isinstance(classes, int) and classes > 0):
+            raise ValueError(
+                f"{type(self).__name__}(classes={classes}): classes must be a whole number: how many there are."
+            )
         self.classes, self.alpha, self.per_sample, self.generator = classes, alpha, per_sample, generator
 
     def __call__(self, x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -224,7 +230,7 @@ class CutMix(MixUp):
 
 
 def _check_alpha(what: str, alpha: float) -> None:
-    if not 0 < alpha < math.inf:
+    if not 0 < as_number(alpha) < math.inf:
         raise ValueError(f"{what}: alpha={alpha} must be positive: lambda is drawn from Beta(alpha, alpha). Try 0.2.")
 
 

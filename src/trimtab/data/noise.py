@@ -75,7 +75,7 @@ class FeatureNoise(Augmentation):
         super().__init__(generator)
         check_positive(self, "the standard deviation of the noise as a share of the feature's", std=std)
         self.features, self.std = features, std
-        self.statistics = Standardize(features or 1, missing="raise")
+        self.statistics = Standardize(1 if features is None else features, missing="raise")
 
     def change(self, x: torch.Tensor) -> torch.Tensor:
         observe(self.statistics, x.unsqueeze(-1) if self.features is None else x)

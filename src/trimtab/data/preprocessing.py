@@ -49,6 +49,8 @@ class Preprocessing(nn.Module, ABC):
         name = type(self).__name__
         if not (isinstance(features, int) and features > 0):
             raise ValueError(f"{name}({features}): features must be a whole number, 1 or more: how many there are.")
+        if not isinstance(axis, int) or isinstance(axis, bool):
+            raise ValueError(f"{name}(axis={axis}): axis must be a whole number: the dimension of the features.")
         if missing not in MISSING:
             raise ValueError(f"{name}(missing={missing!r}): missing must be one of {', '.join(map(repr, MISSING))}.")
         if batches is not None and not (isinstance(batches, int) and batches > 0):

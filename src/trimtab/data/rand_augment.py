@@ -10,6 +10,7 @@ import torch.nn.functional as F
 
 from trimtab.data.augment import Augmentation, check_images, laid_out_as, per_sample
 from trimtab.data.images import warp
+from trimtab.values import as_number
 
 GROUP = "augmentation"
 
@@ -154,9 +155,10 @@ class RandAugment(Augmentation):
             raise ValueError(
                 f"RandAugment(ops={ops}): ops must be a whole number of operations for each image, 1 or more."
             )
-        if not 0 <= magnitude <= 10:
+        if not 0 <= as_number(magnitude) <= 10:
             raise ValueError(f"RandAugment(magnitude={magnitude}): magnitude must lie in [0, 10].")
-        if not (len(value_range) == 2 and value_range[0] < value_range[1]):
+        pair = [as_number(one) for one in value_range] if isinstance(value_range, (tuple, list)) else []
+        if not (len(pair) == 2 and -math.inf < pair[0] < pair[1] < math.inf):
             raise ValueError(
                 f"RandAugment(value_range={value_range}): value_range must be the lowest and the highest value that a pixel can "
                 "have, such as (0.0, 1.0)."

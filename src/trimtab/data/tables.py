@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from trimtab.data.augment import Augmentation, check_choice, check_positive, observe
+from trimtab.data.augment import Augmentation, check_choice, check_fill, check_positive, observe
 from trimtab.data.standardize import Standardize
+from trimtab.values import as_number
 
 GROUP = "augmentation"
 FILLS = ("mean", "zero")
@@ -143,8 +144,9 @@ class TimeMasking(Augmentation):
         check_positive(self, "the longest stretch as a share of the sequence", 1, share=share)
         if not (isinstance(masks, int) and masks > 0):
             raise ValueError(f"TimeMasking(masks={masks}): masks must be a whole number of stretches, 1 or more.")
-        if axis not in (1, 2):
+        if as_number(axis) not in (1, 2):
             raise ValueError(f"TimeMasking(axis={axis}): axis must be 1 for (N, T, C) or 2 for (N, C, T).")
+        check_fill(self, fill)
         self.share, self.masks, self.fill, self.axis = share, masks, fill, axis
 
     def check(self, x: torch.Tensor) -> None:

@@ -10,6 +10,7 @@ import torch
 from trimtab.data.input_report import InputReport
 from trimtab.data.preprocessing import Preprocessing
 from trimtab.data.standardize import is_constant
+from trimtab.values import as_number
 
 GROUP = "normalization"
 KINDS = ("pca", "zca")
@@ -100,9 +101,9 @@ class Whiten(Preprocessing):
             raise ValueError(
                 f"Whiten({features}, components={components}): components must be from 1 to {features}, or None for all."
             )
-        if not 0 <= eps < 1:
+        if not 0 <= as_number(eps) < 1:
             raise ValueError(f"Whiten(eps={eps}): eps must lie in [0, 1): it is a share of the largest eigenvalue.")
-        if not 0 <= prior < torch.inf:
+        if not 0 <= as_number(prior) < torch.inf:
             raise ValueError(f"Whiten(prior={prior}): prior must be 0 or a positive number of rows.")
         self.kind, self.components, self.eps, self.prior = kind, components, float(eps), float(prior)
         self.statistic("covariance", torch.zeros(features, features))

@@ -11,7 +11,7 @@ import torch
 from trimtab.optim.clip_stats import ClipStats, report
 from trimtab.optim.clipping import shorten_
 from trimtab.optim.gradients import Parameters, norms_of, numbers_of, whole, with_gradients
-from trimtab.optim.values import as_number
+from trimtab.values import as_number
 
 GROUP = "optimization"
 Unit = tuple[torch.Tensor, torch.Tensor, list[int]]  # a weight, its gradient, and the dimensions that make up a unit

@@ -10,7 +10,7 @@ import torch
 from torch.optim.swa_utils import get_ema_multi_avg_fn, get_swa_multi_avg_fn
 
 from trimtab.optim.tensors import Tensors, copied, fitting, tensors_of, write
-from trimtab.optim.values import as_number
+from trimtab.values import as_number
 
 GROUP = "regularization"
 

@@ -17,7 +17,7 @@ import torch
 
 from trimtab.optim.clip_stats import ClipStats, report
 from trimtab.optim.gradients import Groups, Parameters, norms_of, numbers_of, own
-from trimtab.optim.values import as_number
+from trimtab.values import as_number
 
 GROUP = "optimization"
 

@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 import torch
 
-from trimtab.optim.values import as_number
+from trimtab.values import as_number
 
 GROUP = "regularization"
 Dim = int | tuple[int, ...] | None

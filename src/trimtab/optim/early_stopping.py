@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from trimtab.optim.tensors import Tensors, copied, write
-from trimtab.optim.values import as_number
+from trimtab.values import as_number
 
 GROUP = "regularization"
 

@@ -11,7 +11,7 @@ import torch
 from torch._compile import _disable_dynamo  # see optimizer.py
 
 from trimtab.optim.optimizer import USER
-from trimtab.optim.values import as_number
+from trimtab.values import as_number
 
 GROUP = "optimization"
 NONFINITE = ("skip", "raise")

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable
 import torch
 
 from trimtab._kernels import FORCED, kernels
-from trimtab.optim.values import as_number
+from trimtab.values import as_number
 
 GROUP = "regularization"
 Parameters = torch.Tensor | Iterable[torch.Tensor]

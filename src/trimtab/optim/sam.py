@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from trimtab.optim.values import as_number
+from trimtab.values import as_number
 
 GROUP = "optimization"
 TINY = 1e-12  # in the place of the norm of a gradient that is 0

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from trimtab.optim.values import as_number
+from trimtab.values import as_number
 
 GROUP = "optimization"
 Schedule = Callable[[int], float]

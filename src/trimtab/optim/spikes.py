@@ -14,7 +14,7 @@ from torch import nn
 
 from trimtab.optim.gradients import grad_norm
 from trimtab.optim.rollback import Snapshot, buffers_of
-from trimtab.optim.values import as_number
+from trimtab.values import as_number
 
 GROUP = "optimization"
 BY = ("both", "loss", "gradient")

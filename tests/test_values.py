@@ -1,4 +1,4 @@
-"""Every number that a part is given, when it is none, or out of range: an error that names it."""
+"""Every number that an optimizer, a schedule, an augmentation is given, when it is none, or out of range: an error that names it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import math
 import pytest
 import torch
 
-from trimtab import optim
+from trimtab import data, optim
 
 ODD = (None, "x", b"x", -1, -0.5, math.nan, -math.inf, (), (1.0,), {}, 1j, torch.ones(2))
 PARAMS = {"params": [torch.ones(3, 4, requires_grad=True)]}
@@ -29,27 +29,54 @@ BUILT = {
     **{key: {"steps": 10} for key in ("Cosine", "OneCycle", "Warmup", "WarmupStableDecay")},
     **{key: {} for key in ("EMA", "SWA", "EarlyStopping", "ZClip", "SpikeGuard")},
 }
+BUILT |= {
+    "CutOut": {},
+    "FeatureNoise": {"features": 4, "std": 0.1},
+    "FeatureScaling": {"std": 0.1},
+    "GaussianNoise": {"std": 0.1},
+    "FeatureMasking": {"features": 4, "p": 0.1},
+    "MinMax": {"features": 4},
+    **{key: {"classes": 3} for key in ("MixUp", "CutMix")},
+    "RandAugment": {},
+    "RandomAffine": {},
+    **{key: {} for key in ("RandomHorizontalFlip", "RandomVerticalFlip")},
+    "RandomRotation": {"degrees": 10.0},
+    "RandomScale": {"scale": (0.9, 1.1)},
+    "RandomTranslation": {"share": 0.1},
+    "TimeMasking": {"share": 0.1},
+    "Whiten": {"features": 4},
+}
 TAKEN = {  # what some take: a length of 0 steps or more, a place from the end, ratios without a bound, None for "no limit"
     "dampening": (-1, -0.5),
+    "MinMax.axis": (-1,),
+    "Whiten.axis": (-1,),
     "dim": (None, -1, ()),
-    "high": (None,),
+    "fill": (-1, -0.5),
+    "batches": (None,),
+    "classes": (None,),
+    "components": (None,),
+    "FeatureNoise.features": (None,),
     "max_step": (None,),
-    "momentum": (),
+    "low": (-1, -0.5),
     "tolerance": (None,),
 }
-NUMBERS = ("float", "int", "float | tuple[float, float]", "tuple[float, float]", "float | None", "Dim")
+NUMBERS = ("float", "int", "int | None", "float | tuple[float, float]", "tuple[float, float]", "float | None", "Dim")
 
 
 @pytest.mark.parametrize("name", sorted(BUILT))
 def test_what_is_no_number_is_refused(name):
-    make, given = getattr(optim, name), BUILT[name]
+    make, given = getattr(optim, name, None) or getattr(data, name), BUILT[name]
     known = inspect.signature(make.__init__ if inspect.isclass(make) else make).parameters
     numbers = [key for key, parameter in known.items() if parameter.annotation in NUMBERS]
     assert numbers
     make(**given)
     for key in numbers:
         for value in ODD:
-            if any(value is one or value == one for one in TAKEN.get(key, ()) if not isinstance(value, torch.Tensor)):
+            if any(
+                value is one or value == one
+                for one in TAKEN.get(key, TAKEN.get(f"{name}.{key}", ()))
+                if not isinstance(value, torch.Tensor)
+            ):
                 make(**{**given, key: value})
                 continue
             with pytest.raises((ValueError, TypeError)) as error:
