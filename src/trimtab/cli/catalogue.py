@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -94,12 +95,12 @@ def _plot(out: Console, card: Card, file: str) -> None:
         say(out, f"\nAs a picture: trimtab catalogue {card.name} --plot {card.name}.svg")
         return
     path = Path(file)
-    if path.suffix.lower() not in SUFFIXES:
+    if path.suffix.lower() not in SUFFIXES and (path.is_file() or not os.path.exists(path)):  # a device takes any
         raise click.UsageError(
             f"--plot {file}: the file must end in {' or '.join(SUFFIXES)}, such as {card.name}.svg. Without a file the plot is shown here."
         )
     try:
-        write_schedule(data, path.resolve())
+        write_schedule(data, path)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise click.ClickException(f"{file[:100]} could not be written ({reason}).") from None
