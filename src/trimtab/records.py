@@ -7,10 +7,12 @@ it as the command line does, and a notebook too. ``record.__struct_fields__`` na
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import re
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
 
@@ -170,6 +172,23 @@ class Applied(Record):
     rates: bool = False
 
 
+@functools.lru_cache(maxsize=64)
+def groups(pattern: str) -> int:
+    """How many groups a regular expression has.
+
+    Raises:
+        ValueError: with the reason, if it is none.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of Python, that a later version may read it differently
+            return re.compile(pattern).groups
+    except (RecursionError, MemoryError):
+        raise ValueError("it is nested too deeply") from None
+    except (re.error, OverflowError, ValueError) as error:
+        raise ValueError(str(error)) from None
+
+
 class Asked(Record):
     """What the user wants a run to be judged by: a regular expression that reads a number from the output, or the name of a number;
     which way is better; and whether the best value counts in the place of the last."""
@@ -182,8 +201,8 @@ class Asked(Record):
     def pattern(self) -> str | None:
         """The regular expression, if it is one: it has a group."""
         try:
-            return self.metric if self.metric is not None and re.compile(self.metric).groups else None
-        except re.error:
+            return self.metric if self.metric is not None and groups(self.metric) else None
+        except ValueError:
             return None
 
 

@@ -106,16 +106,20 @@ def trial_options(command: Callable) -> Callable:
 def _pattern(ctx: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
     if value is None:
         return None
+    from trimtab.recipe import quoted
+    from trimtab.records import groups as groups_of
+
+    shown = quoted(value)
     try:
-        groups = re.compile(value).groups
-    except re.error as error:
-        raise click.BadParameter(f"{value!r} is not a regular expression ({error}).") from None
+        groups = groups_of(value)
+    except ValueError as error:
+        raise click.BadParameter(f"{shown} is not a regular expression ({error}).") from None
     if groups == 0 and re.fullmatch(r"[\w /.@-]+", value):
         return value
     if groups != 1:
         has = {0: "no group", 1: "1 group"}.get(groups, f"{groups} groups")
         raise click.BadParameter(
-            f"{value!r} has {has}; it must have exactly one, around the number: 'acc=([0-9.]+)'. (?:...) groups without counting."
+            f"{shown} has {has}; it must have exactly one, around the number: 'acc=([0-9.]+)'. (?:...) groups without counting."
         )
     return value
 
@@ -126,7 +130,7 @@ def seconds(ctx: click.Context, parameter: click.Parameter, value: str | None) -
         return float("inf")
     match = re.fullmatch(r"([0-9]*\.?[0-9]+)\s*([smh]?)", value.strip())
     if not match or float(match[1]) <= 0:
-        raise click.BadParameter(f"{value!r} is not a time. Write seconds, minutes or hours: 90s, 3m, 1.5h.")
+        raise click.BadParameter(f"{repr(value)[:60]} is not a time. Write seconds, minutes or hours: 90s, 3m, 1.5h.")
     return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
 
 
