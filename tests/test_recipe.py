@@ -6,7 +6,7 @@ import dataclasses
 import math
 import random
 import string
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -196,3 +196,30 @@ def test_space_errors_are_recipe_errors_that_say_which_text():
         SpaceError, match=r"The search 'dropout\(p=\{\[\]: 1\}\)' does not read: \{\[\]: 1\} is neither a plain"
     ):
         Space.parse("dropout(p={[]: 1})")
+
+
+@dataclasses.dataclass(frozen=True)
+class Nested(Technique):
+    name = "nested_in_a_test"
+    pairs: tuple[tuple[int, float | None], ...] | None = ((1, 1.0),)
+    shape: tuple[tuple[int, ...], str] = ((), "")
+    table: Any = None
+
+
+del Technique.registry["nested_in_a_test"]  # the suites of all techniques are not for it
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"pairs": None},
+        {"pairs": ()},
+        {"pairs": ((1, None), (2, 0.5))},
+        {"shape": ((1, 2, 3), "x")},
+        {"table": {"a b": 1, "c": [None, "\x7f"]}},
+    ],
+)
+def test_tuples_in_tuples_and_tables_come_back(values, monkeypatch):
+    monkeypatch.setitem(Technique.registry, "nested_in_a_test", Nested)
+    recipe = Recipe([Nested(**values)])
+    assert Recipe.from_toml(recipe.to_toml()) == Recipe.parse(str(recipe)) == recipe

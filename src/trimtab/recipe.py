@@ -598,7 +598,11 @@ def _plain(value: Any, kind: Any) -> Any:
     wanted = {typing.get_origin(one) or one for one in kinds}
     if isinstance(value, list) and tuple in wanted and list not in wanted:
         value = tuple(value)
-    return tuple(_plain(one, None) for one in value) if isinstance(value, tuple) else value
+    if not isinstance(value, tuple):
+        return value
+    inner = typing.get_args(next((one for one in kinds if typing.get_origin(one) is tuple), None))
+    each = inner if len(inner) == len(value) and Ellipsis not in inner else (inner[0] if inner else None,) * len(value)
+    return tuple(map(_plain, value, each))
 
 
 def _written(value: Any) -> str:
@@ -618,6 +622,8 @@ def _to_toml(value: Any) -> str:
         return "{ none = true }"
     if isinstance(value, (tuple, list)):
         return f"[{', '.join(map(_to_toml, value))}]"
+    if isinstance(value, dict):
+        return f"{{ {', '.join(f'{_to_toml(str(key))} = {_to_toml(inner)}' for key, inner in value.items())} }}"
     if isinstance(value, float):
         return repr(float(value))  # inf and nan are TOML's words too
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
