@@ -12,6 +12,7 @@ import socket
 import stat
 import subprocess
 import sys
+import tempfile
 import textwrap
 import time
 from pathlib import Path
@@ -24,7 +25,7 @@ from trimtab.trial import Script
 from trimtab.trial.engines import LocalEngine
 from trimtab.trial.journal import deeds_of, put_back
 from trimtab.trial.run import Job
-from trimtab.trial.views import CHOICE, Views, _rename_across_layers, copy_folder, outermost, too_large
+from trimtab.trial.views import CHOICE, Views, _rename_across_layers, clear, copy_folder, outermost, too_large
 
 TRAIN = """
 y = torch.arange(160) % 4
@@ -690,3 +691,21 @@ def test_a_journal_without_an_end_is_read_as_far_as_it_goes(tmp_path):
     (tmp_path / "journal").write_text('{"what": "made", "path": "' + str(tmp_path / "made") + '"}\n{"what": "fi')
     (tmp_path / "made").touch()
     assert put_back(tmp_path, deeds_of(tmp_path)) == [] and not (tmp_path / "made").exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="permissions mean nothing to root, and only root becomes somebody else")
+def test_folders_without_permissions_are_cleared():
+    """As an overlay leaves one behind for whoever is not root."""
+    with tempfile.TemporaryDirectory() as home:
+        os.chmod(home, 0o777)
+        os.seteuid(65534)
+        try:
+            whole = Path(home, "work")
+            (whole / "closed" / "inner").mkdir(parents=True)
+            (whole / "closed" / "inner" / "file").touch()
+            for folder in (whole / "closed" / "inner", whole / "closed"):
+                os.chmod(folder, 0)
+            clear(whole)
+        finally:
+            os.seteuid(0)
+        assert not whole.exists()

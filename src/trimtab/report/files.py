@@ -45,7 +45,10 @@ def write_whole(path: str | Path, data: bytes) -> None:
 
 def _replace(whole: Path, data: bytes, mode: int) -> None:
     whole.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=whole.parent, prefix=f".{whole.name[:50]}.")
+    try:
+        handle, temporary = tempfile.mkstemp(dir=whole.parent, prefix=f".{whole.name[:50]}.")
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(whole)) from None  # which is what one knows
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)

@@ -311,11 +311,14 @@ def named(recipe: str, seed: int, key: str) -> str:
 def clear(path: Path) -> None:
     """Remove a folder or file, also one that an overlay has left without permissions."""
 
-    def allow(function: Any, name: str, error: Any) -> None:
+    def allow(_: Any, name: str, error: Any) -> None:
         with contextlib.suppress(OSError):
             os.chmod(os.path.dirname(name), stat.S_IRWXU)
             os.chmod(name, stat.S_IRWXU)
-            function(name)
+            if os.path.isdir(name) and not os.path.islink(name):
+                shutil.rmtree(name, ignore_errors=True)
+            else:
+                os.unlink(name)
 
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, onerror=allow)
