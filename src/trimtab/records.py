@@ -268,7 +268,8 @@ class RunRecord(Record):
 
     ``latest`` says of every number that the script said in several trainings which of these came last; ``hints`` are printed numbers
     that no rule knows, with how often they came; ``reached`` is what the run came to by its metric, once it has ended.
-    ``finished`` is false of a run that is going on, or was killed: what it had until then is there.
+    ``finished`` is false of a run that is going on, or was killed: what it had until then is there. ``unwatched`` are the parts of the
+    watch that an error of its own has turned off.
     """
 
     id: str
@@ -286,6 +287,7 @@ class RunRecord(Record):
     hints: tuple[str, ...] = ()
     reached: float | None = None
     finished: bool = True
+    unwatched: tuple[str, ...] = ()
 
     def _in_short(self) -> str:
         parts = [self.subject, _number(self.main.steps if self.main is not None else 0, "step")]

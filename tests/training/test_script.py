@@ -104,13 +104,14 @@ def test_a_module_of_a_package_with_relative_imports(tmp_path, monkeypatch):
         ("import sys; sys.exit(3)", 3, "the script ended itself with exit code 3", ""),
         ("import sys; sys.exit('no data')", 1, "no data", "no data\n"),
         ("raise SystemExit", 0, "", ""),
-        ("raise KeyboardInterrupt", 130, "interrupted (Ctrl-C)", "interrupted\n"),
+        ("raise KeyboardInterrupt", 130, "interrupted (Ctrl-C)", "KeyboardInterrupt\n"),
     ],
 )
 def test_exit_codes(body, code, error, shown, script, capsys):
     outcome, _, _ = watched(script(body))
     assert (outcome.exit_code, outcome.error) == (code, error)
-    assert capsys.readouterr().err == shown
+    said = capsys.readouterr().err
+    assert said.endswith(shown) if shown else not said
 
 
 CRASH = """

@@ -28,6 +28,7 @@ from trimtab.store import Store, StoreError
 from trimtab.training import WatchWarning, attach, run_script
 from trimtab.training import recorder as recorder_module
 from trimtab.training import watch as watch_module
+from trimtab.training.steps import Member
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -313,16 +314,16 @@ class Broken(signals.Signal):
 @pytest.mark.parametrize("moment", ["forward", "gradients", "before_step", "after_step", "read"])
 def test_an_error_of_ours_ends_the_watch_and_not_the_training(moment, digits, monkeypatch):
     losses, state, _, _ = noisy_run(digits, watched=False)
-    monkeypatch.setattr(signals, "ALL", (type("Broken", (Broken,), {"moment": moment}),))
-    with pytest.warns(
-        WatchWarning, match=f"turned itself off; the training goes on. ValueError: broken {moment}"
-    ) as told:
+    monkeypatch.setattr(signals, "ALL", (type("Broken", (Broken,), {"moment": moment}), signals.Gradients))
+    said = f"goes on without the signal 'broken'; so does the training. ValueError: broken {moment}"
+    with pytest.warns(WatchWarning, match=said) as told:
         seen, watched, _, record = noisy_run(digits, watched=True, every=1)
     assert len(told) == 1
     assert "test_watch.py:" in str(told[0].message)  # where it happened
     assert seen == losses
     assert all(torch.equal(state[name], watched[name]) for name in state)
-    assert 0 <= record.main.steps <= 2
+    assert record.main.steps == 24 and len(record.main.profiles["grad_norms"].rows) > 2  # the others go on
+    assert [part.split(" (")[0] for part in record.unwatched] == ["the signal 'broken'"]
     assert not nn.modules.module._global_forward_hooks
 
 
@@ -331,7 +332,34 @@ def test_an_error_of_ours_ends_no_run_in_which_warnings_are_errors(digits, monke
     monkeypatch.setattr(signals, "ALL", (type("Broken", (Broken,), {"moment": "gradients"}),))
     seen, *_ = noisy_run(digits, watched=True)  # warnings are errors in this file
     assert seen == losses
-    assert "turned itself off" in capsys.readouterr().err
+    assert "goes on without the signal 'broken'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("place", "ends"), [("_compare", "all that came after an error"), ("_forward", "the outputs of layers")]
+)
+def test_an_error_of_ours_outside_of_signals(place, ends, digits, monkeypatch):
+    losses, *_ = noisy_run(digits, watched=False)
+    monkeypatch.setattr(watch_module.Watch, place, lambda *_: 1 / 0)
+    with pytest.warns(WatchWarning, match="ZeroDivisionError") as told:
+        seen, _, _, record = noisy_run(digits, watched=True, every=1)
+    assert seen == losses and len(told) == 1
+    assert [part.split(" (")[0] for part in record.unwatched] == [ends]
+    assert record.main.steps == (0 if ends.startswith("all") else 24)
+
+
+def test_an_error_of_the_stage_turns_the_watch_off_and_one_of_a_listener_does_not(digits, monkeypatch):
+    losses, *_ = noisy_run(digits, watched=False)
+    with monkeypatch.context() as broken:
+        broken.setattr(Member, "touched", lambda self: 1 / 0)
+        with pytest.warns(WatchWarning, match="turned itself off.*ZeroDivisionError"):
+            assert noisy_run(digits, watched=True)[0] == losses
+    model = network()
+    training = attach(model, torch.optim.SGD(model.parameters(), lr=0.1))
+    training.on("before_step", lambda optimizer: 1 / 0)
+    with training.watch() as recorder, pytest.raises(ZeroDivisionError):
+        train(model, training.optimizers[0], digits, 1)
+    assert not recorder.off
 
 
 # -- sampling --------------------------------------------------------------------------------------------------------

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import io
+import logging
 import os
 import re
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
@@ -40,8 +43,55 @@ class _Place(click.Path):
         return path
 
 
+DEEP = 1000  # the limit of recursion that Python begins with
 FILE = _Place(path_type=Path, dir_okay=False)
 FOLDER = _Place(path_type=Path)
+
+
+class _Aside(io.TextIOWrapper):
+    """A text file that takes what it can: that a message cannot be written is no reason to fail."""
+
+    def write(self, text: str) -> int:
+        with contextlib.suppress(OSError, ValueError):
+            return super().write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            super().flush()
+
+
+@contextlib.contextmanager
+def aside() -> Iterator[TextIO]:
+    """Where standard error goes now, for what is said when a script may have closed it or sent it elsewhere."""
+    if sys.stderr is None:
+        number, encoding = os.open(os.devnull, os.O_WRONLY), "utf-8"
+    else:
+        try:
+            number, encoding = os.dup(sys.stderr.fileno()), sys.stderr.encoding
+        except (OSError, ValueError):  # no file: it lies in memory, as in tests and notebooks
+            yield sys.stderr
+            return
+    with _Aside(open(number, "wb", buffering=0), encoding, "backslashreplace", write_through=True) as file:
+        yield file
+
+
+@contextlib.contextmanager
+def undisturbed(ours: type[Warning]) -> Iterator[None]:
+    """For what we do when a script has ended: its settings of logging, warnings, numbers and recursion are not for us."""
+    import numpy as np
+
+    disabled, deepest = logging.root.manager.disable, sys.getrecursionlimit()
+    logging.disable(logging.CRITICAL)
+    sys.setrecursionlimit(max(deepest, DEEP))
+    try:
+        with warnings.catch_warnings(), np.errstate(all="ignore"):
+            warnings.simplefilter("ignore")
+            warnings.simplefilter("always", ours)
+            yield
+    finally:
+        logging.disable(disabled)
+        sys.setrecursionlimit(deepest)
 
 
 def script_arguments(command: Callable) -> Callable:

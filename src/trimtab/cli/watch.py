@@ -2,19 +2,38 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import math
 import os
+import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn, TextIO
 
 import click
 
 from trimtab.cli.children import children_counted, no_training
-from trimtab.cli.common import OF_SCRIPT, make_script, noted, result_options, script_arguments, told_plainly
+from trimtab.cli.common import (
+    OF_SCRIPT,
+    aside,
+    make_script,
+    noted,
+    result_options,
+    script_arguments,
+    told_plainly,
+    undisturbed,
+)
 from trimtab.cli.telling import say, tell, write_json
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from trimtab.records import Asked
+    from trimtab.store import Store
+    from trimtab.training import Recorder
+    from trimtab.training.script import Outcome
 
 
 @click.command("watch", short_help="Run SCRIPT unchanged, watch it, and diagnose it.", context_settings=OF_SCRIPT)
@@ -37,28 +56,27 @@ def command(
     Everything after SCRIPT belongs to the script. Its output goes where it always goes and its exit code is kept; what
     trimtab has to say goes to standard error, to a report, and to .trimtab/ beside the script.
     """
-    with told_plainly():
-        sys.exit(_watch(script, arguments, module, metric, html_file, json_file, every))
+    with aside() as file, told_plainly():
+        _watch(file, script, arguments, module, metric, html_file, json_file, every)
 
 
 def _watch(
-    script: str, arguments: tuple[str, ...], module: bool, metric: Asked, html_file: Path | None,
+    file: TextIO, script: str, arguments: tuple[str, ...], module: bool, metric: Asked, html_file: Path | None,
     json_file: Path | None, every: int,
-) -> int:  # fmt: skip
+) -> NoReturn:  # fmt: skip
     from rich.console import Console
 
-    from trimtab.doctor import diagnose
-    from trimtab.quantities import unanswered
     from trimtab.store import Store, StoreError
     from trimtab.training import Recorder, run_script
     from trimtab.training.recorder import WatchWarning
+    from trimtab.trial.surroundings import end_as_python_would
 
-    console = Console(stderr=True)
+    console = Console(file=file)
     subject = make_script(script, arguments, module)
     folder = subject.folder.resolve()  # now: the script may change the current folder
-    quiet = _rank() > 0  # under a launcher every process watches, and the first one reports
+    own = os.getpid()
     store = None
-    if not quiet:
+    if _rank() == 0:  # under a launcher every process watches, and the first one reports
         try:
             store = Store(folder)
         except StoreError as error:
@@ -71,17 +89,39 @@ def _watch(
     with noted(console, WatchWarning), children_counted() as children:
         outcome = run_script(
             script, arguments, module=module,
-            on_training=recorder.guarded(recorder.watch), on_line=recorder.guarded(recorder.line),
-            on_written=recorder.guarded(recorder.written),
+            on_training=recorder.guarded(recorder.watch), on_line=recorder.guarded(recorder.line, "printed numbers"),
+            on_written=recorder.guarded(recorder.written, "written numbers"),
+            at_end=functools.partial(end_as_python_would, math.inf),
         )  # fmt: skip
-        recorder.exit_code, recorder.error = outcome.exit_code, outcome.error
-        run = recorder.close()
+        if os.getpid() == own:  # else the script has forked, and this is the end of its child
+            with contextlib.suppress(KeyboardInterrupt), undisturbed(WatchWarning):
+                try:
+                    recorder.exit_code, recorder.error = outcome.exit_code, outcome.error
+                    _tell(
+                        console, store, recorder, outcome, metric, folder, html_file, json_file,
+                        functools.partial(no_training, children, script, arguments, module),
+                    )  # fmt: skip
+                except Exception as error:  # nothing of ours changes how the script ends
+                    say(console, f"What was seen could not be told ({type(error).__name__}: {error}).", "red")
+    if outcome.interrupted:  # which whoever has started it may want to know, as of every program
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGINT)
+    sys.exit(outcome.exit_code)
+
+
+def _tell(
+    console: Console, store: Store | None, recorder: Recorder, outcome: Outcome, metric: Asked, folder: Path,
+    html_file: Path | None, json_file: Path | None, why_nothing: Callable[[], str],
+) -> None:  # fmt: skip
+    from trimtab.doctor import diagnose
+    from trimtab.quantities import unanswered
+
+    run = recorder.close()
     kept = store is not None and recorder.store is not None
     if store is not None:
         store.close()  # what waits beside the file becomes part of it
-    if quiet:
-        return outcome.exit_code
-
+    elif _rank():
+        return
     if outcome.error:
         say(console, f"The script did not end well: {outcome.error}. What was recorded until then is kept.", "red")
     if store is not None and not kept:
@@ -89,12 +129,14 @@ def _watch(
     if metric.metric is not None and run.metric is None and run.main is not None:
         say(console, unanswered(metric, run), "yellow")
     if run.main is None or run.main.steps == 0:
-        say(console, no_training(children, script, arguments, module), "yellow")
+        if not run.unwatched:
+            say(console, why_nothing(), "yellow")
         if json_file:
             write_json(console, json_file, run, ())
-        return outcome.exit_code
-    tell(console, folder, html_file, json_file, run, diagnose(run), kept=kept)
-    return outcome.exit_code
+    else:
+        tell(console, folder, html_file, json_file, run, diagnose(run), kept=kept)
+    if run.unwatched:
+        say(console, f"Errors of trimtab's own have turned off: {'; '.join(run.unwatched)}.", "yellow")
 
 
 def _rank() -> int:

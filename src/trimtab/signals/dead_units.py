@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from trimtab.signals.signal import Reading, Signal, some, unit_axis
+from trimtab.structure import weight
 
 ENOUGH = 300  # samples without a sign of life: by the rule of three the unit fires on less than 1 % (95 % confidence)
 
@@ -29,11 +30,11 @@ class DeadUnits(Signal):
         self._seen: dict[str, tuple[torch.Tensor, int]] = {}
 
     def forward(self, name: str, module: nn.Module, inputs: tuple, output: torch.Tensor) -> None:
-        weight = getattr(module, "weight", None)
-        if not isinstance(weight, torch.Tensor) or not output.is_floating_point() or output.ndim < 2:
+        own = weight(module)
+        if own is None or not own.ndim or not output.is_floating_point() or output.ndim < 2 or not output.numel():
             return
         axis = unit_axis(module, output)
-        if isinstance(module, nn.Embedding) or output.shape[axis] != weight.shape[0]:
+        if isinstance(module, nn.Embedding) or output.shape[axis] != own.shape[0]:
             return
         other = [i for i in range(output.ndim) if i != axis]
         few = some(output)

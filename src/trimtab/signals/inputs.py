@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from trimtab.signals.signal import Reading, Signal, some, unit_axis
+from trimtab.structure import own
 
 MOST = 128  # features of which the condition number is taken
 ROWS = 5  # times as many rows as features: fewer make it look far worse than it is
@@ -44,7 +45,7 @@ class Inputs(Signal):
         self._rows = self._last = 0
 
     def forward(self, name: str, module: nn.Module, inputs: tuple, output: torch.Tensor) -> None:
-        if self._done or not any(True for _ in module.parameters(recurse=False)):
+        if self._done or not own(module):
             return
         self._done = True
         x = inputs[0] if inputs else None

@@ -46,6 +46,7 @@ class Uses:
         def came_back(gradient: torch.Tensor) -> None:
             trains.add(key)
 
+        came_back.__torch_unserializable__ = True  # type: ignore[attr-defined]  # a loss that is saved warns of others
         value.register_hook(came_back)
 
 

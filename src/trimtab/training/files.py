@@ -70,10 +70,11 @@ def _hook() -> None:
         if _noting and event == "open":
             path, _, flags = arguments
             if isinstance(path, (str, os.PathLike)) and isinstance(flags, int) and flags & _WRITES:
-                text = os.fspath(path)
-                if isinstance(text, str) and text.lower().endswith(_KINDS):
-                    for note in tuple(_noting):
-                        note(os.path.abspath(text), bool(flags & os.O_TRUNC))
+                with contextlib.suppress(Exception):  # an error of ours must not keep the file from being opened
+                    text = os.fspath(path)
+                    if isinstance(text, str) and text.lower().endswith(_KINDS):
+                        for note in tuple(_noting):
+                            note(os.path.abspath(text), bool(flags & os.O_TRUNC))
 
     sys.addaudithook(hook)
 

@@ -9,7 +9,9 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import nn
 
-_compiled: weakref.WeakSet[nn.Module] = weakref.WeakSet()
+from trimtab.structure import children, own, parts, weights
+
+_compiled: dict[int, weakref.ref[nn.Module]] = {}  # by id: a module that compares itself has no hash
 
 
 def models_of(parameters: Iterable[torch.Tensor]) -> tuple[nn.Module, ...]:
@@ -18,15 +20,17 @@ def models_of(parameters: Iterable[torch.Tensor]) -> tuple[nn.Module, ...]:
     Containers that cannot be called (``ModuleList``, ``ModuleDict``) do not count as models: several models kept in one
     list are several models. Scans all objects known to the garbage collector once, some 20 ms.
     """
-    wanted = {id(parameter) for parameter in parameters}
+    wanted = {id(parameter) for parameter in parameters if isinstance(parameter, nn.Parameter)}
+    if not wanted:  # only they are held by modules
+        return ()
     classes = _subclasses(nn.Module)
     modules = [thing for thing in gc.get_objects() if type(thing) in classes]
     parents: dict[int, list[nn.Module]] = {}
     owners = []
     for module in modules:
-        for child in module.__dict__.get("_modules", {}).values():
+        for _, child in children(module):
             parents.setdefault(id(child), []).append(module)
-        if any(id(p) in wanted for p in module.__dict__.get("_parameters", {}).values()):
+        if any(id(p) in wanted for _, p in own(module)):
             owners.append(module)
     roots: dict[int, nn.Module] = {}
     for owner in owners:
@@ -34,7 +38,7 @@ def models_of(parameters: Iterable[torch.Tensor]) -> tuple[nn.Module, ...]:
             continue
         root = unwrap(_outermost(owner, parents))
         roots[id(root)] = root
-    inner = {id(m) for root in roots.values() for m in root.modules() if m is not root}
+    inner = {id(part) for root in roots.values() for _, part in parts(root) if part is not root}
     return tuple(root for key, root in roots.items() if key not in inner)
 
 
@@ -67,7 +71,7 @@ def _is_shelf(module: nn.Module, parents: dict[int, list[nn.Module]]) -> bool:
 
 
 def _holds(root: nn.Module, module: nn.Module) -> bool:
-    return any(part is module for part in root.modules())
+    return any(part is module for _, part in parts(root))
 
 
 def called(model: nn.Module) -> tuple[nn.Module, ...]:
@@ -75,16 +79,16 @@ def called(model: nn.Module) -> tuple[nn.Module, ...]:
 
     So it is with a module of Lightning, whose ``training_step`` calls what it likes, and with one that has no ``forward``.
     """
-    if hasattr(model, "training_step"):
+    if callable(getattr(type(model), "training_step", None)):
         return (model, *_parts(model))
     return tuple(_parts(model)) if _has_no_forward(model) else (model,)
 
 
 def _parts(model: nn.Module) -> Iterator[nn.Module]:
-    for part in model.children():
+    for _, part in children(model):
         if _has_no_forward(part):
             yield from _parts(part)
-        elif any(True for _ in part.parameters()):  # and no loss or metric
+        elif any(True for _ in weights(part)):  # and no loss or metric
             yield part
 
 
@@ -100,20 +104,19 @@ def unwrap(module: nn.Module) -> nn.Module:
             inner = _child(module, "module") or _child(module, "_forward_module")
         if inner is None:
             return module
-        if "_orig_mod" in module._modules:
-            _compiled.add(inner)
+        if _child(module, "_orig_mod") is inner:
+            _compiled[id(inner)] = weakref.ref(inner)
         module = inner
 
 
 def _child(module: nn.Module, name: str) -> nn.Module | None:
-    return next(
-        (child for key, child in module._modules.items() if key == name), None
-    )  # those of TorchScript have no get
+    return next((child for key, child in children(module) if key == name), None)
 
 
 def is_compiled(module: nn.Module) -> bool:
     """Whether the module is known to run compiled, by ``torch.compile(module)`` or ``module.compile()``."""
-    return module in _compiled or module._compiled_call_impl is not None
+    known = _compiled.get(id(module))
+    return (known is not None and known() is module) or module.__dict__.get("_compiled_call_impl") is not None
 
 
 def is_installed(file: str) -> bool:

@@ -29,7 +29,7 @@ class Gates:
     """The part of a training through which its numbers pass."""
 
     def __init__(self, models: tuple[nn.Module, ...]) -> None:
-        self.models = models
+        self._models = [weakref.ref(model) for model in models]
         self._inputs: list[Callable[[torch.Tensor], torch.Tensor | None]] = []
         self._outputs: list[Callable[[torch.Tensor], torch.Tensor | None]] = []
         self.loss_changes: list[Callable[[LossCall], torch.Tensor | None]] = []
@@ -45,6 +45,11 @@ class Gates:
         self._in_evaluation_mode = False  # they were called with gradients
         self._entered = False
         self._depth = 0  # of calls of heads inside of heads
+
+    @property
+    def models(self) -> tuple[nn.Module, ...]:
+        """The models, as long as they live. A script may be done with one: the handle keeps none alive."""
+        return tuple(model for model in (reference() for reference in self._models) if model is not None)
 
     def change_input(self, call: Callable[[torch.Tensor], torch.Tensor | None]) -> Callable[[], None]:
         """Let ``call(x)`` give another input to the model, in training only; the returned function ends it.
@@ -117,15 +122,16 @@ class Gates:
         """Let gates stand until ``stop`` is called, by what is returned: once."""
         self.asking += 1
         stage.settle()
-        over = False
+        over, mine = False, weakref.ref(self)
 
         def ended() -> None:
             nonlocal over
             if not over:
                 over = True
                 stop()
-                self.asking = max(0, self.asking - 1)
-                stage.settle()
+                if (gates := mine()) is not None:
+                    gates.asking = max(0, gates.asking - 1)
+                    stage.settle()
 
         return ended
 

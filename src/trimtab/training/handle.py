@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import threading
 import weakref
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -14,6 +15,7 @@ from torch import nn
 
 from trimtab.recipe import Change, Event, NothingToDo, Recipe, Technique
 from trimtab.records import CodePlace, Flow
+from trimtab.structure import parts, size, weights
 from trimtab.training import taps, twins
 from trimtab.training.evaluations import Labels
 from trimtab.training.find import unwrap
@@ -45,11 +47,12 @@ class Training(Gates):
     def __init__(self, models: Sequence[nn.Module], optimizers: Sequence[torch.optim.Optimizer]) -> None:
         super().__init__(tuple(unwrap(model) for model in models))
         self.step = 0
+        self.thread = threading.get_ident()  # the one that trains it, as far as is known
         self.changes: list[Change] = []
         self._recipes: list[Recipe] = []  # that were applied, or wait for another optimizer
         self._names: list[set[str]] = []  # of the weights, before techniques have changed the models
         self.code: CodePlace | None = None  # where its optimizers are made
-        self.kept: list[torch.optim.Optimizer] = []  # optimizers that live at least as long as the handle
+        self.kept: list[object] = []  # what lives at least as long as the handle
         self.members: list[Member] = []
         self._events: dict[str, list[Callable[..., None]]] = {}
         self._losses: list[Backward] = []
@@ -72,7 +75,7 @@ class Training(Gates):
     @property
     def model(self) -> nn.Module | None:
         """The model; the largest where several are trained together; ``None`` for parameters outside any module."""
-        return max(self.models, key=lambda m: sum(p.numel() for p in m.parameters()), default=None)
+        return max(self.models, key=size, default=None)
 
     @property
     def optimizers(self) -> list[torch.optim.Optimizer]:
@@ -97,14 +100,14 @@ class Training(Gates):
     def named_modules(self) -> Iterator[tuple[str, nn.Module]]:
         """All modules with their names; with several models, prefixed by the model's class (and number)."""
         for prefix, model in self._prefixed():
-            for name, module in model.named_modules():
+            for name, module in parts(model):
                 yield ".".join(filter(None, (prefix, name))), module
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """All parameters of the models, then optimized tensors that belong to no module."""
         known = set()
         for prefix, model in self._prefixed():
-            for name, parameter in model.named_parameters():
+            for name, parameter in weights(model):
                 known.add(id(parameter))
                 yield ".".join(filter(None, (prefix, name))), parameter
         loose = [p for o in self.optimizers for g in o.param_groups for p in g["params"] if id(p) not in known]
@@ -125,10 +128,11 @@ class Training(Gates):
         """Call ``call(...)`` at every such event; the returned function ends it."""
         self._events.setdefault(event, []).append(call)
         stage.settle()
+        mine = weakref.ref(self)  # who keeps the end of it keeps neither this nor the models
 
         def stop() -> None:
-            if call in self._events.get(event, []):
-                self._events[event].remove(call)
+            if (training := mine()) is not None and call in training._events.get(event, []):
+                training._events[event].remove(call)
                 stage.settle()
 
         return self._with_gates(stop) if event == "forward" else stop
@@ -138,8 +142,9 @@ class Training(Gates):
         return bool(self._events.get(event))
 
     def _emit(self, event: str, *what: Any) -> None:
-        for call in tuple(self._events.get(event, ())):
-            call(*what)
+        with taps.theirs():
+            for call in tuple(self._events.get(event, ())):
+                call(*what)
 
     def evaluated(self, name: str, value: float) -> None:
         """Tell of a number that judges the training as it stands, such as ``("val accuracy", 0.91)``.
@@ -155,7 +160,8 @@ class Training(Gates):
             return
         self.members = [member for member in self.members if member.optimizer() is not None]
         # The hooks keep the handle alive as long as the optimizer.
-        hooks = optimizer.register_step_pre_hook(self._before_step), optimizer.register_step_post_hook(self._after_step)
+        before, after = _Hook(self._before_step), _Hook(self._after_step)
+        hooks = optimizer.register_step_pre_hook(before), optimizer.register_step_post_hook(after)
         self.members.append(Member(optimizer, hooks))
         if self._recipes and self.step == 0 and self._stepped is None:
             self._apply_anew()
@@ -185,11 +191,12 @@ class Training(Gates):
     def _before_step(
         self, optimizer: torch.optim.Optimizer, args: tuple, kwargs: dict[str, Any]
     ) -> tuple[tuple, dict] | None:
-        place = len(args) > 1 and args[1]  # args[0] is the optimizer
-        closure = place or kwargs.get("closure")
+        place = len(args) > 1  # args[0] is the optimizer
+        closure = args[1] if place else kwargs.get("closure")
+        self.thread = threading.get_ident()
         stage.begin_step()
         self._rates.enter(optimizer)
-        if not callable(closure):
+        if not callable(closure) or isinstance(closure, (nn.Module, type)):
             self._use(optimizer)
             self._emit("gradients", optimizer)
             self._emit("before_step", optimizer)
@@ -198,16 +205,17 @@ class Training(Gates):
         calls = 0
 
         @functools.wraps(closure)
-        def watched() -> Any:
+        def watched(*given: Any, **named: Any) -> Any:
             nonlocal calls
             with taps.true_values():  # the optimizer compares them: they must be those of the gradient
-                result = closure()
-            if calls == 0:
-                self._use(optimizer)
-            else:  # the optimizer tries other points: not the loss of this step
-                self._member(optimizer).take()
-            calls += 1
-            self._emit("gradients", optimizer)
+                result = closure(*given, **named)
+            with taps.ours():
+                if calls == 0:
+                    self._use(optimizer)
+                else:  # the optimizer tries other points: not the loss of this step
+                    self._member(optimizer).take()
+                calls += 1
+                self._emit("gradients", optimizer)
             return result
 
         return ((args[0], watched, *args[2:]), kwargs) if place else (args, {**kwargs, "closure": watched})
@@ -276,6 +284,7 @@ class Training(Gates):
         place = code_place(self.model)
         recorder = Recorder(**{"subject": place.file if place else "attached code", **options})
         recorder.watch(self, place)
+        recorder.kept = self
         return recorder
 
     def close(self) -> None:
@@ -301,7 +310,7 @@ class Training(Gates):
         recipe = Recipe.of(what)
         if not self.members and self.models:
             recipe = _without_training(recipe)
-        if any(isinstance(part, torch.jit.ScriptModule) for model in self.models for part in model.modules()):
+        if any(isinstance(part, torch.jit.ScriptModule) for model in self.models for _, part in parts(model)):
             for technique in recipe:
                 if technique.acts_on in ("model", "loss", "data"):
                     raise NothingToDo(
@@ -443,7 +452,7 @@ def attach(
             "A model that is not trained is given alone: attach(model)."
         )
     training = Training(models, optimizers)
-    training.kept = optimizers
+    training.kept = [*models, *optimizers]
     return training
 
 
@@ -455,6 +464,24 @@ def _without_training(recipe: Recipe) -> Recipe:
             f"{recipe} does nothing to a model that is not trained. Give the optimizer too: attach(model, optimizer)."
         )
     return kept
+
+
+class _Hook:
+    """A hook of an optimizer that tells its training. A copy of the optimizer, or one read from a file, has lost the training."""
+
+    def __init__(self, call: Callable[..., Any] | None = None) -> None:
+        self._call = call
+
+    def __call__(self, *step: Any) -> Any:
+        return None if torch.compiler.is_compiling() else self._tell(*step)  # compiled code is as if we were not there
+
+    @taps.uncompiled
+    def _tell(self, *step: Any) -> Any:
+        with taps.ours():
+            return None if self._call is None else self._call(*step)
+
+    def __reduce__(self) -> tuple:
+        return type(self), ()
 
 
 def _listed(what: Any, kind: type) -> list[Any]:

@@ -1,26 +1,29 @@
 """The recorder of a run: its trainings, its evaluations, what it prints, and where all of that is kept.
 
-Nothing that is recorded changes the run: no random number is drawn, no graph is kept, and an error in here ends the recording,
-never the training.
+Nothing that is recorded changes the run: no random number is drawn, no graph is kept, and an error in here ends the part of the
+recording that it belongs to, or all of it, never the training. Recorded is the process in which the recording began: one that the
+script forks goes its own way.
 """
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import os
 import re
 import sqlite3
 import sys
+import threading
 import time
 import traceback
 import uuid
 import warnings
+import weakref
 from collections.abc import Callable
 from typing import Any
 
 import msgspec
 import torch
-from torch import nn
 
 from trimtab.quantities import Quantity, choose
 from trimtab.quantities import value as reached
@@ -39,7 +42,7 @@ IDLE = 100  # steps of other trainings after which one counts as over
 
 
 class WatchWarning(UserWarning):
-    """The watch had to turn itself off; the training goes on."""
+    """The watch had to turn itself off, or a part of it; the training goes on."""
 
 
 def _warn(text: str) -> None:
@@ -73,8 +76,11 @@ class Recorder(Hearer):
         self.subject, self.store = subject, store
         self.asked = metric if isinstance(metric, Asked) else Asked(metric=metric)
         self.sampled, self.every = sampled, every
-        self.off = ""
+        self._lock = threading.RLock()  # trainings may run in threads
+        self.off = ""  # the error that has turned the watch off
+        self.failed: dict[str, str] = {}  # the parts of it that an error has turned off alone
         self.watches: list[Watch] = []
+        self.kept: Training | None = None  # what lives at least as long: the handle that has begun this
         self.printed: list[str] = []
         self.started = time.time()
         self.error, self.exit_code = "", 0
@@ -87,43 +93,76 @@ class Recorder(Hearer):
         self._lines: dict[str, Lines] = {}
         self._latest: dict[str, int] = {}  # the training in which a number was said last
         self.compiled = False  # layers inside compiled code are left alone
-        self.forwarded: Watch | None = None  # whose model ran last, as far as was measured
+        self._forwarded: dict[int, Watch] = {}  # by thread: whose model ran last, as far as was measured
         self._stops = [
             stage.hear(self),
             taps.listen("loader", self.guarded(self._on_loader)),
             taps.listen("compile", self.guarded(self.on_compile)),
             taps.listen("saved", self.guarded(self._on_saved)),
-            loggers.listen(self.guarded(self.logged)),
+            loggers.listen(self.guarded(self.logged, "logged numbers")),
         ]
+        self._unforgive = taps.forgive(self._forgive)  # also when it is off, for what is still there
+        _recording.add(self)
         self._loader_starts = 0
         self.steps = 0
 
     # -- keeping the training safe from us ---------------------------------------------------------------------------
 
-    def guarded(self, call: Callable[..., Any]) -> Callable[..., None]:
-        """``call``, except that an error in it turns the watch off with a warning."""
+    def guarded(self, call: Callable[..., Any], part: str = "") -> Callable[..., None]:
+        """``call``, except that an error in it turns the watch off with a warning, or only a part of it."""
 
         @functools.wraps(call)
         def safe(*args: Any, **kwargs: Any) -> None:
-            if self.off:
+            if self.off or part in self.failed:
                 return
             try:
-                call(*args, **kwargs)
+                with self._lock, taps.apart():
+                    call(*args, **kwargs)
             except Exception as error:
-                self.turn_off(error)
+                self.turn_off(error, part)
 
         return safe
 
-    def turn_off(self, error: Exception) -> None:
-        """End all measuring; what was recorded stays."""
-        self.off = f"{type(error).__name__}: {error}".rstrip(": ")
-        for watch in self.watches:
-            watch.release()
-        for stop in self._stops:
-            stop()
+    def turn_off(self, error: Exception, part: str = "") -> None:
+        """End all measuring, or that of one part; what was recorded stays."""
         where = traceback.extract_tb(error.__traceback__)[-1] if error.__traceback__ else None
         place = f" ({where.filename.rsplit('/', 1)[-1]}:{where.lineno})" if where else ""
-        _warn(f"trimtab's watch met an error of its own and turned itself off; the training goes on. {self.off}{place}")
+        said = f"{_said(error)}{place}"
+        if part:
+            self.failed[part] = said
+            _warn(f"trimtab's watch met an error of its own and goes on without {part}; so does the training. {said}")
+            return
+        self.off = _said(error)
+        for watch in self.watches:
+            watch.release()
+        self._leave()
+        _warn(f"trimtab's watch met an error of its own and turned itself off; the training goes on. {said}")
+
+    @property
+    def unheard(self) -> str:
+        """The error that has kept numbers from being heard, if one has: what judges the run may be another one then."""
+        return self.off or next((said for part, said in self.failed.items() if part.endswith(" numbers")), "")
+
+    def _forgive(self, error: Exception) -> bool:
+        if not self.off:
+            self.turn_off(error)
+        return True
+
+    def _leave(self) -> None:
+        for stop in self._stops[::-1]:
+            stop()
+
+    def forked(self) -> None:
+        """This process is a child of the one that is recorded: it goes its own way, and leaves the record and the store alone."""
+        self.off = "this is another process"
+        if (
+            self.store is not None
+        ):  # both use the same file: it must not be closed here, not even by the garbage collector
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(self.store))
+            self.store = None
+        for watch in self.watches:
+            watch.release()
+        self._leave()
 
     # -- what happens in the run -------------------------------------------------------------------------------------
 
@@ -135,9 +174,15 @@ class Recorder(Hearer):
 
     def loss(self, name: str, output: Any, target: Any, value: torch.Tensor) -> None:
         """A training loss was evaluated."""
-        watch = self.watches[0] if len(self.watches) == 1 else self.forwarded
-        if watch is not None:
+        here = threading.get_ident()
+        watch = self.watches[0] if len(self.watches) == 1 else self._forwarded.get(here)
+        training = watch.training() if watch is not None else None
+        if watch is not None and training is not None and training.thread == here:
             self.guarded(watch.on_training_loss)(name, output, target, value)
+
+    def forwarded(self, watch: Watch) -> None:
+        """The model of a training has run in this thread."""
+        self._forwarded[threading.get_ident()] = watch
 
     def evaluation(self, training: Training | None, name: str, value: float) -> None:
         """A number was measured that judges the training as it stands now."""
@@ -151,14 +196,15 @@ class Recorder(Hearer):
         if self._current is not None:
             self._current.facts["last_saved"] = self._current.step
 
-    def on_compile(self, _: nn.Module | None = None) -> None:
-        """A module is going to be compiled: its layers cannot be seen, and hooks would make it compile again."""
+    def on_compile(self, _: object = None) -> None:
+        """A module or a function is going to be compiled: its layers cannot be seen, and hooks would make it compile again."""
         self.compiled = True
         for watch in self.watches:
             watch.unhook()
 
     def line(self, text: str, output: str = "stdout") -> None:
         """A line that the script printed."""
+        text = text if text.isascii() else text.encode("utf-8", "replace").decode()  # bytes of no text are in no record
         self.printed.append(text[:10_000])
         del self.printed[:-200]
         if (pattern := self.asked.pattern) is not None:
@@ -171,13 +217,13 @@ class Recorder(Hearer):
 
     def logged(self, name: str, value: float) -> None:
         """A number that the script gave to a logger."""
-        self._said(f"logged {name}", value)
+        self._scored(f"logged {name}", value)
 
     def written(self, name: str, value: float) -> None:
         """A number in a file that the script wrote."""
-        self._said(f"written {name}", value)
+        self._scored(f"written {name}", value)
 
-    def _said(self, name: str, value: float) -> None:
+    def _scored(self, name: str, value: float) -> None:
         if len(name) < 100 and Quantity.read(name).goal is not None:  # else a time, a rate, a count
             self.evaluated(name, value)
 
@@ -253,14 +299,16 @@ class Recorder(Hearer):
                 self.guarded(watch.finish)()
         for watch in self.watches:
             watch.release()
-        for stop in self._stops:
-            stop()
+        self._leave()
+        self._unforgive()
+        _recording.discard(self)
         self.flush(finished=True)
         return self.record()
 
     def record(self, heads: bool = False) -> RunRecord:
         """What is known so far; with ``heads``, without the measured numbers."""
         trainings = tuple(watch.record(heads) for watch in self.watches)
+        whole = {"all that came after an error": self.off} if self.off else {}
         record = RunRecord(
             id=self.id,
             subject=self.subject,
@@ -274,6 +322,7 @@ class Recorder(Hearer):
             applied=tuple(c.sentence for w in self.watches for c in (w.changes or ())),
             latest=dict(self._latest),
             hints=tuple(hint for lines in self._lines.values() for hint in lines.unknown()),
+            unwatched=tuple(f"{part} ({said})" for part, said in {**self.failed, **whole}.items()),
         )
         metric = None if heads else choose(record, self.asked)
         return msgspec.structs.replace(record, metric=metric, reached=reached(record, metric)) if metric else record
@@ -290,6 +339,24 @@ class Recorder(Hearer):
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _said(error: Exception) -> str:
+    try:
+        return f"{type(error).__name__}: {error}".rstrip(": ")
+    except Exception:  # of what a script raises, the text may raise too
+        return type(error).__name__
+
+
+_recording: weakref.WeakSet[Recorder] = weakref.WeakSet()
+
+
+def _forked() -> None:
+    for recorder in tuple(_recording):
+        recorder.forked()
+
+
+os.register_at_fork(after_in_child=_forked)
 
 
 def _number(text: str | None) -> float | None:

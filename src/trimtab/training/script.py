@@ -12,7 +12,7 @@ import traceback
 import types
 import weakref
 from collections.abc import Callable, Iterator, MutableMapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from trimtab.training.find import models_of
 from trimtab.training.handle import Training
 from trimtab.training.printed import read_along
 
+LOST = 120  # what Python ends with if it cannot write out what waits in the outputs
 _PACKAGE = str(Path(__file__).resolve().parents[1])
 
 
@@ -34,7 +35,7 @@ _PACKAGE = str(Path(__file__).resolve().parents[1])
 class Outcome:
     """How a script ended: its exit code and, after an exception, the last line of it.
 
-    ``refused`` when the exception was that of a technique that cannot act here.
+    ``refused`` when the exception was that of a technique that cannot act here, ``interrupted`` when it was Ctrl-C.
     ``main`` is what it ran as: its variables live as long, as those of a program do.
     """
 
@@ -42,6 +43,7 @@ class Outcome:
     error: str = ""
     main: Any = field(default=None, repr=False, compare=False)
     refused: bool = False
+    interrupted: bool = False
 
 
 @contextlib.contextmanager
@@ -52,34 +54,50 @@ def trainings_found(call: Callable[[Training, CodePlace | None], None]) -> Itera
     surgery. A further optimizer for a model that is known joins its training. An optimizer of tensors that belong to no model (a learned
     temperature, a perturbation of the inputs) makes a training only where no model is trained.
     """
-    known: list[weakref.ref[Training]] = []
+    known: list[Training] = []  # as long as their models live: these may get another optimizer
+    early: list[
+        weakref.ref[torch.optim.Optimizer]
+    ] = []  # those whose own ``__init__`` is not through yet, and has no groups
     sites: weakref.WeakKeyDictionary[Training, Site | None] = weakref.WeakKeyDictionary()
 
     def on_optimizer(optimizer: torch.optim.Optimizer) -> None:
-        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        try:
+            parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        except Exception:
+            early.append(weakref.ref(optimizer))
+            return
         models = models_of(parameters)
-        trainings = [training for training in (reference() for reference in known) if training is not None]
-        for training in trainings:
+        known[:] = [training for training in known if training.models or training.optimizers]
+        for training in known:
             mine = {id(p) for o in training.optimizers for group in o.param_groups for p in group["params"]}
-            if any(model in training.models for model in models) or any(id(p) in mine for p in parameters):
+            if any(model is known for model in models for known in training.models) or any(
+                id(p) in mine for p in parameters
+            ):
                 training.join(optimizer)
                 _find_code(training, sites, sys._getframe(1))
                 return
-        if not models and any(training.models for training in trainings):
+        if not models and any(training.models for training in known):
             return
-        for training in trainings if models else ():
+        for training in known if models else ():
             if not training.models:
                 training.undo().close()
         training = Training(models, [optimizer])
-        known.append(weakref.ref(training))
+        known.append(training)
         _find_code(training, sites, sys._getframe(1))
         call(training, training.code)
 
-    stop = taps.listen("optimizer", on_optimizer)
+    def on_backward() -> None:
+        waiting, early[:] = early[:], []
+        for reference in waiting:
+            if (optimizer := reference()) is not None:
+                on_optimizer(optimizer)
+
+    stops = taps.listen("optimizer", on_optimizer), taps.listen("before_backward", on_backward)
     try:
         yield
     finally:
-        stop()
+        for stop in stops:
+            stop()
 
 
 def _find_code(training: Training, sites: MutableMapping[Training, Site | None], frame: types.FrameType) -> None:
@@ -92,13 +110,14 @@ def _find_code(training: Training, sites: MutableMapping[Training, Site | None],
     if site is None or site.sure:
         return
     mine = weakref.ref(training)
+    stops: list[Callable[[], None]] = []
 
     def settle(_: torch.optim.Optimizer) -> None:
-        stop()
+        stops.pop()()
         if (found := mine()) is not None and sites.get(found) is site:
             found.code = site.settled(found.optimizers)
 
-    stop = training.on("before_step", settle)
+    stops.append(training.on("before_step", settle))
 
 
 def run_script(
@@ -134,6 +153,7 @@ def run_script(
     files = contextlib.ExitStack()
     files.enter_context(written(on_written))
     ran: Any = None
+    written_out = True
     try:
         with trainings_found(on_training):
             if module:
@@ -142,21 +162,29 @@ def run_script(
                 ran = _main(place)
                 sys.modules["__main__"] = ran
                 exec(_code(place), ran.__dict__)
-        return Outcome(main=ran)
+        outcome = Outcome(main=ran)
     except SystemExit as end:
-        return _exited(end, ran)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return Outcome(130, "interrupted (Ctrl-C)", ran)
+        outcome = _exited(end, ran)
+    except KeyboardInterrupt as error:
+        _crashed(error, ran)
+        outcome = Outcome(130, "interrupted (Ctrl-C)", ran, interrupted=True)
     except BaseException as error:
-        return _crashed(error, ran)
+        outcome = _crashed(error, ran)
     finally:
-        for finish in (at_end, files.close, _flush, *finishes):
+        at_end()
+        files.close()
+        written_out = _flush()
+        for finish in finishes:
             finish()
         sys.argv, sys.path[:] = argv, path
         sys.stdout, sys.stderr = streams
         sys.__stdout__, sys.__stderr__ = original  # type: ignore[misc]
         sys.modules["__main__"] = main
+    return (
+        outcome
+        if written_out
+        else replace(outcome, exit_code=LOST, error=outcome.error or "its output could not be written")
+    )
 
 
 def _read_streams(on_line: Callable[[str], None]) -> list[Callable[[], None]]:
@@ -172,10 +200,20 @@ def _read_streams(on_line: Callable[[str], None]) -> list[Callable[[], None]]:
     return finishes
 
 
-def _flush() -> None:
+def _flush() -> bool:
+    """Write out what waits in the outputs, as Python does at the end of a program; whether that was possible."""
+    flushed = True
     for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(Exception):  # closed by the script, or something of its own
-            stream.flush()
+        try:
+            if stream is not None and not getattr(stream, "closed", False):
+                stream.flush()
+        except Exception as error:
+            flushed = False
+            if stream is sys.stdout:
+                told = traceback.TracebackException.from_exception(error)
+                _keep_theirs(told)
+                _print(f"Exception ignored in: {stream!r}\n", told)
+    return flushed
 
 
 def _main(place: Path) -> types.ModuleType:
@@ -201,25 +239,50 @@ def _exited(end: SystemExit, main: Any) -> Outcome:
     if end.code is None or isinstance(end.code, int):
         code = int(end.code or 0)
         return Outcome(code, f"the script ended itself with exit code {code}" if code else "", main)
-    print(end.code, file=sys.stderr)
-    return Outcome(1, str(end.code), main)
+    with contextlib.suppress(Exception):  # the script has closed its error output, or has none
+        if sys.stderr is not None:
+            print(end.code, file=sys.stderr)
+            sys.stderr.flush()
+    return Outcome(1, _text(end.code), main)
 
 
 def _crashed(error: BaseException, main: Any) -> Outcome:
     told = traceback.TracebackException.from_exception(error)
     _keep_theirs(told)
-    with contextlib.suppress(Exception):  # of an output that the script has closed, or a hook of its own
+    error = error.with_traceback(_theirs(error.__traceback__))
+    sys.last_type, sys.last_value, sys.last_traceback = type(error), error, error.__traceback__
+    try:
         if sys.excepthook is not sys.__excepthook__:
-            error = error.with_traceback(_theirs(error.__traceback__))
             sys.excepthook(type(error), error, error.__traceback__)
         else:
-            print("".join(told.format()), end="", file=sys.stderr)
-            sys.stderr.flush()
-    last = traceback.format_exception_only(error)[-1].strip()
-    place = f" at {Path(told.stack[-1].filename).name}:{told.stack[-1].lineno}" if told.stack else ""
+            _print(told)
+    except SystemExit as end:
+        return _exited(end, main)
+    except BaseException as another:
+        failed = traceback.TracebackException.from_exception(another)
+        _keep_theirs(failed)
+        failed.__context__ = None
+        _print("Error in sys.excepthook:\n", failed, "\nOriginal exception was:\n", told)
     if isinstance(error, Refused):
         return Outcome(1, str(error), main, refused=True)
+    last = _text(*traceback.format_exception_only(error)[-1:]).strip()
+    place = f" at {Path(told.stack[-1].filename).name}:{told.stack[-1].lineno}" if told.stack else ""
     return Outcome(1, last + place, main)
+
+
+def _print(*parts: traceback.TracebackException | str) -> None:
+    with contextlib.suppress(Exception):  # the script has closed its error output, or has none
+        for part in parts if sys.stderr is not None else ():
+            print(part if isinstance(part, str) else "".join(part.format()), end="", file=sys.stderr)
+        sys.stderr.flush()
+
+
+def _text(thing: object) -> str:
+    """What a script ended with, as a text that every file takes."""
+    try:
+        return str(thing).encode("utf-8", "replace").decode()
+    except Exception:
+        return type(thing).__name__
 
 
 def _theirs(trace: types.TracebackType | None) -> types.TracebackType | None:

@@ -7,6 +7,7 @@ Everything of it is there while somebody needs it: with the last training gone P
 from __future__ import annotations
 
 import sys
+import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from trimtab.structure import weights
 from trimtab.training import taps
 from trimtab.training.evaluations import Evaluations, Labels
 from trimtab.training.steps import Backward, Member
@@ -154,14 +156,19 @@ class Stage:
     def _loss(self, name: str, output: Any, target: Any, value: torch.Tensor, kwargs: dict[str, Any]) -> None:
         training = self.stepped or next((one for one in self.alive() if one.models), None)
         mode = training is None or not training.models or any(model.training for model in training.models)
-        taken = self.evaluations.add(name, output, target, value, kwargs, sys._getframe(1), mode)
-        if not taken and value.requires_grad:
-            for hearer in tuple(self._hearers):
-                hearer.loss(name, output, target, value)
+        with taps.apart():
+            if value.is_meta:  # a number without a value
+                return
+            taken = self.evaluations.add(name, output, target, value, kwargs, sys._getframe(1), mode)
+            if not taken and value.requires_grad:
+                for hearer in tuple(self._hearers):
+                    hearer.loss(name, output, target, value)
 
     def close_evaluations(self, *, over: bool = False) -> None:
         """Training goes on: evaluations so far are complete. ``over`` when nothing follows."""
-        for key, what, value in self.evaluations.close(over):
+        with taps.apart():
+            finished = list(self.evaluations.close(over))
+        for key, what, value in finished:
             training = self.stepped
             if training is None:
                 models = [one for one in self.alive() if one.models]
@@ -179,12 +186,16 @@ class Stage:
 
     # -- steps -------------------------------------------------------------------------------------------------------
 
+    def _here(self) -> list[Training]:
+        """The trainings of this thread. Another one's gradients must not even be looked at: they may be being written."""
+        return [one for one in self.alive() if one.thread == threading.get_ident()]
+
     def _members(self) -> list[Member]:
-        return [member for one in self.alive() for member in one.members if member.optimizer() is not None]
+        return [member for one in self._here() for member in one.members if member.optimizer() is not None]
 
     def _before_backward(self) -> None:
         self.close_evaluations()
-        for training in self.alive():
+        for training in self._here():
             training._emit("backward")
         for member in self._members():
             member.look()
@@ -192,7 +203,8 @@ class Stage:
                 member.erase()  # thrown away by hand: p.grad = None
 
     def _backward(self, value: torch.Tensor | None) -> None:
-        call = Backward(value)
+        with taps.apart():
+            call = Backward(value)
         for member in self._members():
             if member.touched():
                 member.wait(call)
@@ -201,12 +213,16 @@ class Stage:
         """``torch.autograd.grad``: who asks for the gradients of parameters is going to put them in place, and step."""
         asked = {id(one) for one in inputs}
         members = [member for member in self._members() if any(id(p) in asked for p in member.parameters())]
-        call = Backward(value)
+        with taps.apart():
+            call = Backward(value)
         for member in members:
             member.ask(call)
 
     def _zero_grad(self, what: torch.optim.Optimizer | nn.Module) -> None:
-        inside = {id(p) for p in what.parameters()} if isinstance(what, nn.Module) else set()
+        for one in self.alive():
+            if any(what is known for known in (*one.models, *one.optimizers)):
+                one.thread = threading.get_ident()  # it is trained here
+        inside = {id(p) for _, p in weights(what)} if isinstance(what, nn.Module) else set()
         for member in self._members():
             if member.waiting and (
                 member.optimizer() is what or (inside and all(id(p) in inside for p in member.parameters()))

@@ -13,7 +13,7 @@ terms to them (:func:`add_terms`) changes a value.
 ``torch.autograd.grad``               the same, for gradients that the script takes into its own hands
 ``torch.nn.functional`` losses        a loss was evaluated, of what and against what (the loss modules come through here)
 ``torch.amp.GradScaler.scale``        which unscaled loss a scaled one stands for
-``torch.compile``, ``Module.compile`` a module is going to be compiled
+``torch.compile``, ``Module.compile`` a module or a function is going to be compiled
 ``DataLoader.__iter__``               a pass over a data loader began
 ``torch.save``                        something was saved, a checkpoint as a rule
 ===================================== ================================================================================
@@ -24,12 +24,16 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
+import threading
 from collections.abc import Callable, Iterator, Sequence
+from types import CodeType
 from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.autograd.graph import GradientEdge
+from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils.data import DataLoader
 
 from trimtab.recipe import LossCall
@@ -48,9 +52,64 @@ _listeners: dict[Kind, list[Callable[..., None]]] = {
 }  # fmt: skip
 _changers: list[Callable[[], Sequence[Callable[[LossCall], torch.Tensor | None]]]] = []
 _terms: list[Callable[[], Sequence[Callable[[], torch.Tensor | None]]]] = []
-_inside = False  # a loss inside of a loss is not one of the script's
-_true = False  # losses are given with the value that they are trained on
+_forgiving: list[Callable[[Exception], bool]] = []
 _originals: list[tuple[Any, str, Any, Any]] = []
+
+
+class _Now(threading.local):
+    """How things stand in a thread."""
+
+    inside = False  # a loss inside of a loss is not one of the script's
+    true = False  # losses are given with the value that they are trained on
+
+
+_now = _Now()
+
+
+# -- keeping the training safe from us -------------------------------------------------------------------------------
+
+
+def forgive(call: Callable[[Exception], bool]) -> Callable[[], None]:
+    """Let ``call(error)`` say of an error of ours whether the training goes on all the same; the returned function ends it."""
+    _forgiving.append(call)
+    return lambda: _forgiving.remove(call) if call in _forgiving else None
+
+
+@contextlib.contextmanager
+def ours() -> Iterator[None]:
+    """Around what is our own in the midst of the script: an error there is forgiven, if a watch is there to tell of it.
+
+    Not so one of those who listen to a training, and may mean to end it: see :func:`theirs`.
+    """
+    try:
+        yield
+    except Exception as error:
+        if getattr(error, "_of_a_listener", False) or not any([call(error) for call in tuple(_forgiving)]):
+            raise
+
+
+@contextlib.contextmanager
+def theirs() -> Iterator[None]:
+    """Around calls of those who listen to a training."""
+    try:
+        yield
+    except Exception as error:
+        error._of_a_listener = True  # type: ignore[attr-defined]
+        raise
+
+
+@contextlib.contextmanager
+def apart() -> Iterator[None]:
+    """Inside, what is computed is ours alone: modes of the script (another default device, counters of operations) do not see it."""
+    with torch._C.DisableTorchFunction():
+        if torch._C._len_torch_dispatch_stack():
+            with _disable_current_modes():
+                yield
+        else:
+            yield
+
+
+# -- who listens -----------------------------------------------------------------------------------------------------
 
 
 def listen(kind: Kind, call: Callable[..., None]) -> Callable[[], None]:
@@ -86,14 +145,62 @@ def _register(listed: list, call: Callable) -> Callable[[], None]:
     return stop
 
 
+def uncompiled(function: Callable) -> Callable:
+    """``function``, which runs as it is also where the code around it is compiled: neither it nor what it calls is compiled for that."""
+    disabled: Callable | None = None
+
+    def plainly(*args: Any, **kwargs: Any) -> Any:
+        nonlocal disabled
+        if not _passed_by.compiles:  # most scripts; the compiler need not be imported
+            return function(*args, **kwargs)
+        disabled = disabled or torch.compiler.disable(function)
+        return disabled(*args, **kwargs)
+
+    _passed_by.add(plainly)
+    return functools.wraps(function)(plainly)
+
+
+class _PassedBy:
+    """Functions of ours that the compiler does not look into, once there is something to compile."""
+
+    def __init__(self) -> None:
+        self.compiles = False
+        self._code: dict[CodeType, None] = {}
+
+    def add(self, function: Callable) -> None:
+        self._code[function.__code__] = None
+        if self.compiles:
+            self.begin()
+
+    def begin(self) -> None:
+        """The script compiles something."""
+        import torch._dynamo.eval_frame
+
+        self.compiles = True
+        for code in self._code:
+            torch._dynamo.eval_frame.skip_code(code)
+        self._code.clear()
+
+
+_passed_by = _PassedBy()
+
+
+@uncompiled
 def _tell(kind: Kind, *what: Any) -> None:
     for call in tuple(_listeners[kind]):
-        call(*what)
+        with ours():
+            call(*what)
 
 
 def _replace(owner: Any, name: str, make: Callable[[Any], Any]) -> None:
     original = getattr(owner, name)
     wrapper = functools.wraps(original)(make(original))
+    # Compilers that meet the wrapper must find the original in its place. By these marks they do, as with
+    # torch.jit.script_if_tracing; of a method, for which nobody looks at them, the frame itself is passed by.
+    marks = {"__script_if_tracing_wrapper": True, "__original_fn": original, "__prepare_scriptable__": lambda: original}
+    if not inspect.isclass(owner):
+        wrapper.__dict__.update(marks)
+    _passed_by.add(wrapper)
     _originals.append((owner, name, original, wrapper))
     setattr(owner, name, wrapper)
 
@@ -131,13 +238,17 @@ def _optimizer_tap(original: Callable) -> Callable:
 def _zero_grad_tap(original: Callable) -> Callable:
     def zero_grad(self: torch.optim.Optimizer | nn.Module, *args: Any, **kwargs: Any) -> None:
         original(self, *args, **kwargs)
-        _tell("zero_grad", self)
+        if not torch.compiler.is_compiling():
+            _tell("zero_grad", self)
 
     return zero_grad
 
 
 def _backward_tap(original: Callable) -> Callable:
     def backward(tensors: Any, grad_tensors: Any = None, *args: Any, **kwargs: Any) -> None:
+        if torch.compiler.is_compiling():
+            original(tensors, grad_tensors, *args, **kwargs)
+            return
         # The value is read before the call: users may change the loss in place afterwards.
         value = _scalar(tensors) if grad_tensors is None else None
         _tell("before_backward")
@@ -159,15 +270,12 @@ def _grad_tap(original: Callable) -> Callable:
         value = _scalar(outputs[0] if isinstance(outputs, (tuple, list)) and len(outputs) == 1 else outputs)
         if value is None or grad_outputs is not None:
             return original(outputs, inputs, grad_outputs, *args, **kwargs)
-        listed = [inputs] if isinstance(inputs, torch.Tensor) else list(inputs)
+        inputs = inputs if isinstance(inputs, (torch.Tensor, GradientEdge)) else tuple(inputs)  # it may be a generator
+        listed = (inputs,) if isinstance(inputs, (torch.Tensor, GradientEdge)) else inputs
         terms = _own_terms(value) if any(isinstance(one, nn.Parameter) for one in listed) else []
-        result = original(
-            [*([outputs] if isinstance(outputs, torch.Tensor) else outputs), *terms],
-            inputs,
-            grad_outputs,
-            *args,
-            **kwargs,
-        )
+        if terms:
+            outputs = [*([outputs] if isinstance(outputs, torch.Tensor) else outputs), *terms]
+        result = original(outputs, inputs, grad_outputs, *args, **kwargs)
         _tell("grad", value, listed)
         return result
 
@@ -177,12 +285,11 @@ def _grad_tap(original: Callable) -> Callable:
 @contextlib.contextmanager
 def true_values() -> Iterator[None]:
     """Inside, losses have the value that they are trained on: an optimizer that compares them along a line must see it."""
-    global _true
-    before, _true = _true, True
+    before, _now.true = _now.true, True
     try:
         yield
     finally:
-        _true = before
+        _now.true = before
 
 
 def _own_terms(loss: torch.Tensor) -> list[torch.Tensor]:
@@ -193,7 +300,8 @@ def _own_terms(loss: torch.Tensor) -> list[torch.Tensor]:
 
 def _compile_tap(original: Callable) -> Callable:
     def compile(model: Any = None, *args: Any, **kwargs: Any) -> Any:
-        if isinstance(model, nn.Module):
+        if model is not None:  # else a decorator is made, which comes by here too
+            _passed_by.begin()
             _tell("compile", model)
         return original(model, *args, **kwargs)
 
@@ -201,19 +309,19 @@ def _compile_tap(original: Callable) -> Callable:
 
 
 def _scalar(tensors: Any) -> torch.Tensor | None:
-    if isinstance(tensors, torch.Tensor) and tensors.numel() == 1:
-        return getattr(tensors, "_trimtab_plain", tensors).detach()
+    with ours(), apart():
+        if isinstance(tensors, torch.Tensor) and tensors.numel() == 1 and not tensors.is_meta:
+            return getattr(tensors, "_trimtab_plain", tensors).detach()
     return None
 
 
 @contextlib.contextmanager
 def _guard() -> Iterator[None]:
-    global _inside
-    before, _inside = _inside, True
+    before, _now.inside = _now.inside, True
     try:
         yield
     finally:
-        _inside = before
+        _now.inside = before
 
 
 def transformed() -> bool:
@@ -225,7 +333,7 @@ def _loss_tap(name: str, original: Callable) -> Callable:
     names = list(inspect.signature(original).parameters)
 
     def loss(input: Any, *args: Any, **kwargs: Any) -> Any:
-        if _inside or torch.compiler.is_compiling() or transformed():
+        if torch.compiler.is_compiling() or _now.inside or transformed():
             return original(input, *args, **kwargs)
         with _guard():
             arguments = {**dict(zip(names, (input, *args), strict=False)), **kwargs} if _changers else {}
@@ -259,7 +367,7 @@ def _changed(changers: tuple, name: str, original: Callable, arguments: dict[str
     value = through(changers, arguments)
     with torch.no_grad():
         plain = original(**arguments)
-    if value.shape != plain.shape or _true:
+    if value.shape != plain.shape or _now.true:
         if value.numel() == 1:
             value._trimtab_plain = plain  # type: ignore[attr-defined]
         return value

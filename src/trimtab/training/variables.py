@@ -85,5 +85,6 @@ else:
         captured = [first]
         frame = sys._getframe()
         found = [_read(frame, name) for name in ("first", "second", "captured", "later")]
+        del frame  # it would keep itself, and all that called it
         later = (lambda: captured)()  # makes a cell of it
         return found == ["a", 7, ["a"], None] and later is captured

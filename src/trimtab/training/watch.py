@@ -10,6 +10,7 @@ travel with them: a script that copies, pickles or compiles its model between tw
 from __future__ import annotations
 
 import math
+import re
 import statistics
 import time
 import weakref
@@ -23,6 +24,7 @@ from torch import nn
 import trimtab.signals as signals
 from trimtab.records import CodePlace, Flow, Layer, Profile, Series, TrainingRecord
 from trimtab.signals.signal import norms
+from trimtab.structure import children, own, parameters_made, weight
 from trimtab.training import taps
 from trimtab.training.evaluations import accuracy
 from trimtab.training.find import is_compiled
@@ -54,7 +56,7 @@ class Watch:
         self.profiles: dict[str, tuple[dict[str, None], list[int], list[dict[str, float]]]] = defaultdict(
             lambda: ({}, [], [])
         )
-        self.facts: dict[str, float] = {"parameters": sum(p.numel() for _, p in training.named_parameters())}
+        self.facts: dict[str, float] = {"parameters": parameters_made(p for _, p in training.named_parameters())}
         self.layers: dict[str, Layer] = {}
         self.notes: list[str] = []
         self.new_points: list[tuple[int, str, int, float]] = []
@@ -229,8 +231,19 @@ class Watch:
         return self._targets[key]
 
     def _tell_of_loss(self, name: str, output: torch.Tensor, target: torch.Tensor) -> None:
-        for signal in self._signals:
-            signal.loss(name, output, target)
+        self._ask("loss", name, output, target)
+
+    def _ask(self, moment: str, *what: Any) -> list[Any]:
+        """Give every signal its look; one that fails ends alone."""
+        given = []
+        for signal in tuple(self._signals):
+            try:
+                given.append(getattr(signal, moment)(*what))
+            except Exception as error:
+                self._signals.remove(signal)
+                name = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", type(signal).__name__).lower()
+                self.recorder.turn_off(error, f"the signal {name!r}")
+        return given
 
     # -- sampled steps -----------------------------------------------------------------------------------------------
 
@@ -251,11 +264,13 @@ class Watch:
                 id(module): name
                 for name, module in training.named_modules()
                 if not isinstance(module, (nn.Sequential, nn.ModuleList, nn.ModuleDict))
-                and (len(module._modules) == 0 or len(module._parameters) > 0)
+                and (not children(module) or own(module))
             }
             if self._samples == 1:
                 self._reader = FlowReader(training.models, self._table, training.heads)
-            self._hook = nn.modules.module.register_module_forward_hook(self.recorder.guarded(self._forward))
+            self._hook = nn.modules.module.register_module_forward_hook(
+                self.recorder.guarded(self._forward, "the outputs of layers")
+            )
         self._spent += time.perf_counter() - began
 
     def _turn(self) -> None:
@@ -280,21 +295,20 @@ class Watch:
         if name is None or name in self._seen:
             return
         tensor = _first_tensor(output)
-        if tensor is None or not tensor.requires_grad:
+        if tensor is None or not tensor.requires_grad or tensor.is_meta:
             return
         began = time.perf_counter()
         self._turn()
         if self._sample is None:
             return
         self._seen.add(name)
-        self.recorder.forwarded = self
+        self.recorder.forwarded(self)
         if name not in self.layers:
-            own = tuple(f"{name}.{p}" if name else p for p, value in module._parameters.items() if value is not None)
-            weight = getattr(module, "weight", None)
-            units = int(weight.shape[0]) if isinstance(weight, torch.Tensor) and weight.ndim else 0
-            self.layers[name] = Layer(name=name, kind=type(module).__name__, parameters=own, units=units)
-        for signal in self._signals:
-            signal.forward(name, module, inputs, tensor)
+            parameters = tuple(f"{name}.{key}" if name else key for key, _ in own(module))
+            held = weight(module)
+            units = int(held.shape[0]) if held is not None and held.ndim else 0
+            self.layers[name] = Layer(name=name, kind=type(module).__name__, parameters=parameters, units=units)
+        self._ask("forward", name, module, inputs, tensor)
         self._spent += time.perf_counter() - began
 
     def _read_flow(self, module: nn.Module, inputs: tuple, output: Any) -> None:
@@ -309,7 +323,14 @@ class Watch:
     def _of(self, optimizer: torch.optim.Optimizer) -> list[tuple[str, torch.Tensor]]:
         training = self.training()
         mine = {id(p) for group in optimizer.param_groups for p in group["params"]}
-        return [(name, p) for name, p in training.named_parameters() if id(p) in mine] if training else []
+        parameters = training.named_parameters() if training else ()
+        own: list[tuple[str, torch.Tensor]] = [(name, p) for name, p in parameters if id(p) in mine]
+        measured = [(name, p) for name, p in own if _has_values(p)]
+        if len(measured) < len(own):
+            self.note(
+                "Some weights are not measured: they are sharded, and a process has only a part of each, or have no values."
+            )
+        return measured
 
     def _look_for_spike(self, optimizer: torch.optim.Optimizer) -> None:
         """Between samples, follow the gradient norm of networks of up to 250 000 parameters; a step on which it is five times
@@ -326,7 +347,7 @@ class Watch:
         if (
             not grads
             or sum(grad.numel() for grad in grads) > FOLLOWED
-            or any(grad.device.type != "cpu" or grad.is_sparse for grad in grads)
+            or not all(grad.device.type == "cpu" and not grad.is_sparse and _has_values(grad) for grad in grads)
         ):
             return  # on an accelerator the norm would have to be waited for
         norm = math.hypot(*norms(grads))
@@ -344,23 +365,17 @@ class Watch:
         if getattr(optimizer, "grad_scale", None) is not None:  # a fused optimizer unscales inside its step
             self.note("Gradients are not measured: they are still scaled when the fused optimizer takes them.")
             return
-        parameters = self._of(optimizer)
-        for signal in self._signals:
-            signal.gradients(parameters)
+        self._ask("gradients", self._of(optimizer))
 
     def _before_step(self, optimizer: torch.optim.Optimizer) -> None:
         self._turn_for(optimizer)
         if self._sample is not None:
-            parameters = self._of(optimizer)
-            for signal in self._signals:
-                signal.before_step(parameters)
+            self._ask("before_step", self._of(optimizer))
 
     def _after_step(self, optimizer: torch.optim.Optimizer) -> None:
         self._stepped.add(id(optimizer))
         if self._sample is not None:
-            parameters = self._of(optimizer)
-            for signal in self._signals:
-                signal.after_step(parameters)
+            self._ask("after_step", self._of(optimizer))
 
     def _turn_for(self, optimizer: torch.optim.Optimizer) -> None:
         # With a closure the step begins before its forward pass. An optimizer that this sample has not seen yet may belong to it.
@@ -369,8 +384,8 @@ class Watch:
 
     def _read(self) -> None:
         assert self._sample is not None
-        for signal in self._signals:
-            for name, value in signal.read().items():
+        for reading in self._ask("read"):
+            for name, value in reading.items():
                 if isinstance(value, Mapping):
                     self._add_profile(name, self._sample, value)
                 else:
@@ -448,6 +463,11 @@ class Watch:
             ended=self.seen_at,
             flow=self.flow or (self._reader.flow() if self._reader else None),
         )
+
+
+def _has_values(tensor: torch.Tensor) -> bool:
+    """Whether all values of a tensor are there: not so of a ``DTensor``, nor on the meta device."""
+    return not tensor.is_meta and not hasattr(type(tensor), "_local_tensor")
 
 
 def _first_tensor(output: Any) -> torch.Tensor | None:

@@ -93,6 +93,7 @@ def run_job(
             said = [(technique.name, technique.plain(training)) for technique in recipe]
             plain[place] = tuple(f"{name} in plain torch: {text}" for name, text in said if text)
             training.apply(recipe)
+            training.kept = list(training.models) if recipe else []  # what they have become is read at the end
         except NothingToDo as error:
             refused.append(str(error))
         recorder.guarded(recorder.watch)(training, code)
@@ -101,9 +102,9 @@ def run_job(
 
     heard = Heard(
         training=on_training,
-        line=recorder.guarded(recorder.line),
+        line=recorder.guarded(recorder.line, "printed numbers"),
         evaluated=recorder.guarded(recorder.evaluated),
-        written=recorder.guarded(recorder.written),
+        written=recorder.guarded(recorder.written, "written numbers"),
         at_end=at_end,
         file=file,
     )
@@ -112,7 +113,7 @@ def run_job(
     recorder.exit_code, recorder.error = outcome.exit_code, outcome.error
     run = recorder.close()
     idle, acted = _idle(job, run, tried, refused)
-    trial = _judge(job, run, idle, acted, recorder.off, outcome.error if outcome.refused else "")
+    trial = _judge(job, run, idle, acted, recorder.unheard, outcome.error if outcome.refused else "")
     if trial.status != "ok":
         return Result(trial, run)
     stepped = [index for index, training in tried.items() if training.changes and run.trainings[index].steps]

@@ -11,6 +11,7 @@ import contextlib
 import functools
 import io
 import itertools
+import math
 import multiprocessing.process
 import os
 import signal
@@ -153,14 +154,22 @@ def _quiet_wandb() -> None:
     when_imported("wandb", disabled)
 
 
-def end_as_python_would() -> None:
-    """What Python does when a program has come to its end: wait for its threads, and call what was registered with ``atexit``."""
-    end = time.monotonic() + WAIT
+def end_as_python_would(wait: float = WAIT) -> None:
+    """What Python does when a program has come to its end: wait for its threads, and call what was registered with ``atexit``.
+
+    Args:
+        wait: seconds for the threads; Python waits as long as they run.
+    """
+    end = time.monotonic() + wait
     for call in reversed(getattr(threading, "_threading_atexits", [])):  # pools wake their threads, which then end
         with contextlib.suppress(Exception):
             call()
-    for thread in threading.enumerate():
-        if thread is not threading.current_thread() and not thread.daemon:
-            thread.join(max(0.0, end - time.monotonic()))
+    with contextlib.suppress(KeyboardInterrupt):  # then Python waits no longer, and goes on to its end
+        for thread in _running():
+            thread.join(None if wait == math.inf else max(0.0, end - time.monotonic()))
     with contextlib.suppress(Exception):
         atexit._run_exitfuncs()
+
+
+def _running() -> list[threading.Thread]:
+    return [one for one in threading.enumerate() if one is not threading.current_thread() and not one.daemon]
