@@ -108,7 +108,7 @@ VALUES = [
     (lambda: tn.InstanceNorm2d(4)(of(3, 4, 1, 1)), "instance_norm got an input of shape (3, 4, 1, 1), one value per channel and sample, whose variance is 0. It needs more than one position: leave it out where maps have shrunk to one, or use GroupNorm there."),
     (lambda: F.batch_norm(of(4, 5), None, None), "batch_norm(training=False) needs running_mean and running_var: the statistics to normalize with."),
     (lambda: F.instance_norm(of(4, 5, 3), use_input_stats=False), "instance_norm(use_input_stats=False) needs running_mean and running_var to normalize with."),
-    (lambda: F.local_response_norm(of(2, 4, 3), 0), "local_response_norm(size=0): size is a number of channels and must be at least 1."),
+    (lambda: F.local_response_norm(of(2, 4, 3), 0), "local_response_norm(size=0): size is a number of channels and must be a whole number, 1 or more."),
     (lambda: F.batch_norm(of(4, 5), of(5), of(5), activation="tanh"), f"batch_norm(activation='tanh'): {SET}"),
     (lambda: F.layer_norm(of(4, 5), (5,), activation="tanh"), f"layer_norm(activation='tanh'): {SET}"),
     (lambda: F.rms_norm(of(4, 5), (5,), dropout=2), f"rms_norm(dropout=2): dropout {SHARE}"),

@@ -18,7 +18,6 @@ from trimtab.nn.checks import (
     check_has_channels,
     check_mask,
     check_momentum,
-    check_number,
     check_residual,
     extra,
 )
@@ -65,7 +64,11 @@ def batch_norm(
         weight=weight, bias=bias, running_mean=running_mean, running_var=running_var,
     )  # fmt: skip
     check_after("batch_norm", activation, dropout)
-    check_number("batch_norm", "eps", eps, "(0, inf)" if training else "[0, inf)")
+    check_eps("batch_norm", eps)
+    if training and eps == 0:
+        raise ValueError(
+            "batch_norm(eps=0.0): while training eps must be positive, for a channel of one value has variance 0."
+        )
     if not training and (running_mean is None or running_var is None):
         raise ValueError(
             "batch_norm(training=False) needs running_mean and running_var: the statistics to normalize with."

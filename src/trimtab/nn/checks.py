@@ -26,7 +26,9 @@ INSIDE: dict[str, Callable[[float], bool]] = {
 
 def check_number(part: str, name: str, given: Any, inside: str = "", why: str = "") -> None:
     """``given`` must be a number, and lie in the interval ``inside`` if there is one; ``why`` says what it is."""
-    number = isinstance(given, numbers.Real | torch.SymFloat | torch.SymInt) and not isinstance(given, bool)
+    number = type(given) in (float, int) or (
+        isinstance(given, numbers.Real | torch.SymFloat | torch.SymInt) and not isinstance(given, bool)
+    )
     number = number or (isinstance(given, torch.Tensor) and given.numel() == 1)
     if number and (not inside or INSIDE[inside](given)):
         return
@@ -49,7 +51,8 @@ def check_count(part: str, name: str, given: Any, least: int = 1, why: str = "")
 
 def check_eps(part: str, eps: Any) -> None:
     """What is added to a variance."""
-    check_number(part, "eps", eps, "[0, inf)", "is added to the variance, inside the root,")
+    if type(eps) is not float or not 0 <= eps < math.inf:  # asked in every call of a function
+        check_number(part, "eps", eps, "[0, inf)", "is added to the variance, inside the root,")
 
 
 def check_sizes(part: str, shape: Any, name: str = "shape") -> tuple[int, ...]:

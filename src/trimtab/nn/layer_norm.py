@@ -21,7 +21,7 @@ from trimtab.nn.checks import (
     extra,
 )
 from trimtab.nn.ops import draw_key, row_norm, torch_is_better
-from trimtab.nn.ops.common import in_widest, laid_out_like, memory_format_of
+from trimtab.nn.ops.common import in_widest, laid_out_like, memory_format_of, of_type
 
 GROUP = "normalization"
 
@@ -62,6 +62,8 @@ def layer_norm(
 def _by_torch(part, input, normalized_shape, weight, bias, eps):  # type: ignore[no-untyped-def]
     # checks only when something is wrong: for a small tensor they would cost as much as the norm
     try:
+        if of_type(input, weight, bias):
+            return F.layer_norm(input, normalized_shape, weight, bias, eps)
         return in_widest(lambda x, w, b: F.layer_norm(x, normalized_shape, w, b, eps), input, weight, bias)
     except RuntimeError:
         check_trailing(part, input, tuple(normalized_shape))

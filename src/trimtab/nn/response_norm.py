@@ -28,8 +28,7 @@ def local_response_norm(
     True
     """
     check_has_channels("local_response_norm", input, 3)
-    if size < 1:
-        raise ValueError(f"local_response_norm(size={size}): size is a number of channels and must be at least 1.")
+    check_count("local_response_norm", "size", size, 1, "is a number of channels")
     if divide_by_size:
         alpha = alpha / size
     else:
