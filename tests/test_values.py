@@ -10,7 +10,7 @@ import torch
 
 from trimtab import data, optim
 
-ODD = (None, "x", b"x", -1, -0.5, math.nan, -math.inf, (), (1.0,), {}, 1j, torch.ones(2))
+ODD = (None, "x", "0.5", b"x", True, -1, -0.5, math.nan, -math.inf, (), (1.0,), {}, 1j, torch.ones(2))
 PARAMS = {"params": [torch.ones(3, 4, requires_grad=True)]}
 WEIGHT, PARAMETERS = {"weight": torch.ones(3, 4)}, {"parameters": PARAMS["params"]}
 BUILT = {

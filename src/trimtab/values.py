@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 from typing import Any
 
 
@@ -18,3 +19,12 @@ def as_number(value: Any) -> float:
         return float(value)
     except (TypeError, ValueError, RuntimeError, OverflowError):
         return math.nan
+
+
+def is_whole(value: Any, least: float = -math.inf) -> bool:
+    """Whether a value is a whole number, NumPy's too, and not below the least one.
+
+    >>> is_whole(2, 1), is_whole(0, 1), is_whole(2.0), is_whole(True)
+    (True, False, False, False)
+    """
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool) and int(value) >= least

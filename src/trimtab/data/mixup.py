@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from trimtab.values import as_number
+from trimtab.values import as_number, is_whole
 
 GROUP = "augmentation"
 
@@ -171,7 +171,7 @@ class MixUp:
         generator: torch.Generator | None = None,
     ) -> None:
         _check_alpha(type(self).__name__, alpha)
-        if classes is not None and not (isinstance(classes, int) and classes > 0):
+        if classes is not None and not is_whole(classes, 1):
             raise ValueError(
                 f"{type(self).__name__}(classes={classes}): classes must be a whole number: how many there are."
             )

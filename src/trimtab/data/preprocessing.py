@@ -13,6 +13,7 @@ from torch import nn
 
 from trimtab.data.batches import batches_of, in_pieces, input_of
 from trimtab.data.input_report import KINDS, InputReport, InputWarning, Trouble
+from trimtab.values import is_whole
 
 MISSING = ("keep", "mean", "raise")
 EPS = torch.finfo(torch.float64).eps
@@ -47,13 +48,13 @@ class Preprocessing(nn.Module, ABC):
     def __init__(self, features: int, axis: int = -1, *, missing: str = "keep", batches: int | None = None) -> None:
         super().__init__()
         name = type(self).__name__
-        if not (isinstance(features, int) and features > 0):
+        if not is_whole(features, 1):
             raise ValueError(f"{name}({features}): features must be a whole number, 1 or more: how many there are.")
-        if not isinstance(axis, int) or isinstance(axis, bool):
+        if not is_whole(axis):
             raise ValueError(f"{name}(axis={axis}): axis must be a whole number: the dimension of the features.")
         if missing not in MISSING:
             raise ValueError(f"{name}(missing={missing!r}): missing must be one of {', '.join(map(repr, MISSING))}.")
-        if batches is not None and not (isinstance(batches, int) and batches > 0):
+        if batches is not None and not is_whole(batches, 1):
             raise ValueError(
                 f"{name}(batches={batches}): batches must be 1 or more, or None to learn from all that pass."
             )

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from trimtab.data.augment import Augmentation, check_images, laid_out_as, per_sample
 from trimtab.data.images import warp
-from trimtab.values import as_number
+from trimtab.values import as_number, is_whole
 
 GROUP = "augmentation"
 
@@ -151,7 +151,7 @@ class RandAugment(Augmentation):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__(generator)
-        if not (isinstance(ops, int) and ops > 0):
+        if not is_whole(ops, 1):
             raise ValueError(
                 f"RandAugment(ops={ops}): ops must be a whole number of operations for each image, 1 or more."
             )

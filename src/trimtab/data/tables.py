@@ -6,7 +6,7 @@ import torch
 
 from trimtab.data.augment import Augmentation, check_choice, check_fill, check_positive, observe
 from trimtab.data.standardize import Standardize
-from trimtab.values import as_number
+from trimtab.values import as_number, is_whole
 
 GROUP = "augmentation"
 FILLS = ("mean", "zero")
@@ -142,7 +142,7 @@ class TimeMasking(Augmentation):
     ) -> None:
         super().__init__(generator)
         check_positive(self, "the longest stretch as a share of the sequence", 1, share=share)
-        if not (isinstance(masks, int) and masks > 0):
+        if not is_whole(masks, 1):
             raise ValueError(f"TimeMasking(masks={masks}): masks must be a whole number of stretches, 1 or more.")
         if as_number(axis) not in (1, 2):
             raise ValueError(f"TimeMasking(axis={axis}): axis must be 1 for (N, T, C) or 2 for (N, C, T).")

@@ -10,7 +10,7 @@ import torch
 from trimtab.data.input_report import InputReport
 from trimtab.data.preprocessing import Preprocessing
 from trimtab.data.standardize import is_constant
-from trimtab.values import as_number
+from trimtab.values import as_number, is_whole
 
 GROUP = "normalization"
 KINDS = ("pca", "zca")
@@ -97,7 +97,7 @@ class Whiten(Preprocessing):
     ) -> None:
         check_kind("Whiten", kind)
         super().__init__(features, axis, missing=missing, batches=batches)
-        if components is not None and not (isinstance(components, int) and 0 < components <= features):
+        if components is not None and not (is_whole(components, 1) and components <= features):
             raise ValueError(
                 f"Whiten({features}, components={components}): components must be from 1 to {features}, or None for all."
             )

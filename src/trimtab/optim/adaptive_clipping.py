@@ -11,7 +11,7 @@ import torch
 from trimtab.optim.clip_stats import ClipStats, report
 from trimtab.optim.clipping import shorten_
 from trimtab.optim.gradients import Parameters, norms_of, numbers_of, whole, with_gradients
-from trimtab.values import as_number
+from trimtab.values import as_number, is_whole
 
 GROUP = "optimization"
 Unit = tuple[torch.Tensor, torch.Tensor, list[int]]  # a weight, its gradient, and the dimensions that make up a unit
@@ -169,7 +169,7 @@ class ZClip:
             )
         if not as_number(z_threshold) > 0:
             raise ValueError(f"ZClip: z_threshold={z_threshold} must be positive: it counts standard deviations.")
-        if not isinstance(warmup_steps, int) or warmup_steps < 2:
+        if not is_whole(warmup_steps, 2):
             raise ValueError(
                 f"ZClip: warmup_steps={warmup_steps!r} must be a whole number of at least 2, for a variance."
             )

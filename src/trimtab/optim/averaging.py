@@ -10,7 +10,7 @@ import torch
 from torch.optim.swa_utils import get_ema_multi_avg_fn, get_swa_multi_avg_fn
 
 from trimtab.optim.tensors import Tensors, copied, fitting, tensors_of, write
-from trimtab.values import as_number
+from trimtab.values import as_number, is_whole
 
 GROUP = "regularization"
 
@@ -177,7 +177,7 @@ class SWA(WeightAverage):
 
     def __init__(self, start: int = 1, every: int = 1) -> None:
         for name, value in (("start", start), ("every", every)):
-            if not isinstance(value, int) or value < 1:
+            if not is_whole(value, 1):
                 raise ValueError(f"{name}={value!r} must be a whole number of steps, at least 1.")
         super().__init__()
         self.start, self.every, self.steps = start, every, 0

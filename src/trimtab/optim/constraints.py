@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 import torch
 
-from trimtab.values import as_number
+from trimtab.values import as_number, is_whole
 
 GROUP = "regularization"
 Dim = int | tuple[int, ...] | None
@@ -154,8 +154,8 @@ def _length(rows: torch.Tensor) -> torch.Tensor:
 @torch.no_grad()
 def _project(what: str, weight: torch.Tensor, dim: Dim, onto: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
     """Write ``onto(rows)`` into the weight, which is taken as one row of entries for each unit."""
-    dims = () if dim is None else (dim,) if isinstance(dim, int) else dim
-    if not (isinstance(dims, tuple) and all(isinstance(d, int) and -weight.ndim <= d < weight.ndim for d in dims)):
+    dims = () if dim is None else tuple(dim) if isinstance(dim, (tuple, list)) else (dim,)
+    if not all(is_whole(d, -weight.ndim) and d < weight.ndim for d in dims):
         raise ValueError(
             f"{what}: dim={dim} must name dimensions of the weight, whose shape is {tuple(weight.shape)}; None takes all of it "
             "as one unit."

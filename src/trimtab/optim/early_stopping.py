@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from trimtab.optim.tensors import Tensors, copied, write
-from trimtab.values import as_number
+from trimtab.values import as_number, is_whole
 
 GROUP = "regularization"
 
@@ -80,7 +80,7 @@ class EarlyStopping:
         goal: str = "min",
         level: float = 0.05,
     ) -> None:
-        check("patience", patience, isinstance(patience, int) and patience >= 1, "a whole number of at least 1")
+        check("patience", patience, is_whole(patience, 1), "a whole number of at least 1")
         check("min_improvement", min_improvement, as_number(min_improvement) >= 0, "at least 0")
         check("criterion", criterion, criterion in ("statistical", "patience"), "'statistical' or 'patience'")
         check("goal", goal, goal in ("min", "max"), "'min' or 'max'")

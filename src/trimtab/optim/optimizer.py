@@ -14,6 +14,7 @@ from torch._compile import _disable_dynamo  # torch.compiler.disable would impor
 
 from trimtab._kernels import FORCED, kernels
 from trimtab.optim.weight_decay import check_kind, scheduled_base_lr
+from trimtab.values import as_number
 
 GROUP = "optimization"
 NONFINITE = ("mask", "skip", "raise")
@@ -279,10 +280,10 @@ def number(name: str, key: str, value: Any) -> float:
     """A setting that must be one number, as a number or as a tensor."""
     if isinstance(value, torch.Tensor) and value.numel() != 1:
         raise ValueError(f"{name}: {key} must be one number; got a tensor of shape {tuple(value.shape)}.")
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        raise ValueError(f"{name}: {key}={value!r} must be a number.") from None
+    found = as_number(value)
+    if math.isnan(found) and not isinstance(value, (float, torch.Tensor)):
+        raise ValueError(f"{name}: {key}={value!r} must be a number.")
+    return found
 
 
 def check_shares(name: str, key: str, shares: Any, many: int = 1) -> None:

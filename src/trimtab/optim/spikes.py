@@ -14,7 +14,7 @@ from torch import nn
 
 from trimtab.optim.gradients import grad_norm
 from trimtab.optim.rollback import Snapshot, buffers_of
-from trimtab.values import as_number
+from trimtab.values import as_number, is_whole
 
 GROUP = "optimization"
 BY = ("both", "loss", "gradient")
@@ -105,12 +105,12 @@ class SpikeGuard:
         _check("by", by, by in BY, f"one of {', '.join(map(repr, BY))}")
         for name, value in (("window", window), ("warmup", warmup), ("most_skips", most_skips), ("every", every)):
             least = 2 if name in ("window", "warmup") else 1
-            _check(name, value, isinstance(value, int) and value >= least, f"a whole number of at least {least}")
+            _check(name, value, is_whole(value, least), f"a whole number of at least {least}")
         _check("warmup", warmup, warmup <= window, f"at most window={window}, or no number would ever be judged")
         _check(
             "rollback",
             rollback,
-            isinstance(rollback, int) and 0 <= rollback < most_skips,
+            is_whole(rollback, 0) and rollback < most_skips,
             f"0, or a whole number below most_skips={most_skips}",
         )
         self.threshold, self.by, self.window, self.warmup = threshold, by, window, warmup
