@@ -310,18 +310,15 @@ def named(recipe: str, seed: int, key: str) -> str:
 
 def clear(path: Path) -> None:
     """Remove a folder or file, also one that an overlay has left without permissions."""
-
-    def allow(_: Any, name: str, error: Any) -> None:
-        with contextlib.suppress(OSError):
-            os.chmod(os.path.dirname(name), stat.S_IRWXU)
-            os.chmod(name, stat.S_IRWXU)
-            if os.path.isdir(name) and not os.path.islink(name):
-                shutil.rmtree(name, ignore_errors=True)
-            else:
-                os.unlink(name)
-
     if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, onerror=allow)
+        shutil.rmtree(path, ignore_errors=True)
+        if path.exists():
+            for folder, below, _ in os.walk(path):
+                for each in (folder, *(os.path.join(folder, name) for name in below)):
+                    with contextlib.suppress(OSError):
+                        if not os.path.islink(each):
+                            os.chmod(each, stat.S_IRWXU)
+            shutil.rmtree(path, ignore_errors=True)
     else:
         with contextlib.suppress(OSError):
             path.unlink(missing_ok=True)
