@@ -63,7 +63,7 @@ def test_a_copy_computes_with_numbers_of_its_own(kind):
 def test_what_cannot_be_copied_is_said():
     model = nn.Linear(5, 3)
     model.lock = threading.Lock()
-    with pytest.raises(ValueError, match=r"^a copy of this Linear cannot be made: .*lock"):
+    with pytest.raises(ValueError, match=r"^a copy of this Linear cannot be made .*lock"):
         copied_module(model)
 
 

@@ -417,6 +417,6 @@ def test_a_model_that_cannot_be_copied_is_left_alone_with_the_reason():
     model.lock = threading.Lock()
     training = tt.attach(model, torch.optim.SGD(model.parameters(), lr=0.1))
     with pytest.raises(
-        tt.NothingToDo, match=r"deep_ensemble found nothing to act on: a copy of this Sequential cannot be made: .*lock"
+        tt.NothingToDo, match=r"deep_ensemble found nothing to act on: a copy of this Sequential cannot be made .*lock"
     ):
         training.apply("deep_ensemble")

@@ -231,7 +231,7 @@ def test_whitened_inputs_train_where_raw_ones_do_not(wine):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("scale_inputs(low=1.0)", "scale_inputs: low=1 and high=1 must be finite numbers with low below high"),
+        ("scale_inputs(low=1.0)", "scale_inputs: low=1.0 and high=1.0 must be finite numbers with low below high"),
         ("standardize_inputs(batches=0)", "batches=0 must be 1 or more: the training batches to learn from"),
         ("whiten_inputs(kind='svd')", "whiten_inputs(kind='svd'): kind must be one of 'pca', 'zca'"),
         ("whiten_inputs(kind='pca')", "kind='pca' needs batches=N: while statistics grow, principal axes change sign"),

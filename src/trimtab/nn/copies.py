@@ -46,4 +46,6 @@ def copied_module(module: nn.Module, memo: dict[int, Any] | None = None) -> Any:
         with _Values():
             return copy.deepcopy(module, {} if memo is None else memo)
     except Exception as error:  # foreign code is copied
-        raise ValueError(f"a copy of this {type(module).__name__} cannot be made: {error}") from error
+        raise ValueError(
+            f"a copy of this {type(module).__name__} cannot be made ({type(error).__name__}: {error})"
+        ) from error
