@@ -6,7 +6,9 @@ import dataclasses
 import functools
 import os
 import random
+import shutil
 import warnings
+from pathlib import Path
 
 import click
 import pytest
@@ -87,11 +89,11 @@ TIMES = ["90", "3m", "1.5h", "0", "-1", "1e9", "", " ", "9" * 400, "²s", "١s",
 
 
 def other(draw: random.Random) -> str:
-    """A text for an option."""
-    text = draw.choice(
-        [*PATTERNS, *TIMES, "file.json", "/dev/null", "/", "a/b", "~", "*", draw.choice(ODD), recipe(draw)]
-    )
-    return text + draw.choice(["", "", "", draw.choice(ODD)])
+    """A text for an option; none that is the name of a file in another folder."""
+    if draw.random() < 0.05:
+        return draw.choice(["/dev/null", "/", "/dev/null/x"])
+    text = draw.choice([*PATTERNS, *TIMES, "file.json", "a/b", "~", "*", draw.choice(ODD), recipe(draw)])
+    return text.lstrip("/.") + draw.choice(["", "", "", draw.choice(ODD)])
 
 
 def check_recipe(text: str) -> bool:
@@ -143,6 +145,8 @@ def check_command_line(draw: random.Random) -> int:
     assert result.exception is None or isinstance(result.exception, SystemExit), (arguments, result.exception)
     assert result.exit_code in (0, 1, 2) and "Traceback" not in result.output, arguments
     assert result.exit_code == 0 or "Error: " in result.stderr, arguments
+    for left in Path.cwd().iterdir():  # what was written would be a script, or a folder, for the next
+        shutil.rmtree(left) if left.is_dir() else left.unlink()
     return result.exit_code
 
 
