@@ -14,6 +14,7 @@ from torch import nn
 import trimtab.nn as tn
 import trimtab.nn.functional as tf
 from tests.nn.every import FORMS, LAYERS, MODULES, OTHERS, Layer, output
+from trimtab.nn.layouts import BatchNormLast, GroupNormLast, InstanceNormLast, RMSNormFirst
 from trimtab.nn.ops import common
 
 ALL = {**LAYERS, **FORMS}
@@ -382,6 +383,26 @@ def test_channels_last_is_kept(name, backend):
         for training in (True, False):
             y = layer.make().train(training)(x)
             assert y.is_contiguous(memory_format=last if "channels_last" in how else torch.contiguous_format), how
+
+
+def test_features_elsewhere_keep_the_layout():
+    for module, shape in (
+        (BatchNormLast(6), (4, 5, 6)), (InstanceNormLast(6), (4, 5, 6)), (GroupNormLast(2, 6), (4, 5, 6)), (RMSNormFirst(6), (4, 6, 5, 5)),
+    ):  # fmt: skip
+        assert module(random(*shape)).is_contiguous(), module
+
+
+def test_compiled_with_symbols_for_sizes():
+    """The order of memory is found by comparisons, which a compiler can follow."""
+    model = nn.Sequential(
+        tn.Dropout(0.1), tn.GaussianDropout(0.1), tn.AlphaDropout(0.1), tn.BatchNorm2d(6, activation="relu"), tn.GroupNorm(2, 6),
+        tn.LocalResponseNorm(3), tn.RMSNorm(5), tn.LayerNorm(6, channels_first=True),
+    )  # fmt: skip
+    for how in ("transposed", "slice of channels_last"):
+        torch._dynamo.reset()
+        x = layouts(random(4, 6, 5, 5))[how]
+        y = torch.compile(model, fullgraph=True, dynamic=True, backend="eager")(x)
+        assert y.isfinite().all() and y.stride() == model(x).stride()
 
 
 def test_one_mask_for_every_layout_in_memory_order():

@@ -84,6 +84,6 @@ def to_lowest(x: torch.Tensor, p: float, key: torch.Tensor) -> torch.Tensor:
     """Alpha dropout with the mask of a key."""
     if p == 1:
         return x * 0.0
-    a = 1 / math.sqrt((1 - p) * (1 + p * LOWEST**2))
+    a = 1 / math.sqrt((1 - p) * (1 + p * LOWEST * LOWEST))
     b = -a * p * LOWEST
     return kept(bernoulli(x.shape, p, key, x.device), a * x + b, a * LOWEST + b)

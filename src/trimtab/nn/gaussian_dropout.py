@@ -94,6 +94,10 @@ class GaussianDropout(OwnGenerator, nn.modules.dropout._DropoutNd):
 
 def noisy(x: torch.Tensor, key: torch.Tensor, deviation: float) -> torch.Tensor:
     """x times the noise N(1, deviation^2) of a key."""
+    if (
+        torch.compiler.is_compiling()
+    ):  # torch.compile does not follow functions with a forward derivative of their own (torch 2.13)
+        return x * normal(x, deviation, key)
     return _Noisy.apply(x, key, deviation)
 
 

@@ -71,7 +71,7 @@ class InstanceNormLast(InstanceNormNd):
 
     def forward(self, input: torch.Tensor, residual: torch.Tensor | None = None) -> torch.Tensor:
         moved = None if residual is None else residual.movedim(-1, 1)
-        return super().forward(input.movedim(-1, 1), moved).movedim(1, -1)
+        return laid_out_like(super().forward(input.movedim(-1, 1), moved).movedim(1, -1), input)
 
 
 class GroupNormLast(GroupNorm):

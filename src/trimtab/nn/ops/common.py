@@ -139,8 +139,13 @@ def memory_order(x: torch.Tensor) -> tuple[int, ...] | None:
         if len(order) == x.dim() and x.permute(order).is_contiguous():
             return order
     strides = torch.empty_like(x, device="meta").stride()  # of a slice or an expanded x too
-    order = tuple(sorted(range(x.dim()), key=lambda d: -strides[d]))
-    return None if order == tuple(range(x.dim())) else order
+    found: list[int] = []
+    for d in range(x.dim()):  # by comparisons, which a compiler can follow where sizes are symbols; it cannot sort them
+        place = d
+        while place > 0 and strides[found[place - 1]] < strides[d]:
+            place -= 1
+        found.insert(place, d)
+    return None if found == list(range(x.dim())) else tuple(found)
 
 
 def inverse(order: tuple[int, ...]) -> list[int]:
