@@ -60,7 +60,7 @@ WRONG: dict[str, tuple] = {
     "alpha_init": (0, -1, NAN, *NO_NUMBERS), "scale_init": (NAN, *NO_NUMBERS), "cap": (0, -1, NAN, math.inf, *NO_NUMBERS),
     "factor": (0, -1, NAN, math.inf, *NO_NUMBERS), "temperature": (0, 1.5, NAN, *NO_NUMBERS), "r_max": (0.5, NAN, math.inf, *NO_NUMBERS),
     "d_max": (-1, NAN, math.inf, *NO_NUMBERS), "r_steps": ((1,), (1, 2, 3), (2, 1), (-1, 2), 5, None, (0.5, 1)), "d_steps": ((1,), None),
-    "stretch": ((0.1, 1.1), (-0.1,), (-0.1, 0.9), None, 1.0), "units": ((9,), (0.5,), ("a",)), "kind": ("soft", None, 1),
+    "stretch": ((0.1, 1.1), (-0.1,), (-0.1, 0.9), None, 1.0), "units": ((9,), (0.5,), ("a",), 9), "kind": ("soft", None, 1),
     "statistics": ("mean", None), "scaling": ("down", None, ["inverted"]), "count": ("some", None), "inference": ("mean", None),
     "variance": ("p", None), "convention": ("keras", None), "detach": ("all", None), "linear": (3, None), "block": (3, None),
 }  # fmt: skip
@@ -129,6 +129,14 @@ def test_what_makes_no_sense_is_refused_where_it_is_given():
             lambda: tn.RMSNorm(2.5),
             "RMSNorm(2.5): normalized_shape must be the last dimension of the input, as RMSNorm(256), or the last dimensions, as "
             "RMSNorm((3, 4)): whole numbers, at least one of them, and none negative.",
+        ),
+        (
+            lambda: tn.Dropout("0.5"),
+            "Dropout(p='0.5'): p is the probability of dropping an entry and must be a number in [0, 1].",
+        ),
+        (
+            lambda: tn.Ensemble(lambda: nn.Linear(2, 2), members=2.5),
+            "Ensemble(members=2.5): members must be a whole number, 0 or more.",
         ),
         (
             lambda: tn.BatchNorm2d(None),

@@ -179,7 +179,7 @@ class _BatchNorm(nn.modules.batchnorm._BatchNorm):
         if affine and not bias:
             self.register_parameter("bias", None)
         self.unbiased, self.frozen, self.activation, self.dropout = unbiased, frozen, activation, dropout
-        self.units = None if units is None else tuple(units)
+        self.units = None if units is None else tuple(units) if isinstance(units, Sequence) else (units,)
         if self.units is not None and not all(
             isinstance(unit, int) and -num_features <= unit < num_features for unit in self.units
         ):

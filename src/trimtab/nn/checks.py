@@ -123,9 +123,7 @@ def check_activation(part: str, activation: Any, or_function: bool = False) -> N
 
 
 def check_p(part: str, name: str, p: float) -> None:
-    check_number(part, name, p)
-    if not 0 <= p <= 1:
-        raise ValueError(f"{part}({name}={p}): {name} is the probability of dropping an entry and must lie in [0, 1].")
+    check_number(part, name, p, "[0, 1]", "is the probability of dropping an entry")
 
 
 def check_after(part: str, activation: str, dropout: float) -> None:

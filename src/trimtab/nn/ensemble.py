@@ -12,6 +12,7 @@ from torch import nn
 from torch.func import functional_call, stack_module_state, vmap
 from torch.utils._pytree import tree_map
 
+from trimtab.nn.checks import check_count
 from trimtab.nn.copies import copied_module
 
 GROUP = "regularization"
@@ -165,6 +166,8 @@ class Ensemble(nn.Module):
                 f"Ensemble got a {type(make).__name__}, which is one member. Give a function that makes one, "
                 f"Ensemble(lambda: {type(make).__name__}(...), members={members}), or a list of members."
             )
+        if callable(make):
+            check_count("Ensemble", "members", members, 0)
         modules = [make() for _ in range(members)] if callable(make) else list(make)
         _check(modules)
         parameters, buffers = stack_module_state(modules)
