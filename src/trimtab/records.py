@@ -268,8 +268,8 @@ class RunRecord(Record):
 
     ``latest`` says of every number that the script said in several trainings which of these came last; ``hints`` are printed numbers
     that no rule knows, with how often they came; ``reached`` is what the run came to by its metric, once it has ended.
-    ``finished`` is false of a run that is going on, or was killed: what it had until then is there. ``unwatched`` are the parts of the
-    watch that an error of its own has turned off.
+    ``finished`` is false of a run that is going on, or was killed: what it had until then is there. ``unwatched`` is what was
+    not watched, with the reason: an error of trimtab's own, as a rule.
     """
 
     id: str

@@ -336,7 +336,8 @@ def test_an_error_of_ours_ends_no_run_in_which_warnings_are_errors(digits, monke
 
 
 @pytest.mark.parametrize(
-    ("place", "ends"), [("_compare", "all that came after an error"), ("_forward", "the outputs of layers")]
+    ("place", "ends"),
+    [("_compare", "all that came after an error of trimtab's own"), ("_forward", "the outputs of layers")],
 )
 def test_an_error_of_ours_outside_of_signals(place, ends, digits, monkeypatch):
     losses, *_ = noisy_run(digits, watched=False)
@@ -628,3 +629,27 @@ def test_a_run_without_training_has_a_record(script):
     assert record.main is None
     assert record.metric is None
     assert record.output_tail == "nothing to see"
+
+
+@pytest.mark.parametrize("handler", ["function", "method", "object"])
+def test_an_alarm_of_the_script_is_no_error_of_ours(handler, digits, monkeypatch):
+    class Alarm:
+        def ring(self, *_):
+            raise TimeoutError("late")
+
+        __call__ = ring
+
+    alarm = Alarm()
+    before = signal.signal(
+        signal.SIGUSR1, {"function": lambda *_: alarm.ring(), "method": alarm.ring, "object": alarm}[handler]
+    )
+    ring = type("Ring", (signals.Signal,), {"gradients": lambda *_: signal.raise_signal(signal.SIGUSR1)})
+    monkeypatch.setattr(signals, "ALL", (ring,))
+    model = network()
+    training = attach(model, torch.optim.SGD(model.parameters(), lr=0.1))
+    try:
+        with training.watch() as recorder, pytest.raises(TimeoutError, match="late"):
+            train(model, training.optimizers[0], digits, 1)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert not recorder.off and not recorder.failed

@@ -1,4 +1,4 @@
-"""A hundred scripts of many habits, each whole with the beginning that they share: what a watch must leave as it is.
+"""A hundred and sixty scripts of many habits, each whole with the beginning that they share: what a watch must leave as it is.
 
 Everything that a run computes is printed in full. They are grown from scripts that broke in other people's hands.
 """
@@ -780,4 +780,61 @@ def training(m, o):
         while True: yield step(m, o)
     finally: print("closed")
 m = net(); g = training(m, sgd(m)); print([next(g) for _ in range(12)])
+""")
+
+scripts("""
+# -- gradients asked for with a generator and an edge
+from torch.autograd.graph import get_gradient_edge
+m = net(); o = sgd(m)
+for _ in range(12):
+    loss = F.cross_entropy(m(X), y); g = torch.autograd.grad(loss, m.parameters(), retain_graph=True)
+    e, = torch.autograd.grad((loss,), [get_gradient_edge(m[0].weight)]); print(torch.equal(e, g[0]))
+    for p, d in zip(m.parameters(), g): p.grad = d
+    o.step(); print(loss.item())
+# -- losses that are saved and copied
+m = net(); o = sgd(m); kept = []
+with warnings.catch_warnings(record=True) as w:
+    warnings.simplefilter("always")
+    for _ in range(12):
+        o.zero_grad(); loss = F.cross_entropy(m(X), y); loss.backward(); o.step(); kept.append(loss); torch.save({"loss": loss}, "l.pt")
+print([one.item() for one in kept], torch.load("l.pt")["loss"].requires_grad, [str(x.message)[:50] for x in w])
+# -- a traced graph with its loss
+import torch.fx
+class Both(nn.Module):
+    def __init__(s): super().__init__(); s.m = net()
+    def forward(s, x, t): return F.cross_entropy(s.m(x), t)
+g = torch.fx.symbolic_trace(Both()); print(g.code); o = sgd(g)
+for _ in range(12): o.zero_grad(); l = g(X, y); l.backward(); o.step(); print(l.item())
+# -- many short trainings of copies
+m = net()
+for task in range(60):
+    f = copy.deepcopy(m); o = sgd(f); print([step(f, o) for _ in range(2)])
+    with torch.no_grad():
+        for p, q in zip(m.parameters(), f.parameters()): p += 0.1 * (q - p)
+drawn()
+# -- processes that begin anew
+import multiprocessing as mp
+def work(q): q.put((__name__, sys.argv[1:]))
+if __name__ == "__main__":
+    m = net(); o = sgd(m); fit(m, o, 12); c = mp.get_context("spawn"); q = c.Queue(); p = c.Process(target=work, args=(q,)); p.start(); print(q.get()); p.join(); print(p.exitcode); fit(m, o, 12)
+# -- settings that are not for others
+import decimal, locale, logging
+np.seterr(all="raise"); torch.set_default_dtype(torch.float16); torch.set_grad_enabled(False); warnings.simplefilter("error"); logging.basicConfig(level=0, stream=sys.stdout)
+import matplotlib; matplotlib.rcParams["text.usetex"] = True; matplotlib.rcParams["figure.constrained_layout.use"] = True
+torch.set_default_dtype(torch.float32); m = net(); o = sgd(m)
+with torch.enable_grad(): fit(m, o)
+torch.set_default_dtype(torch.float64); torch.set_default_device("meta"); sys.setrecursionlimit(200)
+# -- builtins that are replaced
+import builtins
+opened = []; was = builtins.open
+def watched_open(f, *a, **k): opened.append(os.path.basename(str(f))); return was(f, *a, **k)
+builtins.open = watched_open; m = net(); o = sgd(m); fit(m, o); open("mine.txt", "w").close(); print(opened); shown = builtins.print
+builtins.print = lambda *a, **k: shown("mine", *a, **k); fit(m, o, 3)
+# -- an alarm
+import signal
+def ring(*a): raise TimeoutError("late")
+signal.signal(signal.SIGALRM, ring); signal.setitimer(signal.ITIMER_REAL, 0.4); m = net(); o = sgd(m)
+try:
+    while True: step(m, o)
+except TimeoutError as e: print(e)
 """)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.watched.corpus import SCRIPTS
+from tests.watched.corpus import BEGIN, SCRIPTS
 
 HERE = Path(__file__).parent
 
@@ -28,32 +30,67 @@ def server():
         process.stdin.close()
 
 
-def end_of(server: subprocess.Popen, folder: Path, watch: bool, text: str) -> dict:
+def forked(server: subprocess.Popen, job: dict) -> int:
+    """How a process ends that the server forks."""
+    print(json.dumps(job), file=server.stdin, flush=True)
+    return int(server.stdout.readline())
+
+
+def started(job: dict) -> int:
+    """How a process ends that is started anew, as from a shell."""
+    program = [sys.executable, *["-m", "trimtab", "watch"] * job["watch"], *job["command"]]
+    with open(job["out"], "wb") as out, open(job["err"], "wb") as err:
+        return subprocess.run(
+            program, cwd=job["folder"], stdin=subprocess.DEVNULL, stdout=out, stderr=err, timeout=200
+        ).returncode
+
+
+def left_by(run: Callable[[dict], int], folder: Path, watch: bool, text: str) -> dict:
     """Run a script with two arguments, and give all that it left."""
     folder.mkdir()
     (folder / "train.py").write_text(text)
     outputs = {name: str(folder.parent / f"{folder.name}.{name}") for name in ("out", "err")}
-    job = {"folder": str(folder), "watch": watch, "command": ["train.py", "--lr", "0.5"], **outputs}
-    print(json.dumps(job), file=server.stdin, flush=True)
-    code = int(server.stdout.readline())
+    code = run({"folder": str(folder), "watch": watch, "command": ["train.py", "--lr", "0.5"], **outputs})
     files = {
         str(path.relative_to(folder)): path.read_bytes()
         for path in folder.rglob("*")
         if path.is_file() and ".trimtab" not in path.parts
     }
     out, err = (Path(outputs[name]).read_bytes().replace(os.fsencode(folder), b"FOLDER") for name in ("out", "err"))
-    return {"code": code, "out": out, "files": files, "err": err}
+    return {"code": code, "out": out.decode(errors="replace"), "err": err.decode(errors="replace"), "files": files}
+
+
+def check(run: Callable[[dict], int], folder: Path, name: str) -> None:
+    alone, watched = (left_by(run, folder / str(watch), watch, SCRIPTS[name]) for watch in (False, True))
+    told = watched["err"]
+    assert watched["out"] == alone["out"], told[-2000:]
+    assert watched["code"] == alone["code"], told[-2000:]
+    assert watched["files"] == alone["files"]
+    assert _failures(alone["err"]) in _failures(told)
+    assert "error of its own" not in told and "trimtab's own" not in told and "could not be" not in told
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_a_watched_script_is_what_it_is_alone(server, tmp_path, name):
-    alone, watched = (end_of(server, tmp_path / str(i), bool(i), SCRIPTS[name]) for i in range(2))
-    told = watched["err"].decode(errors="replace")
-    assert watched["out"].decode(errors="replace") == alone["out"].decode(errors="replace"), told[-2000:]
-    assert watched["code"] == alone["code"], told[-2000:]
-    assert watched["files"] == alone["files"]
-    assert _failures(alone["err"].decode(errors="replace")) in _failures(told)
-    assert "error of its own" not in told and "trimtab's own" not in told and "could not be" not in told
+    check(functools.partial(forked, server), tmp_path, name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_so_it_is_where_nothing_is_imported_before(tmp_path, name):
+    check(started, tmp_path, name)
+
+
+@pytest.mark.slow
+def test_thirty_folds_need_no_more_memory(tmp_path):
+    fold = """
+        m = net(nn.Linear(2000, 2000), nn.ReLU(), nn.Linear(2000, 2000), nn.ReLU(), nn.Linear(2000, 2))
+        fit(m, torch.optim.Adam(m.parameters(), 1e-4), 12, inputs=torch.randn(64, 2000))
+    """
+    body = f"for _ in range(30):{fold}\nimport resource; print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    alone, watched = (left_by(started, tmp_path / str(watch), watch, BEGIN + body) for watch in (False, True))
+    most = [int(one["out"].split()[-1]) for one in (alone, watched)]
+    assert most[1] < 1.1 * most[0]
 
 
 def _failures(text: str) -> str:

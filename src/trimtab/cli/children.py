@@ -43,8 +43,8 @@ def children_counted() -> Iterator[Children]:
         subprocess.Popen.__init__ = begin  # type: ignore[method-assign]
 
 
-def no_training(children: Children, script: str, arguments: Sequence[str], module: bool) -> str:
-    """Why no training was seen, and what to do."""
+def no_training(children: Children, compiles: bool, script: str, arguments: Sequence[str], module: bool) -> str:
+    """Why no training was seen, and what to do; ``compiles`` says that the script has called ``torch.compile``."""
     this = shlex.join(["trimtab", "watch", *["-m"] * module, script, *arguments])
     if children.copies:
         return (
@@ -56,6 +56,11 @@ def no_training(children: Children, script: str, arguments: Sequence[str], modul
         return (
             f"No training was seen: the script made no torch.optim step in this process, but it started {_count(children.programs)}, and "
             "trimtab sees the process that it runs in. If one of them trains, put it there in the place of python: trimtab watch train.py"
+        )
+    if compiles:
+        return (
+            "No training was seen: the script compiles code, and steps that are made inside of it are not seen. Compile the model or the "
+            f"loss instead of the whole step, or watch it as it is written: TORCH_COMPILE_DISABLE=1 {this}"
         )
     return (
         "No training was seen: the script made no torch.optim step. trimtab sees trainings that call backward() and "

@@ -92,6 +92,9 @@ def _watch(
             on_training=recorder.guarded(recorder.watch), on_line=recorder.guarded(recorder.line, "printed numbers"),
             on_written=recorder.guarded(recorder.written, "written numbers"),
             at_end=functools.partial(end_as_python_would, math.inf),
+            unfound=functools.partial(
+                recorder.left_out, "some of the many trainings", "finding their models would hold the script up"
+            ),
         )  # fmt: skip
         if os.getpid() == own:  # else the script has forked, and this is the end of its child
             with contextlib.suppress(KeyboardInterrupt), undisturbed(WatchWarning):
@@ -99,7 +102,7 @@ def _watch(
                     recorder.exit_code, recorder.error = outcome.exit_code, outcome.error
                     _tell(
                         console, store, recorder, outcome, metric, folder, html_file, json_file,
-                        functools.partial(no_training, children, script, arguments, module),
+                        functools.partial(no_training, children, recorder.compiled, script, arguments, module),
                     )  # fmt: skip
                 except Exception as error:  # nothing of ours changes how the script ends
                     say(console, f"What was seen could not be told ({type(error).__name__}: {error}).", "red")
@@ -136,7 +139,7 @@ def _tell(
     else:
         tell(console, folder, html_file, json_file, run, diagnose(run), kept=kept)
     if run.unwatched:
-        say(console, f"Errors of trimtab's own have turned off: {'; '.join(run.unwatched)}.", "yellow")
+        say(console, f"Not watched: {'; '.join(run.unwatched)}.", "yellow")
 
 
 def _rank() -> int:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from trimtab.training.printed import Lines
+from trimtab.training.safe import suppressed
 
 LARGEST = 5_000_000  # bytes of a file that are read
 _KINDS = (".json", ".jsonl", ".csv", ".tsv", ".txt", ".log")
@@ -70,7 +71,7 @@ def _hook() -> None:
         if _noting and event == "open":
             path, _, flags = arguments
             if isinstance(path, (str, os.PathLike)) and isinstance(flags, int) and flags & _WRITES:
-                with contextlib.suppress(Exception):  # an error of ours must not keep the file from being opened
+                with suppressed():  # an error of ours must not keep the file from being opened
                     text = os.fspath(path)
                     if isinstance(text, str) and text.lower().endswith(_KINDS):
                         for note in tuple(_noting):

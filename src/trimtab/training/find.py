@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import weakref
 from collections.abc import Iterable, Iterator
 
@@ -24,7 +25,9 @@ def models_of(parameters: Iterable[torch.Tensor]) -> tuple[nn.Module, ...]:
     if not wanted:  # only they are held by modules
         return ()
     classes = _subclasses(nn.Module)
-    modules = [thing for thing in gc.get_objects() if type(thing) in classes]
+    things = gc.get_objects()
+    modules = list(itertools.compress(things, map(classes.__contains__, map(type, things))))
+    del things
     parents: dict[int, list[nn.Module]] = {}
     owners = []
     for module in modules:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib.abc
 import importlib.machinery
 import sys
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
+
+from trimtab.training.safe import suppressed
 
 Call = Callable[[ModuleType], None]
 
@@ -21,7 +22,7 @@ def when_imported(name: str, call: Call) -> Callable[[], None]:
     >>> stop()
     """
     if name in sys.modules:
-        with contextlib.suppress(Exception):  # not ours: it may be of another version than we know
+        with suppressed():  # not ours: it may be of another version than we know
             call(sys.modules[name])
         return lambda: None
     _finder.waiting.setdefault(name, []).append(call)
@@ -81,7 +82,7 @@ class _Then(importlib.abc.Loader):
         module.__loader__ = self._loader
         self._loader.exec_module(module)
         for call in self._then:
-            with contextlib.suppress(Exception):
+            with suppressed():
                 call(module)
 
     def __getattr__(self, name: str) -> Any:

@@ -6,13 +6,13 @@ imported by us. What is logged goes its way unchanged.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
 from trimtab.training.late import when_imported
+from trimtab.training.safe import suppressed
 
 Tell = Callable[[str, float], None]
 Read = Callable[..., Iterator[tuple[str, Any]]]
@@ -138,7 +138,7 @@ def _telling(original: Callable, read: Read) -> Callable:
     @functools.wraps(original)
     def logged(self: Any, *args: Any, **kwargs: Any) -> Any:
         result = original(self, *args, **kwargs)
-        with contextlib.suppress(Exception):  # listening must not end the logging
+        with suppressed():  # listening must not end the logging
             for name, value in read(self, *args, **kwargs):
                 number = _number(value)
                 if number is not None:

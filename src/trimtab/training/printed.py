@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from trimtab.quantities import BEST, MEAN, SPLIT, Split, plain_words, score_in, split_in, summary_in
+from trimtab.training.safe import suppressed
 
 UNKNOWN = " "  # the score of what has the name of a part of the data alone
 LONGEST = 2000  # characters of a line that are read for scores: its end, where a history has its newest numbers
@@ -440,7 +441,7 @@ class _Reading:
     def read_along(self) -> None:
         """Read what was written since the last time; that must not end the writing."""
         unread, self.unread = self.unread, b""
-        with contextlib.suppress(Exception):
+        with suppressed():
             self.reader.write(self.decoder.decode(unread))
 
 

@@ -32,6 +32,7 @@ from trimtab.store import Keeping
 from trimtab.training import loggers, taps
 from trimtab.training.handle import Training
 from trimtab.training.printed import Lines
+from trimtab.training.safe import of_script
 from trimtab.training.saying import understood
 from trimtab.training.stage import Hearer, stage
 from trimtab.training.watch import Watch
@@ -119,9 +120,15 @@ class Recorder(Hearer):
                 with self._lock, taps.apart():
                     call(*args, **kwargs)
             except Exception as error:
+                if of_script(error):
+                    raise
                 self.turn_off(error, part)
 
         return safe
+
+    def left_out(self, part: str, why: str) -> None:
+        """A part of the run is not watched."""
+        self.failed.setdefault(part, why)
 
     def turn_off(self, error: Exception, part: str = "") -> None:
         """End all measuring, or that of one part; what was recorded stays."""
@@ -129,7 +136,7 @@ class Recorder(Hearer):
         place = f" ({where.filename.rsplit('/', 1)[-1]}:{where.lineno})" if where else ""
         said = f"{_said(error)}{place}"
         if part:
-            self.failed[part] = said
+            self.failed[part] = f"after an error of trimtab's own, {said}"
             _warn(f"trimtab's watch met an error of its own and goes on without {part}; so does the training. {said}")
             return
         self.off = _said(error)
@@ -308,7 +315,7 @@ class Recorder(Hearer):
     def record(self, heads: bool = False) -> RunRecord:
         """What is known so far; with ``heads``, without the measured numbers."""
         trainings = tuple(watch.record(heads) for watch in self.watches)
-        whole = {"all that came after an error": self.off} if self.off else {}
+        whole = {"all that came after an error of trimtab's own": self.off} if self.off else {}
         record = RunRecord(
             id=self.id,
             subject=self.subject,

@@ -8,6 +8,7 @@ import io
 import os
 import runpy
 import sys
+import time
 import traceback
 import types
 import weakref
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from trimtab.recipe import Refused
 from trimtab.records import CodePlace
@@ -26,7 +28,9 @@ from trimtab.training.files import written
 from trimtab.training.find import models_of
 from trimtab.training.handle import Training
 from trimtab.training.printed import read_along
+from trimtab.training.safe import suppressed
 
+ALLOWANCE, SHARE = 0.5, 0.03  # seconds, and of the run, for finding the models of optimizers
 LOST = 120  # what Python ends with if it cannot write out what waits in the outputs
 _PACKAGE = str(Path(__file__).resolve().parents[1])
 
@@ -46,14 +50,38 @@ class Outcome:
     interrupted: bool = False
 
 
+class Search:
+    """The time that looking for models takes: half a second, and 3 % of the run."""
+
+    def __init__(self, unfound: Callable[[], None]) -> None:
+        self._unfound = unfound
+        self._began, self._spent = time.perf_counter(), 0.0
+
+    def models_of(self, parameters: Sequence[torch.Tensor]) -> tuple[nn.Module, ...] | None:
+        """The models, or ``None`` when there is no time to look for them."""
+        began = time.perf_counter()
+        if self._spent > ALLOWANCE + SHARE * (began - self._began):
+            self._unfound()
+            return None
+        models = models_of(parameters)
+        self._spent += time.perf_counter() - began
+        return models
+
+
 @contextlib.contextmanager
-def trainings_found(call: Callable[[Training, CodePlace | None], None]) -> Iterator[None]:
+def trainings_found(
+    call: Callable[[Training, CodePlace | None], None], unfound: Callable[[], None] | None = None
+) -> Iterator[None]:
     """Inside the block, ``call(training, place)`` for every new training, at the moment its first optimizer is made.
 
     That is before the first forward pass, before schedulers, before wrapping and compilation take hold: the moment for
     surgery. A further optimizer for a model that is known joins its training. An optimizer of tensors that belong to no model (a learned
     temperature, a perturbation of the inputs) makes a training only where no model is trained.
+
+    Who only watches gives ``unfound``: it is called where a script makes so many optimizers that finding their models would hold it up,
+    and these make no training.
     """
+    search = Search(unfound).models_of if unfound is not None else models_of
     known: list[Training] = []  # as long as their models live: these may get another optimizer
     early: list[
         weakref.ref[torch.optim.Optimizer]
@@ -66,7 +94,9 @@ def trainings_found(call: Callable[[Training, CodePlace | None], None]) -> Itera
         except Exception:
             early.append(weakref.ref(optimizer))
             return
-        models = models_of(parameters)
+        models = search(parameters)
+        if models is None:
+            return
         known[:] = [training for training in known if training.models or training.optimizers]
         for training in known:
             mine = {id(p) for o in training.optimizers for group in o.param_groups for p in group["params"]}
@@ -103,7 +133,7 @@ def trainings_found(call: Callable[[Training, CodePlace | None], None]) -> Itera
 def _find_code(training: Training, sites: MutableMapping[Training, Site | None], frame: types.FrameType) -> None:
     """Find out where the newest optimizer of a training is made; what is not sure yet shows at the first step."""
     site = None
-    with contextlib.suppress(Exception):  # of what a script holds, anything may raise when it is looked at
+    with suppressed():  # of what a script holds, anything may raise when it is looked at
         site = site_of(training.models, training.optimizers, frame, sites.get(training))
     sites[training] = site
     training.code = site.place if site is not None else None
@@ -129,6 +159,7 @@ def run_script(
     on_line: Callable[[str], None] = lambda line: None,
     on_written: Callable[[str, float], None] = lambda name, value: None,
     at_end: Callable[[], None] = lambda: None,
+    unfound: Callable[[], None] | None = None,
     file: Path | None = None,
 ) -> Outcome:
     """Run a script (or, with ``module``, a module as ``python -m`` does) as ``__main__`` in this process.
@@ -141,6 +172,7 @@ def run_script(
         on_line: is called with every line of output.
         on_written: is called with every number in the files that the script wrote, when it has ended.
         at_end: is called when the script has ended, before its output is complete.
+        unfound: see :func:`trainings_found`.
         file: where the script lies, if that is not what ``target`` says: in a copy of its folder.
     """
     argv, path, streams = sys.argv, list(sys.path), (sys.stdout, sys.stderr)
@@ -155,7 +187,7 @@ def run_script(
     ran: Any = None
     written_out = True
     try:
-        with trainings_found(on_training):
+        with trainings_found(on_training, unfound):
             if module:
                 ran = runpy.run_module(target, run_name="__main__", alter_sys=True)
             else:
@@ -183,7 +215,7 @@ def run_script(
     return (
         outcome
         if written_out
-        else replace(outcome, exit_code=LOST, error=outcome.error or "its output could not be written")
+        else replace(outcome, exit_code=LOST, error=outcome.error or "its output was not all written")
     )
 
 

@@ -37,6 +37,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils.data import DataLoader
 
 from trimtab.recipe import LossCall
+from trimtab.training.safe import of_script
 
 Kind = Literal["optimizer", "before_backward", "backward", "grad", "zero_grad", "loss", "compile", "loader", "saved"]
 
@@ -84,7 +85,9 @@ def ours() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if getattr(error, "_of_a_listener", False) or not any([call(error) for call in tuple(_forgiving)]):
+        if of_script(error) or getattr(error, "_of_a_listener", False):
+            raise
+        if not any([call(error) for call in tuple(_forgiving)]):
             raise
 
 

@@ -30,6 +30,7 @@ from trimtab.training.evaluations import accuracy
 from trimtab.training.find import is_compiled
 from trimtab.training.flow import FlowReader
 from trimtab.training.handle import Training
+from trimtab.training.safe import of_script
 
 if TYPE_CHECKING:
     from trimtab.training.recorder import Recorder
@@ -240,6 +241,8 @@ class Watch:
             try:
                 given.append(getattr(signal, moment)(*what))
             except Exception as error:
+                if of_script(error):
+                    raise
                 self._signals.remove(signal)
                 name = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", type(signal).__name__).lower()
                 self.recorder.turn_off(error, f"the signal {name!r}")

@@ -47,7 +47,9 @@ def sheet(width: float, height: float, colours: Mapping[str, str] = COLOURS) -> 
         "ytick.color": colours["muted"], "xtick.major.size": 0, "ytick.major.size": 0, "xtick.minor.size": 0,
         "ytick.minor.size": 0, "grid.color": colours["grid"], "grid.linewidth": 1, "axes.axisbelow": True,
     }  # fmt: skip
-    with matplotlib.rc_context(style), warnings.catch_warnings():
+    with matplotlib.rc_context(), warnings.catch_warnings():
+        matplotlib.rcdefaults()  # a script that was watched may have set its own
+        matplotlib.rcParams.update(style)
         warnings.filterwarnings("ignore", message="Glyph")  # the browser's fonts draw the text, not matplotlib's
         figure = Figure(figsize=(width / 72, height / 72), dpi=72)
         FigureCanvasSVG(figure)
