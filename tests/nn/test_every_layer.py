@@ -28,6 +28,11 @@ def random(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
+@pytest.fixture(autouse=True)
+def fixed_seed():
+    torch.manual_seed(0)
+
+
 @pytest.fixture(params=["kernels", "torch"])
 def backend(request, monkeypatch):
     """With kernels also where torch would be quicker, and with torch's operations in their place, as on a GPU."""
@@ -191,7 +196,7 @@ def test_noise_under_vmap_is_as_torchs_dropout(name):
     for same in (True, False):
         torch.manual_seed(0)
         y = torch.func.vmap(lambda x: output(module, x), randomness="same" if same else "different")(many)
-        assert torch.allclose(y[0], y[1]) == same
+        assert torch.allclose(y[0], y[1], atol=1e-5) == same  # products of other shapes are rounded in another order
         assert y.shape[1:] == output(module, x).shape
     with pytest.raises(RuntimeError, match="randomness"):
         torch.func.vmap(lambda x: output(module, x), randomness="error")(many)
@@ -226,7 +231,7 @@ def test_gradients_of_each_sample(name):
             torch.testing.assert_close(parameters[key][i], value, rtol=1e-4, atol=1e-4)
     by_sample = torch.func.vmap(torch.func.grad(loss, argnums=1), in_dims=(None, 0), randomness="different")
     first, *others = by_sample(state, x.expand(6, *x.shape))
-    assert any(not torch.allclose(first, other) for other in others), "noise of its own"
+    assert any(not torch.allclose(first, other, atol=1e-5) for other in others), "noise of its own"
 
 
 def test_functions_under_vmap():
