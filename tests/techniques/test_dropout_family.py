@@ -198,7 +198,10 @@ def test_gradient_checkpointing_sees_the_same_masks(digits):
         ("gaussian_dropout(p=1)", "gaussian_dropout: p=1 must lie strictly between 0 and 1"),
         ("gaussian_dropout(variance='x')", "gaussian_dropout(variance='x'): variance must be one of 'paper', 'seed'."),
         ("alpha_dropout(p=2)", "alpha_dropout: p=2 must lie strictly between 0 and 1"),
-        ("drop_block(block_size=0)", "drop_block(block_size=0): block_size is the side of a block and must be a whole number"),
+        (
+            "drop_block(block_size=0)",
+            "drop_block(block_size=0): block_size is the side of a block and must be a whole number",
+        ),
         ("drop_block(place='in')", "drop_block(place='in'): place must be one of 'before', 'after'."),
     ],
 )

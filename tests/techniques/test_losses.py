@@ -433,9 +433,7 @@ def test_a_surrogate_needs_classes(call, digits):
 def test_a_surrogate_of_another_name():
     with pytest.raises(tt.RecipeError) as error:
         tt.Recipe.parse("surrogate_loss(kind='zero_one')")
-    assert str(error.value) == (
-        "surrogate_loss(kind='zero_one'): kind must be one of square, log, hinge, exponential."
-    )
+    assert str(error.value) == ("surrogate_loss(kind='zero_one'): kind must be one of square, log, hinge, exponential.")
 
 
 # -- all of them -----------------------------------------------------------------------------------------------------

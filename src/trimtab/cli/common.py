@@ -76,6 +76,11 @@ def aside() -> Iterator[TextIO]:
         yield file
 
 
+def owns_process() -> bool:
+    """Whether the process is ours to end. Tests and notebooks call a command from a program of theirs, with outputs of theirs."""
+    return sys.stdout is sys.__stdout__ and sys.stderr is sys.__stderr__
+
+
 @contextlib.contextmanager
 def undisturbed(ours: type[Warning]) -> Iterator[None]:
     """For what we do when a script has ended: its settings of logging, warnings, numbers and recursion are not for us."""

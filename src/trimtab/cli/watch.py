@@ -20,6 +20,7 @@ from trimtab.cli.common import (
     aside,
     make_script,
     noted,
+    owns_process,
     result_options,
     script_arguments,
     told_plainly,
@@ -74,7 +75,7 @@ def _watch(
     console = Console(file=file)
     subject = make_script(script, arguments, module)
     folder = subject.folder.resolve()  # now: the script may change the current folder
-    own = os.getpid()
+    process, ours = os.getpid(), owns_process()
     store = None
     if _rank() == 0:  # under a launcher every process watches, and the first one reports
         try:
@@ -91,12 +92,12 @@ def _watch(
             script, arguments, module=module,
             on_training=recorder.guarded(recorder.watch), on_line=recorder.guarded(recorder.line, "printed numbers"),
             on_written=recorder.guarded(recorder.written, "written numbers"),
-            at_end=functools.partial(end_as_python_would, math.inf),
+            at_end=functools.partial(end_as_python_would, math.inf) if ours else lambda: None,
             unfound=functools.partial(
                 recorder.left_out, "some of the many trainings", "finding their models would hold the script up"
             ),
         )  # fmt: skip
-        if os.getpid() == own:  # else the script has forked, and this is the end of its child
+        if os.getpid() == process:  # else the script has forked, and this is the end of its child
             with contextlib.suppress(KeyboardInterrupt), undisturbed(WatchWarning):
                 try:
                     recorder.exit_code, recorder.error = outcome.exit_code, outcome.error
@@ -106,7 +107,7 @@ def _watch(
                     )  # fmt: skip
                 except Exception as error:  # nothing of ours changes how the script ends
                     say(console, f"What was seen could not be told ({type(error).__name__}: {error}).", "red")
-    if outcome.interrupted:  # which whoever has started it may want to know, as of every program
+    if outcome.interrupted and ours:  # which whoever has started it may want to know, as of every program
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         os.kill(os.getpid(), signal.SIGINT)
     sys.exit(outcome.exit_code)
