@@ -697,7 +697,7 @@ class Tee:
     def flush(s): s.a.flush(); s.b.flush()
 log = open("log.txt", "w"); sys.stdout = Tee(sys.stdout, log); m = net(); fit(m, sgd(m)); log.close()
 # -- output taken apart
-sys.stdout = io.TextIOWrapper(sys.stdout.detach(), encoding="utf-8", errors="replace"); m = net(); fit(m, sgd(m)); print("Ende: Übung \\u2713 \\ud800")
+sys.stdout = io.TextIOWrapper(sys.stdout.detach(), encoding="utf-8", errors="replace"); m = net(); fit(m, sgd(m)); print("Fin: Übung \\u2713 \\ud800")
 # -- output by bytes and by the system
 m = net(); fit(m, sgd(m), 3); sys.stdout.flush(); sys.stdout.buffer.write(b"bytes \\xff\\n"); sys.stdout.buffer.flush(); os.write(1, b"system\\n"); os.system("echo child"); print(sys.stdout.fileno(), sys.stdout.isatty(), sys.stdout.encoding, sys.stdout.errors, sys.stdout.line_buffering, sys.stdout.name, sys.stdout.mode, type(sys.stdout).__name__)
 # -- output sent elsewhere by the system

@@ -28,7 +28,7 @@ import torch
 from trimtab.quantities import Quantity, choose
 from trimtab.quantities import value as reached
 from trimtab.records import Asked, CodePlace, RunRecord, drawing
-from trimtab.store import Keeping
+from trimtab.store import Keeping, what_to_do
 from trimtab.training import loggers, taps
 from trimtab.training.handle import Training
 from trimtab.training.printed import Lines
@@ -292,8 +292,8 @@ class Recorder(Hearer):
                 self._shape = shape
         except (sqlite3.Error, OSError) as error:
             _warn(
-                f"trimtab cannot write to {self.store.path} any more ({error}). The run goes on and is kept in memory; "
-                "make room to keep it on disk."
+                f"trimtab cannot write to {self.store.path} any more ({error}). The run goes on and is kept in memory. "
+                f"{what_to_do(error)}"
             )
             self.store = None
 
