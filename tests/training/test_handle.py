@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import gc
 import os
@@ -702,3 +703,25 @@ def test_a_model_that_torchscript_has_compiled_trains_and_is_refused(digits):
     training.apply("l2(factor=0.1, only='*weight'), clip_norm(max_norm=0.1)")
     train(model, training.optimizers[0], digits, 2)
     assert all(change.acted() for change in training.changes)
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    ["batch_norm", "dropout(p=0.5)", "he_init", "l1(factor=0.1)", "l0", "weight_decay", "muon", "drop_connect"],
+)
+def test_weights_that_are_computed_are_looked_at_without_a_trace(recipe):
+    class Noisy(nn.Module):
+        def forward(self, weight):
+            return weight + 0.01 * torch.randn_like(weight)
+
+    model = network()
+    nn.utils.parametrizations.spectral_norm(model[0])
+    nn.utils.parametrize.register_parametrization(model[2], "weight", Noisy())
+    before, drawn = copy.deepcopy(dict(model.named_buffers())), torch.get_rng_state()
+    training = tt.attach(model, torch.optim.SGD(model.parameters(), lr=0.1))
+    with contextlib.suppress(tt.NothingToDo):
+        training.apply(recipe)
+    assert torch.equal(drawn, torch.get_rng_state())
+    now = dict(model.named_buffers())
+    assert all(torch.equal(value, now[name]) for name, value in before.items())
+    assert all(part.training for part in model.modules())

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import nn
+from torch.nn.utils import parametrize
 
 from trimtab.recipe import Change, Event, NothingToDo, Recipe, Technique
 from trimtab.records import CodePlace, Flow
@@ -320,7 +321,8 @@ class Training(Gates):
         held = twins.revert(self.models)
         names = self._names or [set(model.state_dict()) for model in self.models]
         try:
-            self.changes += recipe.apply(self)
+            with _at_rest(self.models):
+                self.changes += recipe.apply(self)
         finally:
             twins.restore(held)
         if any(twins.treated(model, before) for model, before in zip(self.models, names, strict=True)):
@@ -464,6 +466,24 @@ def _without_training(recipe: Recipe) -> Recipe:
             f"{recipe} does nothing to a model that is not trained. Give the optimizer too: attach(model, optimizer)."
         )
     return kept
+
+
+@contextlib.contextmanager
+def _at_rest(models: Sequence[nn.Module]) -> Iterator[None]:
+    """Inside, weights may be looked at also where they are computed: no random number is drawn for good, no estimate moves on."""
+    computing = [
+        part for model in models for _, part in parts(model) if isinstance(part, parametrize.ParametrizationList)
+    ]
+    training = [part for one in computing for _, part in parts(one) if part.training]
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+    with torch.random.fork_rng(devices):
+        for part in training:
+            part.training = False
+        try:
+            yield
+        finally:
+            for part in training:
+                part.training = True
 
 
 class _Hook:
