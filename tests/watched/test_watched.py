@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.watched.corpus import BEGIN, SCRIPTS
+from tests.watched.corpus import BEGIN, FIRST, SCRIPTS
 
 HERE = Path(__file__).parent
 
@@ -70,14 +70,14 @@ def check(run: Callable[[dict], int], folder: Path, name: str) -> None:
     assert "error of its own" not in told and "trimtab's own" not in told and "could not be" not in told
 
 
-@pytest.mark.parametrize("name", SCRIPTS)
+@pytest.mark.parametrize("name", FIRST)
 def test_a_watched_script_is_what_it_is_alone(server, tmp_path, name):
     check(functools.partial(forked, server), tmp_path, name)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SCRIPTS)
-def test_so_it_is_where_nothing_is_imported_before(tmp_path, name):
+def test_so_is_every_one_where_nothing_is_imported_before(tmp_path, name):
     check(started, tmp_path, name)
 
 
