@@ -519,7 +519,7 @@ def what_to_do(error: Exception) -> str:
         return "Another process holds it: wait until that one has ended, or end it."
     if _damaged(error):
         return "It is damaged: move it away, and the next run begins a new one."
-    return "Make room or permission there, or choose another folder with --store FOLDER."
+    return "Make room or permission there, or choose another folder."
 
 
 def _text(raw: bytes) -> str:
@@ -546,12 +546,18 @@ def _damaged(error: Exception) -> bool:
     return getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
+MOST_MISSING = 16 << 20  # bytes that a file may lack, beside as many as it has: else its head is what is damaged
+
+
 def _filled_up(path: Path) -> bool:
     """Of a file that was cut off, zeros take the place of what is missing, so that SQLite reads the rest."""
     with open(path, "rb") as file:
         head = file.read(100)
     pages, size = int.from_bytes(head[28:32], "big"), int.from_bytes(head[16:18], "big")
-    if head[:15] != b"SQLite format 3" or not os.path.getsize(path) < pages * size <= 1 << 40:
+    if (
+        head[:15] != b"SQLite format 3"
+        or not os.path.getsize(path) < pages * size <= 2 * os.path.getsize(path) + MOST_MISSING
+    ):
         return False
     os.truncate(path, pages * size)
     return True

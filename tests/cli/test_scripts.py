@@ -289,7 +289,7 @@ def test_treat_on_a_full_disk(train):
     process = trimtab_process("compare", "--seeds", "2", "--with", "batch_norm", "train.py", limit=120_000)
     out, errors = process.communicate(timeout=120)
     assert process.returncode == 0, errors
-    assert "trimtab cannot write to " in errors and "Results from here on stay in memory" in errors
+    assert "trimtab cannot write to " in errors and "What is not written yet stays in memory" in errors
     assert "batch_norm" in out and "2/2" in out
     assert "Traceback" not in errors
 

@@ -1,4 +1,4 @@
-"""A hundred and sixty scripts of many habits, each whole with the beginning that they share: what a watch must leave as it is.
+"""Some 170 scripts of many habits, each whole with the beginning that they share: what a watch must leave as it is.
 
 Everything that a run computes is printed in full. They are grown from scripts that broke in other people's hands.
 """
@@ -842,4 +842,65 @@ signal.signal(signal.SIGALRM, ring); signal.setitimer(signal.ITIMER_REAL, 0.4); 
 try:
     while True: step(m, o)
 except TimeoutError as e: print(e)
+""")
+
+scripts("""
+# == losses given by name
+m=net(); o=sgd(m)
+for _ in range(12): o.zero_grad(); l=F.cosine_embedding_loss(input1=m(X),input2=torch.ones(64,2),target=torch.ones(64))+F.triplet_margin_loss(anchor=m(X),positive=torch.ones(64,2),negative=torch.zeros(64,2))+F.margin_ranking_loss(input1=m(X)[:,0],input2=m(X)[:,1],target=torch.ones(64)); l.backward(); o.step(); print(l.item())
+# -- gradients in TorchScript
+@torch.jit.script
+def g(w: torch.Tensor):
+    l = (w * w).sum()
+    r = torch.autograd.grad([l],[w])
+    d = r[0]
+    assert d is not None
+    return d
+@torch.jit.script
+def b(w: torch.Tensor):
+    l = (w * w).sum()
+    torch.autograd.backward([l])
+m=net(); fit(m,sgd(m)); w=torch.ones(3,requires_grad=True); print(g(w)); b(w); print(w.grad)
+# -- a loss in a compiled graph
+from functorch.compile import aot_function
+m=net(); o=sgd(m); ps=list(m.parameters()); names=[n for n,_ in m.named_parameters()]
+f=aot_function(lambda a,b,*p: F.cross_entropy(torch.func.functional_call(m,dict(zip(names,p)),(a,)),b), lambda g,i: g, lambda g,i: g)
+for _ in range(12): o.zero_grad(); l=f(X,y,*ps); l.backward(); o.step(); print(l.item())
+# == places of warnings
+m=net(); o=sgd(m)
+with warnings.catch_warnings(record=True) as w:
+    warnings.simplefilter("default")
+    for _ in range(2):
+        F.mse_loss(m(X), torch.zeros(64,1))
+        F.l1_loss(m(X), torch.zeros(64,1))
+    fit(m,o,12)
+print([(os.path.basename(x.filename),x.lineno) for x in w])
+# == a tensor that does its operations itself
+class N(torch.Tensor):
+    n=0
+    @staticmethod
+    def __new__(cls,t): return torch.Tensor._make_wrapper_subclass(cls,t.shape,dtype=t.dtype,requires_grad=t.requires_grad)
+    def __init__(s,t): s.t=t
+    @classmethod
+    def __torch_dispatch__(cls,f,ty,a=(),k=None):
+        N.n+=1
+        from torch.utils._pytree import tree_map
+        r=f(*tree_map(lambda x: x.t if isinstance(x,N) else x,a),**tree_map(lambda x: x.t if isinstance(x,N) else x,k or {}))
+        return tree_map(lambda x: N(x) if isinstance(x,torch.Tensor) else x,r)
+m=net(); o=sgd(m); i=N(X)
+for _ in range(15):
+    o.zero_grad(); l=F.cross_entropy(m(i),y); l.backward(); o.step()
+print(N.n)
+# -- a pipe with the name of a log
+os.mkfifo("metrics.log"); import subprocess as sp
+p=sp.Popen(["cat","metrics.log"]); f=open("metrics.log","w"); f.write("val loss 1\\n"); f.close(); p.wait(); m=net(); fit(m,sgd(m))
+# -- fake tensors
+from torch._subclasses.fake_tensor import FakeTensorMode
+with FakeTensorMode():
+    m=net(); o=sgd(m)
+    for _ in range(12): o.zero_grad(); F.cross_entropy(m(torch.randn(4,8)),torch.zeros(4,dtype=torch.long)).backward(); o.step()
+m=net(); fit(m,sgd(m),12)
+# -- nested tensors
+m=net(); o=sgd(m); n=torch.nested.nested_tensor([X[:3],X[3:10]],layout=torch.jagged)
+for _ in range(12): o.zero_grad(); l=m(n).values().square().mean(); l.backward(); o.step(); print(l.item())
 """)

@@ -97,6 +97,8 @@ def _watch(
                 recorder.left_out, "some of the many trainings", "finding their models would hold the script up"
             ),
         )  # fmt: skip
+        if ours:  # alarms that the script has set are for it
+            signal.setitimer(signal.ITIMER_REAL, 0)
         if os.getpid() == process:  # else the script has forked, and this is the end of its child
             with contextlib.suppress(KeyboardInterrupt), undisturbed(WatchWarning):
                 try:

@@ -11,6 +11,7 @@ import gc
 import io
 import json
 import os
+import stat
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
@@ -19,7 +20,7 @@ from typing import Any
 from trimtab.training.printed import Lines
 from trimtab.training.safe import suppressed
 
-LARGEST = 5_000_000  # bytes of a file that are read
+LARGEST = 5_000_000  # bytes that are read, of one file and of all together
 _KINDS = (".json", ".jsonl", ".csv", ".tsv", ".txt", ".log")
 _WRITES = os.O_WRONLY | os.O_RDWR
 _noting: list[Callable[[str, bool], None]] = []
@@ -45,9 +46,11 @@ def written(tell: Callable[[str, float], None]) -> Iterator[None]:
     finally:
         _noting.remove(note)
         _flush(sizes)
+        left = LARGEST
         for path, size in sizes.items():
             with contextlib.suppress(Exception):  # anything may be in a file of that name
-                for name, value in numbers_in(Path(path), size):
+                left -= os.path.getsize(path)
+                for name, value in numbers_in(Path(path), size) if left >= 0 else ():
                     tell(name, value)
 
 
@@ -90,11 +93,11 @@ def numbers_in(path: Path, before: int = 0) -> Iterator[tuple[str, float]]:
     ...     list(numbers_in(file))
     [('epoch', 1.0), ('val_acc', 0.5), ('epoch', 2.0), ('val_acc', 0.6)]
     """
-    size = path.stat().st_size
-    if size > LARGEST:
+    found = path.stat()
+    if found.st_size > LARGEST or not stat.S_ISREG(found.st_mode):  # a pipe would have to be waited for
         return
     data = path.read_bytes()
-    before = before if before < size else 0
+    before = before if before < found.st_size else 0
     old, new = data[:before].decode(errors="replace"), data[before:].decode(errors="replace")
     kind = path.suffix.lower()
     if kind == ".json":

@@ -6,7 +6,6 @@ import contextlib
 import importlib.machinery
 import io
 import os
-import runpy
 import sys
 import time
 import traceback
@@ -15,6 +14,7 @@ import weakref
 from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from runpy import _run_module_as_main  # type: ignore[attr-defined]
 from typing import Any
 
 import torch
@@ -30,7 +30,7 @@ from trimtab.training.handle import Training
 from trimtab.training.printed import read_along
 from trimtab.training.safe import suppressed
 
-ALLOWANCE, SHARE = 0.5, 0.03  # seconds, and of the run, for finding the models of optimizers
+ALLOWANCE, SHARE = 10.0, 0.05  # seconds of the processor, and of the run, for finding the models of optimizers
 LOST = 120  # what Python ends with if it cannot write out what waits in the outputs
 _PACKAGE = str(Path(__file__).resolve().parents[1])
 
@@ -51,20 +51,20 @@ class Outcome:
 
 
 class Search:
-    """The time that looking for models takes: half a second, and 3 % of the run."""
+    """The time of the processor that looking for models takes: ten seconds, and 5 % of the run."""
 
     def __init__(self, unfound: Callable[[], None]) -> None:
         self._unfound = unfound
-        self._began, self._spent = time.perf_counter(), 0.0
+        self._began, self._spent = time.process_time(), 0.0
 
     def models_of(self, parameters: Sequence[torch.Tensor]) -> tuple[nn.Module, ...] | None:
         """The models, or ``None`` when there is no time to look for them."""
-        began = time.perf_counter()
+        began = time.process_time()
         if self._spent > ALLOWANCE + SHARE * (began - self._began):
             self._unfound()
             return None
         models = models_of(parameters)
-        self._spent += time.perf_counter() - began
+        self._spent += time.process_time() - began
         return models
 
 
@@ -177,8 +177,8 @@ def run_script(
     """
     argv, path, streams = sys.argv, list(sys.path), (sys.stdout, sys.stderr)
     main, original = sys.modules["__main__"], (sys.__stdout__, sys.__stderr__)
-    place = Path(file or target)
-    home = str(Path.cwd()) if module else str(place.resolve().parent)
+    place = file or target
+    home = str(Path.cwd()) if module else str(Path(place).resolve().parent)
     sys.argv = [target, *arguments]
     sys.path[:1] = [home, *sys.path[:1]] if sys.flags.safe_path else [home]
     finishes = _read_streams(on_line)
@@ -189,7 +189,9 @@ def run_script(
     try:
         with trainings_found(on_training, unfound):
             if module:
-                ran = runpy.run_module(target, run_name="__main__", alter_sys=True)
+                ran = sys.modules["__main__"] = types.ModuleType("__main__")
+                ran.__dict__.update(__builtins__=sys.modules["builtins"], __annotations__={})
+                _run_module_as_main(target)  # its variables stay where they are, as those of a program do
             else:
                 ran = _main(place)
                 sys.modules["__main__"] = ran
@@ -248,12 +250,12 @@ def _flush() -> bool:
     return flushed
 
 
-def _main(place: Path) -> types.ModuleType:
+def _main(place: str | Path) -> types.ModuleType:
     """What ``__main__`` is when Python runs a file."""
     module = types.ModuleType("__main__")
     module.__dict__.update(
-        __file__=os.path.abspath(place),
-        __loader__=importlib.machinery.SourceFileLoader("__main__", os.path.abspath(place)),
+        __file__=_whole(place),
+        __loader__=importlib.machinery.SourceFileLoader("__main__", _whole(place)),
         __builtins__=sys.modules["builtins"],
         __package__=None,
         __annotations__={},
@@ -262,9 +264,14 @@ def _main(place: Path) -> types.ModuleType:
     return module
 
 
-def _code(place: Path) -> types.CodeType:
-    with io.open_code(os.path.abspath(place)) as source:
-        return compile(source.read(), os.path.abspath(place), "exec", dont_inherit=True)
+def _whole(place: str | Path) -> str:
+    """A path from the root, as Python makes it: links and what follows them stay."""
+    return os.path.join(os.getcwd(), place)
+
+
+def _code(place: str | Path) -> types.CodeType:
+    with io.open_code(_whole(place)) as source:
+        return compile(source.read(), _whole(place), "exec", dont_inherit=True)
 
 
 def _exited(end: SystemExit, main: Any) -> Outcome:

@@ -157,7 +157,7 @@ class Stage:
         training = self.stepped or next((one for one in self.alive() if one.models), None)
         mode = training is None or not training.models or any(model.training for model in training.models)
         with taps.apart():
-            if value.is_meta:  # a number without a value
+            if not all(taps.has_values(one) for one in (output, target, value) if isinstance(one, torch.Tensor)):
                 return
             taken = self.evaluations.add(name, output, target, value, kwargs, sys._getframe(1), mode)
             if not taken and value.requires_grad:

@@ -33,6 +33,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.autograd.graph import GradientEdge
+from torch.jit._builtins import _get_builtin_table
 from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils.data import DataLoader
 
@@ -55,6 +56,13 @@ _changers: list[Callable[[], Sequence[Callable[[LossCall], torch.Tensor | None]]
 _terms: list[Callable[[], Sequence[Callable[[], torch.Tensor | None]]]] = []
 _forgiving: list[Callable[[Exception], bool]] = []
 _originals: list[tuple[Any, str, Any, Any]] = []
+
+
+_TRACING = tuple(
+    getattr(torch._C._TorchDispatchModeKey, name)
+    for name in ("FAKE", "PROXY", "FUNCTIONAL")
+    if hasattr(torch._C._TorchDispatchModeKey, name)
+)
 
 
 class _Now(threading.local):
@@ -203,6 +211,11 @@ def _replace(owner: Any, name: str, make: Callable[[Any], Any]) -> None:
     marks = {"__script_if_tracing_wrapper": True, "__original_fn": original, "__prepare_scriptable__": lambda: original}
     if not inspect.isclass(owner):
         wrapper.__dict__.update(marks)
+        builtins = _get_builtin_table()  # what TorchScript has operations for, by identity
+        if id(original) in builtins:
+            builtins[id(wrapper)] = builtins[id(original)]
+    # Warnings that name the place of the call count frames, and leave those of importlib out: ours are not to be counted either.
+    wrapper.__code__ = wrapper.__code__.replace(co_filename=f"{__file__}:importlib._bootstrap")
     _passed_by.add(wrapper)
     _originals.append((owner, name, original, wrapper))
     setattr(owner, name, wrapper)
@@ -211,6 +224,7 @@ def _replace(owner: Any, name: str, make: Callable[[Any], Any]) -> None:
 def _remove() -> None:
     while _originals:
         owner, name, original, wrapper = _originals.pop()
+        _get_builtin_table().pop(id(wrapper), None)
         if getattr(owner, name) is wrapper:  # somebody else may have wrapped ours meanwhile: then leave theirs alone
             setattr(owner, name, original)
 
@@ -313,7 +327,7 @@ def _compile_tap(original: Callable) -> Callable:
 
 def _scalar(tensors: Any) -> torch.Tensor | None:
     with ours(), apart():
-        if isinstance(tensors, torch.Tensor) and tensors.numel() == 1 and not tensors.is_meta:
+        if isinstance(tensors, torch.Tensor) and has_values(tensors) and tensors.numel() == 1:
             return getattr(tensors, "_trimtab_plain", tensors).detach()
     return None
 
@@ -329,17 +343,30 @@ def _guard() -> Iterator[None]:
 
 def transformed() -> bool:
     """Whether a function transform or a trace is going on: what passes has no values, or is code."""
-    return torch._C._functorch.peek_interpreter_stack() is not None or torch._C._get_tracing_state() is not None
+    if torch._C._functorch.peek_interpreter_stack() is not None or torch._C._get_tracing_state() is not None:
+        return True
+    return bool(torch._C._len_torch_dispatch_stack()) and any(
+        torch._C._get_dispatch_mode(mode) is not None for mode in _TRACING
+    )
+
+
+def has_values(tensor: Any) -> bool:
+    """Whether a tensor is an ordinary one, whose numbers may be read and reckoned with.
+
+    Not so on the meta device; nor one that does its operations itself (sharded, fake, noisy, counting), or is nested.
+    """
+    ordinary = type(tensor).__torch_dispatch__ is torch.Tensor.__torch_dispatch__
+    return bool(ordinary and not tensor.is_meta and not tensor.is_nested)
 
 
 def _loss_tap(name: str, original: Callable) -> Callable:
     names = list(inspect.signature(original).parameters)
 
-    def loss(input: Any, *args: Any, **kwargs: Any) -> Any:
+    def loss(*args: Any, **kwargs: Any) -> Any:
         if torch.compiler.is_compiling() or _now.inside or transformed():
-            return original(input, *args, **kwargs)
+            return original(*args, **kwargs)
         with _guard():
-            arguments = {**dict(zip(names, (input, *args), strict=False)), **kwargs} if _changers else {}
+            arguments = {**dict(zip(names, args, strict=False)), **kwargs} if _changers else {}
             changers: tuple = ()
             if torch.is_grad_enabled() and any(
                 isinstance(x, torch.Tensor) and x.requires_grad for x in arguments.values()
@@ -348,10 +375,10 @@ def _loss_tap(name: str, original: Callable) -> Callable:
             if changers:
                 value = _changed(changers, name, original, arguments)
             else:
-                value = original(input, *args, **kwargs)
+                value = original(*args, **kwargs)
         if isinstance(value, torch.Tensor):
-            target = args[0] if args else kwargs.get("target")
-            _tell("loss", name, input, target, value, kwargs)
+            given = {**dict(zip(names[:2], args, strict=False)), **kwargs}
+            _tell("loss", name, given.get(names[0]), given.get("target", given.get(names[1])), value, kwargs)
         return value
 
     return loss

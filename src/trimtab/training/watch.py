@@ -298,7 +298,7 @@ class Watch:
         if name is None or name in self._seen:
             return
         tensor = _first_tensor(output)
-        if tensor is None or not tensor.requires_grad or tensor.is_meta:
+        if tensor is None or not tensor.requires_grad or not taps.has_values(tensor):
             return
         began = time.perf_counter()
         self._turn()
@@ -328,10 +328,10 @@ class Watch:
         mine = {id(p) for group in optimizer.param_groups for p in group["params"]}
         parameters = training.named_parameters() if training else ()
         own: list[tuple[str, torch.Tensor]] = [(name, p) for name, p in parameters if id(p) in mine]
-        measured = [(name, p) for name, p in own if _has_values(p)]
+        measured = [(n, p) for n, p in own if taps.has_values(p) and (p.grad is None or taps.has_values(p.grad))]
         if len(measured) < len(own):
             self.note(
-                "Some weights are not measured: they are sharded, and a process has only a part of each, or have no values."
+                "Some weights are not measured: they are sharded, have no values, or do their operations themselves."
             )
         return measured
 
@@ -350,7 +350,7 @@ class Watch:
         if (
             not grads
             or sum(grad.numel() for grad in grads) > FOLLOWED
-            or not all(grad.device.type == "cpu" and not grad.is_sparse and _has_values(grad) for grad in grads)
+            or not all(grad.device.type == "cpu" and not grad.is_sparse and taps.has_values(grad) for grad in grads)
         ):
             return  # on an accelerator the norm would have to be waited for
         norm = math.hypot(*norms(grads))
@@ -466,11 +466,6 @@ class Watch:
             ended=self.seen_at,
             flow=self.flow or (self._reader.flow() if self._reader else None),
         )
-
-
-def _has_values(tensor: torch.Tensor) -> bool:
-    """Whether all values of a tensor are there: not so of a ``DTensor``, nor on the meta device."""
-    return not tensor.is_meta and not hasattr(type(tensor), "_local_tensor")
 
 
 def _first_tensor(output: Any) -> torch.Tensor | None:
