@@ -15,6 +15,7 @@ writes goes on: in all, a store makes its process wait for others no longer than
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import shutil
 import sqlite3
@@ -126,6 +127,7 @@ class Store:
         self._db = sqlite3.connect(self.path, timeout=self._patience, check_same_thread=False)
         self._db.text_factory = _text
         self._db.executescript("pragma journal_mode=wal; pragma synchronous=normal;" + _SCHEMA)
+        self._descriptors: dict[int, os.stat_result] = dict(_open_as(self.path))  # those that SQLite holds
 
     def _set(self, folder: str | Path) -> None:
         self.folder = Path(folder)
@@ -136,6 +138,7 @@ class Store:
         self._copy: tempfile.TemporaryDirectory | None = None
         self._legible: sqlite3.Connection | None = None  # what can be read of a damaged file
         self._writes = True
+        self._descriptors = {}
 
     @classmethod
     def beside(cls, script: str | Path) -> Store:
@@ -202,6 +205,9 @@ class Store:
         self.close()
 
     def close(self) -> None:
+        if self._taken():  # closing would close somebody else's file: the connection stays as it is, for good
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._db))
+            return
         with contextlib.suppress(sqlite3.Error):
             self.settle()
         self._db.close()
@@ -241,6 +247,9 @@ class Store:
         """
         if not self._waiting:
             return
+        if self._taken():
+            self._waiting = []
+            raise OSError("this process has closed it")
         began = time.monotonic()
         try:
             with self._db:
@@ -255,6 +264,16 @@ class Store:
             raise
         finally:
             self._waited(time.monotonic() - began)
+
+    def _taken(self) -> bool:
+        """Whether somebody in this process has closed the file, by closing all that is open: its number may be that of another."""
+        for number, file in self._descriptors.items():
+            try:
+                if not os.path.samestat(file, os.fstat(number)):
+                    return True
+            except OSError:
+                return True
+        return False
 
     def _waited(self, seconds: float) -> None:
         """Some of the patience is used up, unless that is how long a disk takes."""
@@ -544,6 +563,16 @@ def _held(error: Exception) -> bool:
 def _damaged(error: Exception) -> bool:
     """Whether a part of the file, or all of it, is not what SQLite has written."""
     return getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+
+
+def _open_as(path: Path) -> Iterator[tuple[int, os.stat_result]]:
+    """The numbers under which this process has a file open, and those that SQLite keeps beside it, where the system tells."""
+    names = {os.path.realpath(path) + end for end in ("", "-wal", "-shm")}
+    with contextlib.suppress(OSError):
+        for number in os.listdir("/proc/self/fd"):
+            with contextlib.suppress(OSError):
+                if os.readlink(f"/proc/self/fd/{number}") in names:
+                    yield int(number), os.fstat(int(number))
 
 
 MOST_MISSING = 16 << 20  # bytes that a file may lack, beside as many as it has: else its head is what is damaged

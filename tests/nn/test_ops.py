@@ -259,3 +259,11 @@ def test_kernels_can_be_turned_off(monkeypatch):
     assert "_Function" in str(TF.layer_norm(x, (600,)).grad_fn)
     monkeypatch.setattr(common, "FORCED", "torch")
     assert "NativeLayerNorm" in str(TF.layer_norm(x, (600,)).grad_fn)
+
+
+@pytest.mark.parametrize(
+    "layer", [tt.nn.LayerNorm(4), tt.nn.RMSNorm(4), tt.nn.GroupNorm(2, 4), tt.nn.BatchNorm1d(4), tt.nn.BatchRenorm1d(4)]
+)
+def test_whole_numbers_are_refused_where_nothing_would_be_left_of_the_result(layer):
+    with pytest.raises(ValueError, match=r"floating-point numbers, and got an input of type torch\.int64"):
+        layer(torch.arange(8).view(2, 4))

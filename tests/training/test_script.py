@@ -409,3 +409,13 @@ left.write("epoch,val_f1\\n0,0.5\\n1,0.625\\n")
     vars(sys).pop("left").close()
     assert (outcome.exit_code, recorder.off) == (0, ""), outcome.error or recorder.off
     assert ("val_f1", 0.625) in [(name.removeprefix("written "), value) for name, value in numbers]
+
+
+def test_files_beside_the_script_come_before_what_we_have_imported(script, tmp_path):
+    import statistics
+
+    for name in ("statistics", "click"):
+        (tmp_path / f"{name}.py").write_text("WHO = 'mine'")
+    outcome, lines, _ = watched(script("import statistics, click; print(statistics.WHO, click.WHO)"))
+    assert (outcome.exit_code, lines) == (0, ["mine mine"]), outcome.error
+    assert sys.modules["statistics"] is statistics

@@ -904,3 +904,11 @@ m=net(); fit(m,sgd(m),12)
 m=net(); o=sgd(m); n=torch.nested.nested_tensor([X[:3],X[3:10]],layout=torch.jagged)
 for _ in range(12): o.zero_grad(); l=m(n).values().square().mean(); l.backward(); o.step(); print(l.item())
 """)
+
+scripts("""
+# == everything is closed
+m = net(); o = sgd(m); fit(m, o); os.closerange(3, 256)
+files = [open(f"mine{i}.bin", "w+b", buffering=0) for i in range(6)]
+for file in files: file.write(b"mine")
+fit(m, o)
+""")

@@ -51,9 +51,16 @@ FOLDER = _Place(path_type=Path)
 class _Aside(io.TextIOWrapper):
     """A text file that takes what it can: that a message cannot be written is no reason to fail."""
 
+    def __init__(self, number: int, encoding: str) -> None:
+        super().__init__(io.FileIO(number, "w"), encoding, "backslashreplace", write_through=True)
+        self._file = os.fstat(number)
+
     def write(self, text: str) -> int:
         with contextlib.suppress(OSError, ValueError):
-            return super().write(text)
+            if os.path.samestat(
+                self._file, os.fstat(self.fileno())
+            ):  # a script may have closed it, and given its number away
+                return super().write(text)
         return len(text)
 
     def flush(self) -> None:
@@ -72,7 +79,7 @@ def aside() -> Iterator[TextIO]:
         except (OSError, ValueError):  # no file: it lies in memory, as in tests and notebooks
             yield sys.stderr
             return
-    with _Aside(open(number, "wb", buffering=0), encoding, "backslashreplace", write_through=True) as file:
+    with _Aside(number, encoding) as file:
         yield file
 
 

@@ -31,6 +31,9 @@ from trimtab.training.printed import read_along
 from trimtab.training.safe import suppressed
 
 ALLOWANCE, SHARE = 10.0, 0.05  # seconds of the processor, and of the run, for finding the models of optimizers
+_KEPT = {*sys.builtin_module_names, "__main__", "torch", "numpy", "trimtab"} | {  # what Python has when a script begins
+    "abc", "codecs", "encodings", "genericpath", "io", "ntpath", "os", "posixpath", "site", "stat", "zipimport", "importlib", "warnings",
+}  # fmt: skip
 LOST = 120  # what Python ends with if it cannot write out what waits in the outputs
 _PACKAGE = str(Path(__file__).resolve().parents[1])
 
@@ -184,6 +187,7 @@ def run_script(
     finishes = _read_streams(on_line)
     files = contextlib.ExitStack()
     files.enter_context(written(on_written))
+    theirs = _own_files_first(home)
     ran: Any = None
     written_out = True
     try:
@@ -213,12 +217,30 @@ def run_script(
         sys.argv, sys.path[:] = argv, path
         sys.stdout, sys.stderr = streams
         sys.__stdout__, sys.__stderr__ = original  # type: ignore[misc]
-        sys.modules["__main__"] = main
+        sys.modules.update({"__main__": main, **theirs})
     return (
         outcome
         if written_out
         else replace(outcome, exit_code=LOST, error=outcome.error or "its output was not all written")
     )
+
+
+def _own_files_first(home: str) -> dict[str, types.ModuleType]:
+    """Forget modules that we have imported and that files beside the script have the names of: the script is to get its own. Gives them,
+    to be put back."""
+    own = set()
+    with contextlib.suppress(OSError), os.scandir(home) as entries:
+        for entry in entries:
+            if entry.name.endswith(".py"):
+                own.add(entry.name[:-3])
+            elif os.path.exists(os.path.join(entry.path, "__init__.py")):
+                own.add(entry.name)
+    hidden = {}
+    for name, module in list(sys.modules.items()):
+        top = name.partition(".")[0]
+        if top in own - _KEPT and not str(getattr(module, "__file__", None) or home).startswith(home + os.sep):
+            hidden[name] = sys.modules.pop(name)
+    return hidden
 
 
 def _read_streams(on_line: Callable[[str], None]) -> list[Callable[[], None]]:

@@ -205,7 +205,7 @@ def _tell(kind: Kind, *what: Any) -> None:
 
 def _replace(owner: Any, name: str, make: Callable[[Any], Any]) -> None:
     original = getattr(owner, name)
-    wrapper = functools.wraps(original)(make(original))
+    wrapper: Any = functools.wraps(original)(make(original))
     # Compilers that meet the wrapper must find the original in its place. By these marks they do, as with
     # torch.jit.script_if_tracing; of a method, for which nobody looks at them, the frame itself is passed by.
     marks = {"__script_if_tracing_wrapper": True, "__original_fn": original, "__prepare_scriptable__": lambda: original}

@@ -111,6 +111,10 @@ def in_widest(norm: Callable[..., torch.Tensor], x: torch.Tensor, *weights: torc
     """
     if of_type(x, *weights):
         return norm(x, *weights)
+    if not (x.is_floating_point() or x.is_complex()):  # cast back to whole numbers, nothing would be left of the result
+        raise ValueError(
+            f"A norm must get floating-point numbers, and got an input of type {x.dtype}. Convert it first: x.float()."
+        )
     widest = functools.reduce(torch.promote_types, [w.dtype for w in weights if w is not None], x.dtype)
     return norm(x.to(widest), *(w if w is None else w.to(widest) for w in weights)).to(x.dtype)
 
