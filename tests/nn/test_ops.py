@@ -262,7 +262,7 @@ def test_kernels_can_be_turned_off(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "layer", [tt.nn.LayerNorm(4), tt.nn.RMSNorm(4), tt.nn.GroupNorm(2, 4), tt.nn.BatchNorm1d(4), tt.nn.BatchRenorm1d(4)]
+    "layer", [tn.LayerNorm(4), tn.RMSNorm(4), tn.GroupNorm(2, 4), tn.BatchNorm1d(4), tn.BatchRenorm1d(4)]
 )
 def test_whole_numbers_are_refused_where_nothing_would_be_left_of_the_result(layer):
     with pytest.raises(ValueError, match=r"floating-point numbers, and got an input of type torch\.int64"):
