@@ -214,11 +214,16 @@ def _replace(owner: Any, name: str, make: Callable[[Any], Any]) -> None:
         builtins = _get_builtin_table()  # what TorchScript has operations for, by identity
         if id(original) in builtins:
             builtins[id(wrapper)] = builtins[id(original)]
-    # Warnings that name the place of the call count frames, and leave those of importlib out: ours are not to be counted either.
-    wrapper.__code__ = wrapper.__code__.replace(co_filename=f"{__file__}:importlib._bootstrap")
+    wrapper.__code__ = _uncounted(wrapper.__code__)
     _passed_by.add(wrapper)
     _originals.append((owner, name, original, wrapper))
     setattr(owner, name, wrapper)
+
+
+@functools.cache
+def _uncounted(code: CodeType) -> CodeType:
+    """Warnings that name the place of a call count the frames above, and leave those of importlib out: so they do with this code."""
+    return code.replace(co_filename=f"{__file__}:importlib._bootstrap")
 
 
 def _remove() -> None:
@@ -309,6 +314,7 @@ def true_values() -> Iterator[None]:
         _now.true = before
 
 
+@uncompiled
 def _own_terms(loss: torch.Tensor) -> list[torch.Tensor]:
     with _guard():
         found = [call() for calls in tuple(_terms) for call in calls()]
@@ -325,6 +331,7 @@ def _compile_tap(original: Callable) -> Callable:
     return compile
 
 
+@uncompiled
 def _scalar(tensors: Any) -> torch.Tensor | None:
     with ours(), apart():
         if isinstance(tensors, torch.Tensor) and has_values(tensors) and tensors.numel() == 1:
