@@ -1,4 +1,4 @@
-"""Some 170 scripts of many habits, each whole with the beginning that they share: what a watch must leave as it is.
+"""169 scripts of many habits, each whole with the beginning that they share: what a watch must leave as it is.
 
 Everything that a run computes is printed in full. They are grown from scripts that broke in other people's hands.
 """
@@ -73,7 +73,7 @@ for epoch in range(5):
     m.eval()
     with torch.no_grad(): print(F.cross_entropy(m(X), y).item(), (m(X).argmax(1) == y).float().mean())
 drawn()
-# == loader with workers
+# -- loader with workers
 from torch.utils.data import DataLoader, TensorDataset
 m = net(); o = sgd(m)
 for epoch in range(2):
@@ -124,7 +124,7 @@ class Own(torch.optim.Optimizer):
 m = net(); o = Own(m.parameters())
 for _ in range(12):
     o.zero_grad(); loss = F.cross_entropy(m(X), y); loss.backward(); o.step(m); print(loss.item())
-# == an optimizer with groups of its own making
+# -- an optimizer with groups of its own making
 class Late(torch.optim.Optimizer):
     def __init__(self, params):
         super().__init__(params, {"lr": 0.1}); self.inner = torch.optim.SGD(self._groups, lr=0.1)
@@ -148,7 +148,7 @@ class Lookahead(torch.optim.Optimizer):
             with torch.no_grad():
                 for s, p in zip(self.slow, (p for g in self.param_groups for p in g["params"])): s += 0.5 * (p - s); p.copy_(s)
 m = net(); fit(m, Lookahead(sgd(m)))
-# == an optimizer that keeps everything when it is copied
+# -- an optimizer that keeps everything when it is copied
 class Whole(torch.optim.SGD):
     def __getstate__(self): return dict(self.__dict__)
 m = net(); o = Whole(m.parameters(), lr=0.1); fit(m, o)
@@ -176,7 +176,7 @@ i = torch.randint(20, (64,))
 for _ in range(15):
     o.zero_grad(); p.zero_grad(); loss = F.cross_entropy(h(e(i)), y); loss.backward(); o.step(); p.step(); print(loss.item())
 drawn()
-# == gradients that the script asks for
+# -- gradients that the script asks for
 m = net(); o = sgd(m); ps = list(m.parameters())
 for _ in range(23):
     loss = F.cross_entropy(m(X), y)
@@ -241,7 +241,7 @@ from torch.nn.utils.parametrize import register_parametrization
 class Noise(nn.Module):
     def forward(s, w): return w + 0.01 * torch.randn_like(w)
 l = nn.Linear(8, 16); register_parametrization(l, "weight", Noise()); m = net(l, nn.ReLU(), nn.Linear(16, 2)); fit(m, sgd(m))
-# == a parametrization that counts
+# -- a parametrization that counts
 from torch.nn.utils.parametrize import register_parametrization
 count = []
 class Count(nn.Module):
@@ -257,7 +257,7 @@ class Bayes(nn.Module):
     def bias(s): s.asked += 1; return None
     def forward(s, x): return F.linear(x, s.weight)
 b = Bayes(); m = net(b, nn.ReLU(), nn.Linear(16, 2)); fit(m, sgd(m)); print(b.asked)
-# == properties that raise
+# -- properties that raise
 class Strict(nn.Module):
     def __init__(s): super().__init__(); s.l = nn.Linear(8, 2)
     weight = bias = training_step = in_features = out_features = normalized_shape = property(lambda s: 1 / 0)
@@ -279,7 +279,7 @@ from torch.nn.utils import prune
 m = net(); prune.random_unstructured(m[0], "weight", 0.5); prune.l1_unstructured(m[2], "weight", 0.3); fit(m, sgd(m)); prune.remove(m[0], "weight"); fit(m, sgd(m), 5)
 # -- orthogonal and shared weights
 m = net(nn.utils.parametrizations.orthogonal(nn.Linear(8, 8)), nn.Tanh(), nn.Linear(8, 8), nn.Linear(8, 2)); m[2].weight = m[0].parametrizations.weight.original; fit(m, sgd(m))
-# == lazy layers
+# -- lazy layers
 m = net(nn.LazyLinear(16), nn.LazyBatchNorm1d(), nn.ReLU(), nn.LazyLinear(2)); fit(m, torch.optim.SGD(m.parameters(), 0.1))
 # == a scripted model
 m = torch.jit.script(net()); fit(m, sgd(m)); m.save("m.pt"); print(F.cross_entropy(torch.jit.load("m.pt")(X), y).item())
@@ -302,13 +302,13 @@ m = net(); o = sgd(m); fit(m, o, 3)
 for kind in (nn.MSELoss, nn.L1Loss, nn.SmoothL1Loss, nn.HuberLoss, nn.BCEWithLogitsLoss, nn.KLDivLoss, nn.PoissonNLLLoss, nn.SoftMarginLoss):
     print(kind.__name__, torch.jit.script(kind())(X, X.sigmoid()).item())
 fit(m, o, 3)
-# == a traced loss
+# -- a traced loss
 class Both(nn.Module):
     def __init__(s): super().__init__(); s.m = net()
     def forward(s, x, t): return F.cross_entropy(s.m(x), t)
 b = Both(); o = sgd(b); t = torch.jit.trace(b, (X, y))
 for _ in range(12): o.zero_grad(); l = t(X, y); l.backward(); o.step(); print(l.item())
-# == exported in the middle
+# -- exported in the middle
 m = net(); o = sgd(m); fit(m, o, 12); e = torch.export.export(m, (X,)); print(e.module()(X).sum().item(), len(list(e.graph.nodes))); fit(m, o, 12)
 # -- traced by fx in the middle
 import torch.fx
@@ -317,7 +317,7 @@ m = net(); o = sgd(m); fit(m, o, 11); g = torch.fx.symbolic_trace(m); print(g.co
 m = net(); c = torch.compile(m, backend="eager"); fit(c, sgd(m)); import torch._dynamo.utils as u; print(dict(u.counters["stats"]), dict(u.counters["graph_break"]))
 # -- compiled in place
 m = net(); m.compile(backend="eager"); fit(m, sgd(m)); import torch._dynamo.utils as u; print(dict(u.counters["stats"]), dict(u.counters["graph_break"]))
-# == compiled loss function
+# -- compiled loss function
 m = net(); o = sgd(m)
 @torch.compile(backend="eager")
 def loss_of(a, b): return F.cross_entropy(m(a), b)
@@ -362,19 +362,19 @@ torch.set_default_dtype(torch.float64); X = X.double(); m = net(); fit(m, sgd(m)
 torch.use_deterministic_algorithms(True); torch.autograd.set_detect_anomaly(True); m = net(); fit(m, sgd(m))
 # -- warnings are errors
 warnings.simplefilter("error"); m = net(); fit(m, sgd(m))
-# == warnings are counted
+# -- warnings are counted
 with warnings.catch_warnings(record=True) as w:
     warnings.simplefilter("always"); m = net(); o = sgd(m); fit(m, o); s = torch.optim.lr_scheduler.StepLR(o, 2); s.step()
 print([str(x.message)[:60] for x in w])
 """)
 
 scripts("""
-# == vmap around the loss
+# -- vmap around the loss
 m = net(); o = sgd(m)
 for _ in range(15):
     o.zero_grad(); out = m(X); l = torch.func.vmap(lambda a, b: F.cross_entropy(a, b))(out, y).mean(); l.backward(); o.step(); print(l.item())
 drawn()
-# == gradients of samples by torch.func
+# -- gradients of samples by torch.func
 m = net(); o = sgd(m); p = {n: q.detach() for n, q in m.named_parameters()}
 def of(p, a, b): return F.cross_entropy(torch.func.functional_call(m, p, a[None]), b[None])
 for _ in range(12):
@@ -405,7 +405,7 @@ m = net(); o = sgd(m)
 for _ in range(12):
     with fw.dual_level(): print(fw.unpack_dual(F.mse_loss(m(fw.make_dual(X, torch.ones_like(X))), torch.zeros(64, 2))).tangent.item())
     print(step(m, o))
-# == flops are counted
+# -- flops are counted
 from torch.utils.flop_counter import FlopCounterMode
 m = net(); o = sgd(m); fit(m, o, 8)
 with FlopCounterMode(display=False) as c: fit(m, o, 12)
@@ -423,7 +423,7 @@ m = net(); o = sgd(m)
 with Ops(): fit(m, o)
 with Calls(): fit(m, o)
 print(Ops.n, Calls.n)
-# == a subclass of tensor that counts
+# -- a subclass of tensor that counts
 class Mine(torch.Tensor):
     n = 0
     @classmethod
@@ -437,7 +437,7 @@ m = net(); o = sgd(m)
 for p in m.parameters(): p.register_hook(lambda g: g * 0.9); p.register_post_accumulate_grad_hook(lambda p: n.append(0))
 with torch.autograd.graph.saved_tensors_hooks(pack, unpack): fit(m, o)
 print(n[:2], len(n))
-# == hooks of modules in their order
+# -- hooks of modules in their order
 seen = []; m = net(); o = sgd(m)
 nn.modules.module.register_module_forward_hook(lambda *a: seen.append("global")); m.register_forward_hook(lambda *a: seen.append("own")); m.register_full_backward_hook(lambda *a: seen.append("back"))
 fit(m, o, 12); print(seen, len(nn.modules.module._global_forward_pre_hooks), len(m._forward_pre_hooks), len(m._backward_hooks))
@@ -470,7 +470,7 @@ class Odd(nn.Module):
     def forward(s, x): return s.b(F.relu(s.a(x)))
 m = Odd(); o = torch.optim.SGD(m.parameters(), lr=0.1)
 fit(m, o)
-# == an optimizer before its module
+# -- an optimizer before its module
 class Agent(nn.Module):
     def __init__(s, n): o = torch.optim.SGD(n.parameters(), 0.1); super().__init__(); s.n, s.o = n, o
     def forward(s, x): return s.n(x)
@@ -487,7 +487,7 @@ class Lazy:
     __hash__ = None
 settings, lazy, array = Settings(), Lazy(), np.arange(3); old = net(); dead = weakref.proxy(old); del old
 m = net(); fit(m, sgd(m))
-# == models that compare themselves
+# -- models that compare themselves
 class M(nn.Module):
     def __init__(s, c): super().__init__(); s.l = nn.Linear(8, 2); s.c = c
     def __eq__(s, o): return s.c == o.c
@@ -501,7 +501,7 @@ class L(nn.Module):
     def __contains__(s, x): raise TypeError("no")
     def forward(s, x): return s.l(x)
 m = L(); fit(m, sgd(m))
-# == models that move their weights about
+# -- models that move their weights about
 class M(nn.Module):
     def __init__(s): super().__init__(); s.l = nn.Linear(8, 2)
     def named_parameters(s, *a, **k): print("asked"); yield from super().named_parameters(*a, **k)
@@ -521,7 +521,7 @@ class T(nn.Module):
     def __init__(s): super().__init__(); s.d = D()
     def forward(s, x): o = s.d(x, flag=1); return {"none": None, "logits": o.logits, "text": "a"}
 m = T(); fit(m, sgd(m), loss=lambda o, t: F.cross_entropy(o["logits"], t)); 
-# == empty batches and constants
+# -- empty batches and constants
 m = net(nn.Linear(8, 4), nn.Linear(4, 2)); o = sgd(m)
 for n in (0, 1, 2, 64) * 4:
     o.zero_grad(); out = m(X[:n]); l = F.cross_entropy(out, y[:n], reduction="sum"); l.backward(); o.step(); print(n, l.item())
@@ -553,7 +553,7 @@ for _ in range(15):
     step(m, o); a.update_parameters(m)
     with torch.no_grad(): print(F.cross_entropy(a(X), y).item())
 drawn()
-# == saved and copied in the middle
+# -- saved and copied in the middle
 m = net(); o = sgd(m)
 for i in range(15):
     step(m, o); c = copy.deepcopy(m); print(len(pickle.dumps(m)), sorted(c.__dict__) == sorted(m.__dict__)); torch.save(c, f"m{i % 2}.pt")
@@ -564,7 +564,7 @@ m = nn.DataParallel(net()); fit(m, sgd(m))
 import torch.distributed as dist
 dist.init_process_group("gloo", init_method="file://" + os.path.abspath("rendezvous"), rank=0, world_size=1)
 m = nn.parallel.DistributedDataParallel(net()); fit(m, sgd(m)); dist.destroy_process_group(); os.path.exists("rendezvous") and os.remove("rendezvous")
-# == sharded by fsdp
+# -- sharded by fsdp
 import torch.distributed as dist
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.device_mesh import init_device_mesh
@@ -575,7 +575,7 @@ dist.destroy_process_group(); os.path.exists("rendezvous") and os.remove("rendez
 """)
 
 scripts("""
-# == many trainings and their memory
+# -- many trainings and their memory
 def alive(): gc.collect(); return sum(type(t) is nn.Linear for t in gc.get_objects())
 for fold in range(6):
     m = net(nn.Linear(300, 300), nn.ReLU(), nn.Linear(300, 2)); o = torch.optim.Adam(m.parameters(), 1e-3)
@@ -595,7 +595,7 @@ def work(m, out):
     o = sgd(m)
     for _ in range(30): out.append(step(m, o))
 ts = [threading.Thread(target=work, args=a) for a in zip(ms, out)]; [t.start() for t in ts]; [t.join() for t in ts]; print(out)
-# == a thread that nobody waits for
+# -- a thread that nobody waits for
 def work():
     import time
     m = net(); o = sgd(m); time.sleep(0.3); fit(m, o); print("end of the thread")
@@ -616,13 +616,13 @@ print(os.waitstatus_to_exitcode(os.wait()[1])); fit(m, o, 12)
 m = net(); o = sgd(m); fit(m, o, 12); sys.stdout.flush()
 if os.fork() == 0: step(m, o); raise RuntimeError("in the child")
 print(os.waitstatus_to_exitcode(os.wait()[1])); fit(m, o, 12)
-# == a forked child that writes
+# -- a forked child that writes
 atexit.register(lambda: print("bye", os.getpid() == ME)); ME = os.getpid(); m = net(); o = sgd(m); fit(m, o, 12); sys.stdout.flush()
 if os.fork() == 0:
     with open("child.txt", "w") as f: f.write("val loss 3.0")
     print("val loss 3.0")
 else: os.wait(); fit(m, o, 12)
-# == processes of multiprocessing
+# -- processes of multiprocessing
 import multiprocessing as mp
 def work(q, seed): torch.manual_seed(seed); m = net(); o = sgd(m); q.put([step(m, o) for _ in range(15)])
 m = net(); o = sgd(m); fit(m, o, 3); c = mp.get_context("fork"); q = c.Queue(); ps = [c.Process(target=work, args=(q, 1))]; [p.start() for p in ps]; print(q.get()); [p.join() for p in ps]; print([p.exitcode for p in ps]); fit(m, o, 12)
@@ -636,7 +636,7 @@ m = net(); fit(m, sgd(m))
 scripts("""
 # -- ends itself with a code
 m = net(); fit(m, sgd(m)); sys.exit(7)
-# == ends itself with a text
+# -- ends itself with a text
 m = net(); fit(m, sgd(m)); sys.exit("enough")
 # -- ends itself with strange codes
 m = net(); fit(m, sgd(m), 3); raise SystemExit(256 + 5)
@@ -648,7 +648,7 @@ m = net(); fit(m, sgd(m), 3); sys.exit(True)
 m = net(); fit(m, sgd(m)); sys.stdout.flush(); os._exit(5)
 # -- fails
 m = net(); fit(m, sgd(m)); m(torch.ones(3))
-# == fails with a cause
+# -- fails with a cause
 m = net(); fit(m, sgd(m))
 try: 1 / 0
 except ZeroDivisionError as e: raise ValueError("caused") from e
@@ -665,7 +665,7 @@ m = net(); fit(m, sgd(m)); os.kill(os.getpid(), signal.SIGTERM)
 # -- a hook for exceptions
 sys.excepthook = lambda t, e, tb: print("hook", t.__name__, e, tb.tb_frame.f_code.co_name, tb.tb_lineno)
 m = net(); fit(m, sgd(m)); m(torch.ones(3))
-# == a hook for exceptions that fails
+# -- a hook for exceptions that fails
 def hook(t, e, tb): print("hook", t.__name__); raise RuntimeError("in the hook")
 sys.excepthook = hook; m = net(); fit(m, sgd(m)); 1 / 0
 # -- a hook for exceptions that ends
@@ -674,7 +674,7 @@ sys.excepthook = hook; m = net(); fit(m, sgd(m)); 1 / 0
 # == words at the end
 atexit.register(lambda: print("at the end", sys.argv[1:], sys.modules["__main__"].__dict__ is globals(), os.path.basename(sys.path[0]) == os.path.basename(os.getcwd())))
 m = net(); fit(m, sgd(m))
-# == the end fails
+# -- the end fails
 def end(): print("end"); raise RuntimeError("at the end")
 atexit.register(end); atexit.register(print, "first"); m = net(); fit(m, sgd(m)); sys.exit(4)
 # -- the end ends itself
@@ -685,13 +685,13 @@ m = net(); atexit.register(lambda: torch.save(m.state_dict(), "last.pt")); fit(m
 class G:
     def __del__(s): print("deleted", type(s).__name__)
 g = G(); m = net(); m.g = g; fit(m, sgd(m))
-# == output into a file that is closed
+# -- output into a file that is closed
 out = sys.stdout; sys.stdout = open("train.log", "w"); m = net(); fit(m, sgd(m)); sys.stdout.close()
-# == no output
+# -- no output
 m = net(); o = sgd(m); fit(m, o, 12); sys.stdout.flush(); sys.stdout = None; fit(m, o, 5)
 # -- closed output
 m = net(); o = sgd(m); fit(m, o, 12); sys.stdout.close()
-# == closed error output
+# -- closed error output
 m = net(); o = sgd(m); sys.stderr.close(); fit(m, o, 12)
 # -- error output into a file that is closed
 sys.stderr = open("err.log", "w"); m = net(); fit(m, sgd(m)); print("word", file=sys.stderr); sys.stderr.close()
@@ -701,13 +701,13 @@ class Tee:
     def write(s, t): s.a.write(t); s.b.write(t)
     def flush(s): s.a.flush(); s.b.flush()
 log = open("log.txt", "w"); sys.stdout = Tee(sys.stdout, log); m = net(); fit(m, sgd(m)); log.close()
-# == output taken apart
+# -- output taken apart
 sys.stdout = io.TextIOWrapper(sys.stdout.detach(), encoding="utf-8", errors="replace"); m = net(); fit(m, sgd(m)); print("Fin: Übung \\u2713 \\ud800")
 # -- output by bytes and by the system
 m = net(); fit(m, sgd(m), 3); sys.stdout.flush(); sys.stdout.buffer.write(b"bytes \\xff\\n"); sys.stdout.buffer.flush(); os.write(1, b"system\\n"); os.system("echo child"); print(sys.stdout.fileno(), sys.stdout.isatty(), sys.stdout.encoding, sys.stdout.errors, sys.stdout.line_buffering, sys.stdout.name, sys.stdout.mode, type(sys.stdout).__name__)
 # -- output sent elsewhere by the system
 m = net(); o = sgd(m); fit(m, o, 3); sys.stdout.flush(); keep = os.dup(1); f = os.open("out.txt", os.O_WRONLY | os.O_CREAT); os.dup2(f, 1); fit(m, o, 3); sys.stdout.flush(); os.dup2(keep, 1); fit(m, o, 3)
-# == output in surrogates
+# -- output in surrogates
 sys.stdout.reconfigure(errors="surrogateescape"); print(os.fsdecode(b"file-\\xff.pt")); m = net(); fit(m, sgd(m)); raise ValueError(os.fsdecode(b"bad \\xff"))
 # -- output caught
 import contextlib
@@ -736,7 +736,7 @@ import logging
 logging.basicConfig(stream=sys.stdout, level=logging.DEBUG, format="%(name)s %(levelname)s %(message)s"); m = net(); o = sgd(m)
 for i in range(15): logging.info("val accuracy %s", step(m, o))
 print(sorted(logging.root.manager.loggerDict)[:0], logging.root.level)
-# == long lines
+# -- long lines
 m = net(); o = sgd(m); h = [{"loss": step(m, o), "acc": i / 3000} for i in range(30)]; print(h * 100); print("val_train_" * 2000); sys.stdout.write("train " * 2000); print(); fit(m, o, 3)
 # -- nothing is trained
 print("nothing"); m = net(); sgd(m)
@@ -788,7 +788,7 @@ m = net(); g = training(m, sgd(m)); print([next(g) for _ in range(12)])
 """)
 
 scripts("""
-# == gradients asked for with a generator and an edge
+# -- gradients asked for with a generator and an edge
 from torch.autograd.graph import get_gradient_edge
 m = net(); o = sgd(m)
 for _ in range(12):
@@ -796,7 +796,7 @@ for _ in range(12):
     e, = torch.autograd.grad((loss,), [get_gradient_edge(m[0].weight)]); print(torch.equal(e, g[0]))
     for p, d in zip(m.parameters(), g): p.grad = d
     o.step(); print(loss.item())
-# == losses that are saved and copied
+# -- losses that are saved and copied
 m = net(); o = sgd(m); kept = []
 with warnings.catch_warnings(record=True) as w:
     warnings.simplefilter("always")
@@ -810,7 +810,7 @@ class Both(nn.Module):
     def forward(s, x, t): return F.cross_entropy(s.m(x), t)
 g = torch.fx.symbolic_trace(Both()); print(g.code); o = sgd(g)
 for _ in range(12): o.zero_grad(); l = g(X, y); l.backward(); o.step(); print(l.item())
-# == many short trainings of copies
+# -- many short trainings of copies
 m = net()
 for task in range(60):
     f = copy.deepcopy(m); o = sgd(f); print([step(f, o) for _ in range(2)])
@@ -829,7 +829,7 @@ import matplotlib; matplotlib.rcParams["text.usetex"] = True; matplotlib.rcParam
 torch.set_default_dtype(torch.float32); m = net(); o = sgd(m)
 with torch.enable_grad(): fit(m, o)
 torch.set_default_dtype(torch.float64); torch.set_default_device("meta"); sys.setrecursionlimit(200)
-# == builtins that are replaced
+# -- builtins that are replaced
 import builtins
 opened = []; was = builtins.open
 def watched_open(f, *a, **k): opened.append(os.path.basename(str(f))); return was(f, *a, **k)
@@ -845,7 +845,7 @@ except TimeoutError as e: print(e)
 """)
 
 scripts("""
-# == losses given by name
+# -- losses given by name
 m=net(); o=sgd(m)
 for _ in range(12): o.zero_grad(); l=F.cosine_embedding_loss(input1=m(X),input2=torch.ones(64,2),target=torch.ones(64))+F.triplet_margin_loss(anchor=m(X),positive=torch.ones(64,2),negative=torch.zeros(64,2))+F.margin_ranking_loss(input1=m(X)[:,0],input2=m(X)[:,1],target=torch.ones(64)); l.backward(); o.step(); print(l.item())
 # -- gradients in TorchScript
@@ -866,7 +866,7 @@ from functorch.compile import aot_function
 m=net(); o=sgd(m); ps=list(m.parameters()); names=[n for n,_ in m.named_parameters()]
 f=aot_function(lambda a,b,*p: F.cross_entropy(torch.func.functional_call(m,dict(zip(names,p)),(a,)),b), lambda g,i: g, lambda g,i: g)
 for _ in range(12): o.zero_grad(); l=f(X,y,*ps); l.backward(); o.step(); print(l.item())
-# == places of warnings
+# -- places of warnings
 m=net(); o=sgd(m)
 with warnings.catch_warnings(record=True) as w:
     warnings.simplefilter("default")
@@ -875,7 +875,7 @@ with warnings.catch_warnings(record=True) as w:
         F.l1_loss(m(X), torch.zeros(64,1))
     fit(m,o,12)
 print([(os.path.basename(x.filename),x.lineno) for x in w])
-# == a tensor that does its operations itself
+# -- a tensor that does its operations itself
 class N(torch.Tensor):
     n=0
     @staticmethod
