@@ -97,8 +97,8 @@ def cost(make, seconds: float) -> dict[str, float]:
             first = len(blocks) % 2
             times = {which: timed((plain, watched)[which], block) for which in (first, 1 - first)}
             blocks.append((*times[0], *times[1]))
-        watch = recorder.watches[0]
-        samples = len(watch.series["movement"][0])
+        watch = recorder.samplers[0]
+        samples = len(watch.log.series["movement"][0])
     wall_plain, cpu_plain, wall_watched, cpu_watched = np.array(blocks).T
     return {
         "step_ms": 1000 * float(np.median(wall_plain)) / block,

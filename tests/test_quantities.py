@@ -10,7 +10,7 @@ import pytest
 
 from trimtab.quantities import Quantity, choose, goal_of, held_out, judging, named, offers, value
 from trimtab.records import Asked, RunRecord, Series, TrainingRecord
-from trimtab.training.printed import Lines
+from trimtab.watching.printed import Lines
 
 
 def training(steps=10, began=0, model="Net", **series) -> TrainingRecord:

@@ -188,7 +188,7 @@ SHOWN = {
     "comparison": (sample.comparison(), "<Comparison of batch_norm(after='linear') against the untreated digits.py by val accuracy over 5 seeds>", "validation accuracy (more is better), 5 paired seeds\n"),
     "treatment": (sample.treatment(), "<Treatment of digits.py: batch_norm(after='linear'), 2 findings>", "Search\n"),
     "tuning": (sample.tuning(), "<Tuning of digits.py: learning_rate(lr=0.185), batch_norm, 24 trials>", "Search\n"),
-    "probe": (sample.tuning().probes[0], "<Probe 0, ", "<Probe 0, "),
+    "attempt": (sample.tuning().attempts[0], "<Attempt 0, ", "<Attempt 0, "),
     "findings": (Findings(sample.findings()), "<Finding error: ", "error   The gradient vanishes"),
 }  # fmt: skip
 

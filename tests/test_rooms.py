@@ -18,25 +18,34 @@ PACKAGE = Path(__file__).parents[1] / "src" / "trimtab"
 FRONT_DOOR = "trimtab"  # src/trimtab/__init__.py, and what is imported from it by name
 
 MAY_IMPORT: dict[str, set[str]] = {
+    # the ground
     "_cpu": set(),
     "user_folders": set(),
-    "_kernels": {"_cpu"},
     "records": set(),
     "values": set(),
-    "optim": {"_kernels", "values"},
+    "structure": set(),
+    "copies": set(),
+    "untouched": set(),
+    "graph": {"copies"},
+    # parts
+    "_kernels": {"_cpu"},
+    "optim": {"_kernels", "values", "untouched"},
     "data": {"values"},
-    "nn": {"_kernels"},
+    "nn": {"_kernels", "copies", "graph"},
+    # words
     "quantities": {"records"},
     "recipe": {"records"},
-    "reading": {"nn", "records"},
-    "structure": set(),
+    "store": {"records"},
+    # what is seen
+    "reading": {"nn", "graph", "copies", "records"},
     "signals": {"records", "structure"},
     "report": {"records", "quantities"},
-    "store": {"records"},
-    "techniques": {"recipe", "reading", "nn", "optim", "data", "records", "quantities"},
-    "training": {"recipe", "signals", "store", "records", "quantities", "structure"},
+    # what happens
+    "techniques": {"recipe", "reading", "graph", "copies", "nn", "optim", "data", "records", "quantities"},
+    "training": {"recipe", "records", "structure"},
+    "watching": {"training", "recipe", "signals", "store", "records", "quantities", "structure"},
     "doctor": {"techniques", "recipe", "signals", "records", "quantities"},
-    "trial": {"training", "recipe", "store", "records", "doctor", "quantities", "user_folders"},
+    "trial": {"watching", "training", "recipe", "store", "records", "doctor", "quantities", "user_folders"},
     "reporting": {"report", "doctor", "store", "records", "user_folders", "quantities"},
     "claims": {"trial", "techniques", "nn", "optim", "data", "records"},
 }
@@ -104,13 +113,66 @@ def test_the_table_itself_has_no_cycle():
     graphlib.TopologicalSorter(rooms).prepare()  # raises CycleError
 
 
+def files_of(package: Path) -> dict[str, tuple[Path, bool]]:
+    """Every module of the package by its name, with its file, and whether it is a package."""
+    found = {}
+    for path in package.rglob("*.py"):
+        parts = path.relative_to(package.parent).with_suffix("").parts
+        is_package = parts[-1] == "__init__"
+        found[".".join(parts[:-1] if is_package else parts)] = path, is_package
+    return found
+
+
+def circle_of_files(package: Path) -> list[str]:
+    """Modules that import one another in a circle; empty where there is none. An import that stands in a function is one, too."""
+    files = files_of(package)
+    graph: dict[str, set[str]] = {}
+    for module, (path, is_package) in files.items():
+        targets: set[str] = set()
+        for _, origin, names in imported_names(path.read_text(encoding="utf-8"), module, is_package):
+            inner = {f"{origin}.{name}" for name in names} & files.keys()
+            targets |= inner | ({origin} & files.keys() if len(inner) < max(1, len(names)) else set())
+        graph[module] = targets - {module}
+    try:
+        graphlib.TopologicalSorter(graph).prepare()
+    except graphlib.CycleError as error:
+        return error.args[1]
+    return []
+
+
+def test_no_files_import_one_another_in_a_circle():
+    assert not (found := circle_of_files(PACKAGE)), " -> ".join(found)
+
+
+def test_no_technique_imports_another():
+    """What two of them share is an engine."""
+    found = []
+    for path in (PACKAGE / "techniques").glob("[!_]*.py"):
+        for line, origin, names in imported_names(
+            path.read_text(encoding="utf-8"), f"trimtab.techniques.{path.stem}", False
+        ):
+            if origin.startswith("trimtab.techniques") and not origin.startswith("trimtab.techniques.engines"):
+                found.append(f"{path.name}:{line}: {origin} {names}")
+    assert not found
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_a_planted_circle_of_files_is_found(tmp_path: Path, late: bool):
+    (room := tmp_path / "trimtab" / "nn").mkdir(parents=True)
+    (room / "a.py").write_text("from trimtab.nn import b")
+    (room / "b.py").write_text("from .c import d")
+    assert circle_of_files(tmp_path / "trimtab") == []
+    (room / "c.py").write_text("def d():\n    import trimtab.nn.a" if late else "from trimtab.nn.a import b")
+    assert set(circle_of_files(tmp_path / "trimtab")) == {"trimtab.nn.a", "trimtab.nn.b", "trimtab.nn.c"}
+
+
 @pytest.mark.parametrize(
     ("path", "source", "message"),
     [
         (
             "nn/a.py",
             "from trimtab.records import Series",
-            "trimtab/nn/a.py:1: nn imports records; it may import _kernels.",
+            "trimtab/nn/a.py:1: nn imports records; it may import _kernels, copies, graph.",
         ),
         ("nn/a.py", "import os, trimtab.optim.sam", "nn imports optim"),
         ("signals/a.py", "import trimtab.doctor as doctor", "signals imports doctor"),

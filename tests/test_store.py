@@ -18,13 +18,13 @@ import pytest
 
 from trimtab.records import (
     Arm,
+    Attempt,
     CodePlace,
     Comparison,
     Evidence,
     Finding,
     Layer,
     Metric,
-    Probe,
     Profile,
     RunRecord,
     Series,
@@ -171,7 +171,7 @@ def test_treatments_are_kept_beside_their_run(store):
 
 
 def test_searches_are_kept_beside_their_run(store):
-    probe = Probe(
+    attempt = Attempt(
         number=0,
         recipe="ema",
         status="ok",
@@ -183,7 +183,7 @@ def test_searches_are_kept_beside_their_run(store):
         subject="train.py",
         search=("ema | none",),
         metric=Metric(name="loss", goal="min"),
-        probes=(probe,),
+        attempts=(attempt,),
         untreated=0.6,
     )
     assert store.tuning("r1") is None

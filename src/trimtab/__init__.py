@@ -17,12 +17,13 @@ if TYPE_CHECKING:
     from trimtab.optim import lr_range_test
     from trimtab.recipe import NothingToDo, Recipe, RecipeError, Technique
     from trimtab.reporting import report
-    from trimtab.training import Recorder, Training, attach
+    from trimtab.training import Training, attach
     from trimtab.trial.compare import compare
     from trimtab.trial.subjects import Script, Task
     from trimtab.trial.treat import treat
     from trimtab.trial.tune import tune
-    from trimtab.trial.watching import watch
+    from trimtab.trial.watch import watch
+    from trimtab.watching import Recorder
 
 __version__ = "0.1.0"
 
@@ -33,10 +34,10 @@ _HOMES = {
     "compare": "trimtab.trial",
     "treat": "trimtab.trial",
     "tune": "trimtab.trial",
-    "watch": "trimtab.trial.watching",
+    "watch": "trimtab.trial.watch",
     "diagnose": "trimtab.doctor",
     "lr_range_test": "trimtab.optim",
-    "Recorder": "trimtab.training",
+    "Recorder": "trimtab.watching",
     "attach": "trimtab.training",
     "Training": "trimtab.training",
     "Technique": "trimtab.recipe",

@@ -13,7 +13,7 @@ line, the catalogue and the shared test suite find it by themselves::
             ...
             return Change("clips ...", undo)
 
-A recipe is a checked list of techniques that reads and writes as text: ``"batch_norm(after='linear'), clip_norm(1.0)"``.
+A recipe is a checked set of techniques that reads and writes as text: ``"batch_norm(after='linear'), clip_norm(1.0)"``.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import dataclasses
 import difflib
 import functools
 import inspect
+import itertools
 import json
 import math
 import numbers
@@ -43,7 +44,34 @@ if TYPE_CHECKING:
 Place = Literal["data", "model", "loss", "update", "loop"]
 Event = Literal["forward", "backward", "gradients", "before_step", "after_step", "step", "evaluation"]
 
-_ORDER: tuple[Place, ...] = ("data", "model", "loss", "update", "loop")
+MOMENTS: dict[Place, tuple[str, ...]] = {
+    "data": ("scale", "geometry", "values", "parts", "mix"),
+    "model": ("convert", "norm", "skip", "draw", "set", "prune", "noise", "fuse", "answer"),
+    "loss": ("loss", "term", "pass", "members"),
+    "update": ("penalty", "spikes", "clip", "decay", "rate", "optimizer", "constraint"),
+    "loop": ("average", "stop"),
+}
+"""In which order techniques apply: by place, within a place by moment, within a moment by name."""
+
+SINGLE = {
+    "batch mix": "both would mix the same batches",
+    "final weights": "both decide which weights are evaluated, or are left at the end",
+    "input scale": "both would set the scale of the inputs",
+    "L1 penalty": "both have an L1 penalty",
+    "L2 penalty": "both have an L2 penalty",
+    "members": "both would add members",
+    "norms": "both would convert the same norms",
+    "optimizer": "both would turn the optimizer into another one",
+    "outputs": "both would normalize the same outputs",
+    "rate": "the new optimizer needs a rate of its own; give it as its lr",
+    "rotation": "both would rotate the images, and interpolate them twice",
+    "schedule": "both schedule the learning rate",
+    "shift": "both would shift the images, and interpolate them twice",
+    "warm-up": "both would warm the learning rate up",
+    "weights": "both would draw the same weights",
+    "zoom": "both would zoom the images, and interpolate them twice",
+}
+"""What only one technique of a recipe can take, each with the reason."""
 
 
 class RecipeError(ValueError):
@@ -163,6 +191,28 @@ class Change:
         return "\n  ".join([self.sentence, *self.details])
 
 
+@dataclasses.dataclass(frozen=True)
+class Suite:
+    """What the tests that every technique passes must know of one.
+
+    Attributes:
+        text: a setting with which it acts within a few steps; its name alone by default.
+        network: the kind of network that it needs, if it does not act on every one: ``"mlp"``, ``"cnn"``, ``"normed"`` (with batch norms),
+            ``"dropout"``, ``"recurrent"``, or ``"images"`` (a convolution first).
+        always: it finds something to act on in every training.
+        same_losses: why the losses of the training stay what they are; empty where they must not.
+        anew: another optimizer begins, with moments of its own.
+        judged: it acts on evaluations.
+    """
+
+    text: str = ""
+    network: str = ""
+    always: bool = False
+    same_losses: Literal["", "takes away what has no effect", "acts in evaluation"] = ""
+    anew: bool = False
+    judged: bool = False
+
+
 class Technique:
     """Base of all techniques; derive, decorate with ``@dataclass(frozen=True)``, and implement :meth:`apply`.
 
@@ -171,7 +221,12 @@ class Technique:
         acts_on: ``"data"``, ``"model"``, ``"loss"``, ``"update"`` or ``"loop"``; recipes apply in this order.
         group: what it is for in the catalogue: ``"normalization"``, ``"regularization"``, ``"augmentation"``, ``"optimization"``, or
             several of these.
-        clashes: names of techniques that cannot be in the same recipe, each with the reason.
+        moment: when it applies among those that act on the same; one of :data:`MOMENTS`. A recipe is a set: whoever writes it in
+            whatever order gets the same training.
+        takes: what only one technique of a recipe can have; some of :data:`SINGLE`.
+        inputs: the kinds of inputs it acts on (``"images"``, ``"tables"``, ``"sequences"``); empty for all.
+        clashes: names of other techniques that it cannot be with although they take nothing in common, each with the reason.
+        suite: what the tests that all techniques pass must know of it.
         evaluates: whether a model computes something else in evaluation with it than its class says, although no new weight tells of it.
         unbounded: names of the fields that may be infinite.
 
@@ -184,7 +239,11 @@ class Technique:
     name: ClassVar[str] = ""
     acts_on: ClassVar[Place] = "model"
     group: ClassVar[str | tuple[str, ...]] = ""
+    moment: ClassVar[str] = ""
+    takes: ClassVar[tuple[str, ...]] = ()
+    inputs: ClassVar[tuple[str, ...]] = ()
     clashes: ClassVar[dict[str, str]] = {}
+    suite: ClassVar[Suite] = Suite()
     evaluates: ClassVar[bool] = False
     unbounded: ClassVar[tuple[str, ...]] = ()
     registry: ClassVar[dict[str, type[Technique]]] = {}
@@ -195,8 +254,28 @@ class Technique:
         known = Technique.registry.setdefault(cls.name, cls)
         if known.__qualname__ != cls.__qualname__ or known.__module__ != cls.__module__:
             raise TypeError(f"two techniques are called {cls.name!r}: {known.__module__} and {cls.__module__}")
+        if cls.moment not in ("", *MOMENTS[cls.acts_on]):
+            raise TypeError(f"{cls.name}: moment={cls.moment!r}: {nearest(cls.moment, MOMENTS[cls.acts_on])}")
+        if unknown := set(cls.takes) - SINGLE.keys():
+            raise TypeError(f"{cls.name}: takes={min(unknown)!r}: {nearest(min(unknown), SINGLE)}")
         Technique.registry[cls.name] = cls
         setattr(cls, "__post_init__", _checked(getattr(cls, "__post_init__", None)))  # noqa: B010 (before the dataclass is made)
+
+    @classmethod
+    def order(cls) -> tuple[int, int, str]:
+        """Its turn in a recipe; one without a moment comes after those that have one."""
+        moments = MOMENTS[cls.acts_on]
+        moment = moments.index(cls.moment) if cls.moment else len(moments)
+        return list(MOMENTS).index(cls.acts_on), moment, cls.name
+
+    def clash(self, other: Technique) -> str:
+        """Why another technique cannot be in the same recipe, as far as this one knows; empty if it can."""
+        common = [thing for thing in self.takes if thing in other.takes]
+        if common:
+            return SINGLE[common[0]]
+        if self.inputs and other.inputs and not set(self.inputs) & set(other.inputs):
+            return f"it acts on {' and '.join(other.inputs)}, this on {' and '.join(self.inputs)}"
+        return self.clashes.get(other.name, "")
 
     def apply(self, training: TrainingLike) -> Change:
         """Change the training in place and say what was changed; raise :class:`NothingToDo` if nothing could be."""
@@ -225,9 +304,10 @@ class Technique:
 
 
 class Recipe:
-    """An ordered, checked list of techniques.
+    """A checked set of techniques.
 
-    Techniques apply in the order data, model, loss, update, loop; within one place, in the order given.
+    Its meaning does not depend on the order in which it is written: techniques apply in the order data, model, loss, update, loop,
+    within each of them by their moments (:data:`MOMENTS`), such as penalties before clipping, and then by name.
 
     >>> str(Recipe.parse(""))
     ''
@@ -241,7 +321,7 @@ class Recipe:
         for technique in listed:
             if not isinstance(technique, Technique):
                 raise RecipeError(f"A recipe holds techniques; got {technique!r} of type {type(technique).__name__}.")
-        self.techniques: tuple[Technique, ...] = tuple(sorted(listed, key=lambda one: _ORDER.index(one.acts_on)))
+        self.techniques: tuple[Technique, ...] = tuple(sorted(listed, key=lambda one: one.order()))
         self._check()
 
     def _check(self) -> None:
@@ -251,9 +331,9 @@ class Recipe:
                 raise RecipeError(
                     f"{technique.name} stands {names.count(technique.name)} times in the recipe; keep one."
                 )
-            for other, reason in technique.clashes.items():
-                if other in names:
-                    raise RecipeError(f"{technique.name} cannot be combined with {other}: {reason}. Leave one out.")
+        for one, other in itertools.permutations(self.techniques, 2):
+            if reason := one.clash(other):
+                raise RecipeError(f"{one.name} cannot be combined with {other.name}: {reason}. Leave one out.")
 
     @classmethod
     def of(cls, what: str | Technique | Recipe | Iterable[Technique] | None) -> Recipe:

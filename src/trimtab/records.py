@@ -32,9 +32,14 @@ CONTROL = "\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u20
 _CONTROL = re.compile(f"[{CONTROL}]")
 
 
+def front_door() -> Any:
+    """The package itself. It knows the rooms that stand above this one: what draws records, and what makes them."""
+    return sys.modules[__name__.partition(".")[0]]
+
+
 def drawing() -> Any:
-    """The room that draws records. It stands above this one: the front door says which it is."""
-    return sys.modules[__name__.partition(".")[0]].drawing()
+    """The room that draws records."""
+    return front_door().drawing()
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True, repr_omit_defaults=True):
@@ -456,7 +461,7 @@ class Axis(Record):
     log: bool = False
 
 
-class Probe(Record):
+class Attempt(Record):
     """One recipe that a search tried, on its one seed.
 
     ``at`` is where in the space it lies: the value on every axis that the recipe has, a choice by its text. ``reports`` are
@@ -482,7 +487,7 @@ class Tuning(Record):
 
     ``recipe`` is the best one that is proven to help, empty when none is; ``confirmation`` compares the best of the search with
     the untreated subject on seeds that played no part in it. ``untreated`` is the untreated subject's value on the seed of the
-    search. ``importances`` are shares of how much each axis decides about the best ``quantile`` of the probes, empty when there
+    search. ``importances`` are shares of how much each axis decides about the best ``quantile`` of the attempts, empty when there
     were too few. ``run`` is the id of the watched run that the search started from.
     """
 
@@ -491,7 +496,7 @@ class Tuning(Record):
     metric: Metric
     run: str = ""
     axes: tuple[Axis, ...] = ()
-    probes: tuple[Probe, ...] = ()
+    attempts: tuple[Attempt, ...] = msgspec.field(default=(), name="probes")  # as stores have it
     untreated: float = math.nan
     importances: dict[str, float] = {}
     quantile: float = 0.0
@@ -502,7 +507,7 @@ class Tuning(Record):
     seconds: float = 0.0
 
     def _in_short(self) -> str:
-        return f"of {self.subject}: {self.recipe or 'nothing that helps'}, {_number(self.probes, 'trial')}"
+        return f"of {self.subject}: {self.recipe or 'nothing that helps'}, {_number(self.attempts, 'trial')}"
 
 
 Outcome = Treatment | Comparison | Tuning

@@ -172,7 +172,7 @@ def test_a_search_that_is_judged_the_other_way_is_another_search(trimtab, train)
         assert shown.exit_code in (0, 3), shown.output
         assert "of these." not in shown.stdout  # nothing is kept of the other search
         found = json.loads(train.with_name("found.json").read_text())["tuning"]
-        probes = {probe["recipe"]: probe["value"] for probe in found["probes"] if probe["recipe"]}
+        probes = {probe["recipe"]: probe["value"] for probe in found["attempts"] if probe["recipe"]}
         confirmed = found["confirmation"]["arms"][0]["recipe"] if found["confirmation"] else None
         untreated = found["untreated"]
         if confirmed is not None:

@@ -35,7 +35,7 @@ def test_a_rate_that_is_a_hundred_times_too_low_is_found(train):
     rate = float(re.fullmatch(r"learning_rate\(lr=([0-9.]+)\)", found["recipe"])[1])
     assert 3e-3 <= rate <= 0.3
     assert found["proven"] is True and 0.3 < found["low"] < found["effect"] < found["high"]
-    assert found["seeds"] == [1000, 1001, 1002] and len(found["probes"]) == 8
+    assert found["seeds"] == [1000, 1001, 1002] and len(found["attempts"]) == 8
     assert re.search(r"val loss from 0\.[67]\d* to 0\.[01]", shown.stdout)
     stages = re.findall(r"^(.*): (\d+) of (\d+) done in \d+ s$", shown.stderr, re.M)
     assert stages == [("watching one run", "1", "1"), ("searching", "8", "8"), ("confirming on fresh seeds", "6", "6")]
@@ -50,7 +50,7 @@ def test_a_search_is_shown_again_and_goes_further(trimtab, train):
     shown = trimtab("tune", *arguments, "--trials", "2", "--candidates", "1", "--json", "found.json", "train.py")
     assert shown.exit_code in (0, 3), shown.output  # two seeds prove little
     found = json.loads(train.with_name("found.json").read_text())["tuning"]
-    assert [probe["recipe"] for probe in found["probes"]][0] == "" and len(found["probes"]) == 2
+    assert [attempt["recipe"] for attempt in found["attempts"]][0] == "" and len(found["attempts"]) == 2
     assert trimtab("report").stdout.split("Report:")[0] == shown.stdout.split("Report:")[0]
 
     more = trimtab("tune", *arguments, "--candidates", "1", "train.py")
@@ -59,7 +59,7 @@ def test_a_search_is_shown_again_and_goes_further(trimtab, train):
     kept = int(re.search(r"^Kept from before and not repeated: (\d+) runs?\.$", more.stdout, re.M)[1])
     assert kept >= 2  # the watched run, and the search so far
     with Store(train.parent / ".trimtab") as store:
-        assert len(store.tuning(store.runs()[-1]).probes) == 4
+        assert len(store.tuning(store.runs()[-1]).attempts) == 4
 
 
 def test_nothing_better_ends_with_3(trimtab, train):

@@ -22,7 +22,7 @@ def cross_entropy(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
 @pytest.fixture(autouse=True)
 def any_budget(monkeypatch):
     """On a busy machine a sample is dear, and a rule would see fewer of them: here the clock decides nothing."""
-    monkeypatch.setattr("trimtab.training.watch.SHARE", float("inf"))
+    monkeypatch.setattr("trimtab.watching.budget.SHARE", float("inf"))
 
 
 def watched(
@@ -178,14 +178,14 @@ def test_a_new_head_for_other_classes_is_no_harm(digits):
         for data, head in (((x[first], y[first]), nn.Linear(32, 3)), ((x[second], y[second] - 3), nn.Linear(32, 7))):
             model[4] = head
             optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
-            recorder.watches[0].training().join(optimizer)
+            recorder.samplers[0].training().join(optimizer)
             for _ in range(150):
                 rows = torch.randperm(len(data[0]), generator=generator)[:32]
                 optimizer.zero_grad()
                 cross_entropy(model(data[0][rows]), data[1][rows]).backward()
                 optimizer.step()
     run = recorder.record()
-    assert recorder.off == "" and run.trainings[0].steps == 300
+    assert recorder.guard.off == "" and run.trainings[0].steps == 300
     assert problems(run) == {}
 
 

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 import trimtab.nn as tn
+from trimtab.graph import follow
 from trimtab.nn import Residual
-from trimtab.nn.flow import follow
 
 
 def block(width: int = 6) -> nn.Module:

@@ -13,7 +13,7 @@ from torch import nn
 
 from tests.conftest import network, numbers, same
 from trimtab.optim import SpikeGuard
-from trimtab.optim.rollback import Snapshot, buffers_of
+from trimtab.optim.snapshot import Snapshot, buffers_of
 
 # -- what a spike is -------------------------------------------------------------------------------------------------
 

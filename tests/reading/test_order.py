@@ -9,7 +9,7 @@ from torch import nn
 import trimtab as tt
 from trimtab.reading import order as read
 from trimtab.records import OUTPUT
-from trimtab.training.flow import FlowReader
+from trimtab.watching.flow import FlowReader
 
 
 class HeadFirst(nn.Module):

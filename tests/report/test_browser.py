@@ -119,19 +119,21 @@ def test_a_search_shows_its_course_what_decided_and_its_trials(opened):
     page = opened(sample.run(), (), None, None, tuning)
     check_pictures(page, curves=5, heatmap=3, history=1, importances=1, coordinates=1, trials=3, axis=1)
     assert page.locator("h1").inner_text().startswith(f"{tuning.recipe} raised validation accuracy from 0.11 to 0.94")
-    assert page.locator("table.probes th[scope=row]").all_inner_texts()[:2] == ["untreated", tuning.recipe]
+    assert page.locator("table.attempts th[scope=row]").all_inner_texts()[:2] == ["untreated", tuning.recipe]
     assert page.locator(".space code").all_inner_texts() == list(tuning.search)
     assert page.locator(".code code").first.text_content() == "\n".join(tuning.lines)
     lines = page.locator("svg[data-kind=coordinates]")
-    assert lines.locator("[class~=series]").count() == len(tuning.probes)
+    assert lines.locator("[class~=series]").count() == len(tuning.attempts)
     figure = page.locator("figure").filter(has=lines)
-    stopped = sum(probe.status != "ok" for probe in tuning.probes)
+    stopped = sum(attempt.status != "ok" for attempt in tuning.attempts)
     assert lines.locator(".series-0").count() == stopped > 0
     figure.get_by_role("button", name="stopped or failed").click()
     assert not any(one.is_visible() for one in lines.locator(".series-0").all())
     assert lines.locator(".series-3").is_visible()
     course = page.locator("svg[data-kind=history]")
-    assert course.locator(".series-3 use").count() == sum(probe.status == "diverged" for probe in tuning.probes) > 0
+    assert (
+        course.locator(".series-3 use").count() == sum(attempt.status == "diverged" for attempt in tuning.attempts) > 0
+    )
 
 
 def test_hover_over_a_search_names_the_trial(opened):
@@ -150,10 +152,10 @@ def test_hover_over_a_search_names_the_trial(opened):
         )
         return page.locator("#tip").inner_text()
 
-    probe = tuning.probes[9]
+    attempt = tuning.attempts[9]
     said = point("history", 9.2, 0.5)
-    assert "trial 9" in said and probe.recipe in said and f"{probe.value:.5g}" in said
-    assert "diverged" in point("history", next(p.number for p in tuning.probes if p.status == "diverged"), 0.5)
+    assert "trial 9" in said and attempt.recipe in said and f"{attempt.value:.5g}" in said
+    assert "diverged" in point("history", next(p.number for p in tuning.attempts if p.status == "diverged"), 0.5)
     said = point("coordinates", len(tuning.axes), 1.0)  # the best result, at the top of the last axis
     assert tuning.recipe in said
     point("coordinates", 1.5, -0.1)
@@ -278,9 +280,9 @@ def test_a_long_word_makes_no_page_wider_than_the_screen(opened):
     treatment = replace(treated, findings=(finding,), recipe=WORD, lines=(WORD,), words=(WORD,), search=worded(treated.search),
                         confirmation=worded(treated.confirmation))  # fmt: skip
     tuning = sample.tuning()
-    probes = tuple(replace(probe, recipe=WORD) for probe in tuning.probes)
+    attempts = tuple(replace(attempt, recipe=WORD) for attempt in tuning.attempts)
     tuning = replace(
-        tuning, search=(WORD,), probes=probes, recipe=WORD, words=(WORD,), confirmation=worded(tuning.confirmation)
+        tuning, search=(WORD,), attempts=attempts, recipe=WORD, words=(WORD,), confirmation=worded(tuning.confirmation)
     )
     for width in (420, 1280):
         page = opened(run, [finding], treatment, worded(sample.search()), tuning, [sample.search()], width=width)

@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from trimtab.records import Axis, Layer, Metric, Probe, Profile, Series, TrainingRecord, Tuning
+from trimtab.records import Attempt, Axis, Layer, Metric, Profile, Series, TrainingRecord, Tuning
 from trimtab.report import sample
 from trimtab.report.figures import of_search, of_seeds, of_training, profiles_of_training
 from trimtab.report.measured import PROFILES, SERIES
@@ -221,13 +221,13 @@ def searched(
     *ends: tuple[str, float], goal: str = "min", axes: tuple[Axis, ...] = (), at: tuple[dict, ...] = ()
 ) -> Tuning:
     """A search whose trials ended so: a status and a number, which is the last report of a pruned one."""
-    probes = tuple(
-        Probe(number=i, recipe=f"r{i}", status=status, value=value if status == "ok" else math.nan, at=at[i] if at else {},
+    attempts = tuple(
+        Attempt(number=i, recipe=f"r{i}", status=status, value=value if status == "ok" else math.nan, at=at[i] if at else {},
               reports=Series(steps=(4, 8), values=(9.0, value)) if status == "pruned" else Series())
         for i, (status, value) in enumerate(ends)
     )  # fmt: skip
     return Tuning(
-        subject="s", search=(), metric=Metric(name="val loss", goal=goal), probes=probes, axes=axes, untreated=0.5
+        subject="s", search=(), metric=Metric(name="val loss", goal=goal), attempts=attempts, axes=axes, untreated=0.5
     )
 
 

@@ -5,7 +5,7 @@ import math
 import pytest
 from msgspec.structs import replace
 
-from trimtab.records import Arm, Comparison, Findings, Metric, Probe, RunRecord, TrainingRecord, Treatment, Tuning
+from trimtab.records import Arm, Attempt, Comparison, Findings, Metric, RunRecord, TrainingRecord, Treatment, Tuning
 from trimtab.report import sample, verdict
 from trimtab.report.verdict import tone
 
@@ -37,10 +37,14 @@ def treatment(recipe: str = "batch_norm", **parts: object) -> Treatment:
 
 
 def tuning(recipe: str = "", **parts: object) -> Tuning:
-    probes = tuple(Probe(number=i, recipe=one, status="ok", value=0.5) for i, one in enumerate(("", "ema", "swa")))
+    attempts = tuple(Attempt(number=i, recipe=one, status="ok", value=0.5) for i, one in enumerate(("", "ema", "swa")))
     metric = Metric(name="val accuracy", goal="max")
     return Tuning(
-        subject="train.py", search=("ema | swa | none",), metric=metric, recipe=recipe, **{"probes": probes, **parts}
+        subject="train.py",
+        search=("ema | swa | none",),
+        metric=metric,
+        recipe=recipe,
+        **{"attempts": attempts, **parts},
     )
 
 
@@ -165,7 +169,7 @@ def tuning(recipe: str = "", **parts: object) -> Tuning:
             "plain",
         ),
         ({"tuning": tuning()}, "None of 2 recipes tried was better than the script as it is", "plain"),
-        ({"tuning": tuning(probes=())}, "No recipe was tried", "plain"),
+        ({"tuning": tuning(attempts=())}, "No recipe was tried", "plain"),
     ],
 )  # fmt: skip
 def test_verdict(given, text, sound):

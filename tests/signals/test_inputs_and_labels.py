@@ -12,12 +12,12 @@ from torch import nn
 import trimtab as tt
 from trimtab import signals
 from trimtab.signals.labels import tail
-from trimtab.training import watch as watch_module
+from trimtab.watching import budget
 
 
 @pytest.fixture(autouse=True)
 def time_to_measure(monkeypatch):
-    monkeypatch.setattr(watch_module, "ALLOWANCE", 60.0)
+    monkeypatch.setattr(budget, "ALLOWANCE", 60.0)
 
 
 def condition(x: np.ndarray) -> float:
@@ -253,7 +253,7 @@ def test_losses_of_several_networks_are_not_mixed(other):
         F.cross_entropy(model(torch.randn(16, 4)), torch.full((16,), label)).backward()
         first.step()
         second.step()
-    assert not recorder.off
+    assert not recorder.guard.off
     assert not any("label_grouping" in training.series for training in recorder.close().trainings)
 
 

@@ -15,7 +15,7 @@ from tests.conftest import network, train
 from trimtab import signals
 from trimtab.signals.signal import norms, thin, unit_axis
 from trimtab.training import attach
-from trimtab.training import watch as watch_module
+from trimtab.watching import budget
 
 # float32 sums of some thousand numbers: roundings of 6e-8 add up to about 1e-5 at worst.
 CLOSE = 1e-5
@@ -23,7 +23,7 @@ CLOSE = 1e-5
 
 @pytest.fixture(autouse=True)
 def time_to_measure(monkeypatch):
-    monkeypatch.setattr(watch_module, "ALLOWANCE", 60.0)
+    monkeypatch.setattr(budget, "ALLOWANCE", 60.0)
 
 
 def one_step(model, optimizer, x, y, loss=F.cross_entropy):
@@ -133,7 +133,7 @@ def test_sparse_gradients_are_measured():
     optimizer.step()
     training = recorder.close().main
     assert row(training, "grad_norms")["0.weight"] == pytest.approx(expected, rel=CLOSE)
-    assert recorder.off == ""
+    assert recorder.guard.off == ""
 
 
 @pytest.mark.parametrize("make", [
@@ -239,7 +239,7 @@ def dead_share(model, steps=6, batch=64, x=None, layer="0"):
     recorder.watch(attach(model, optimizer))
     x = torch.randn(512, 64) if x is None else x
     train(model, optimizer, (x, torch.randint(10, (len(x),))), steps, batch)
-    assert recorder.off == ""
+    assert recorder.guard.off == ""
     return dict(zip((p := recorder.close().main.profiles["dead_units"]).names, zip(*p.rows, strict=True), strict=True))[
         layer
     ]

@@ -14,14 +14,14 @@ from tests.conftest import network, train
 from trimtab import signals
 from trimtab.signals.sparsity import spread
 from trimtab.training import attach
-from trimtab.training import watch as watch_module
+from trimtab.watching import budget
 
 CLOSE = 1e-5  # float32 sums of some thousand numbers
 
 
 @pytest.fixture(autouse=True)
 def time_to_measure(monkeypatch):
-    monkeypatch.setattr(watch_module, "ALLOWANCE", 60.0)
+    monkeypatch.setattr(budget, "ALLOWANCE", 60.0)
 
 
 def recorded(model, optimizer, data, text="", steps=5):
@@ -32,7 +32,7 @@ def recorded(model, optimizer, data, text="", steps=5):
     recorder = tt.Recorder(every=1)
     recorder.watch(training)
     train(model, optimizer, data, steps)
-    assert recorder.off == ""
+    assert recorder.guard.off == ""
     return recorder.close().main
 
 

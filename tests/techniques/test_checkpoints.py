@@ -11,7 +11,7 @@ import torch
 
 import trimtab as tt
 from tests.conftest import network, train
-from tests.techniques.test_every_technique import NETWORKS, TEXTS, attached, shaped
+from tests.techniques.test_every_technique import TEXTS, attached, shaped
 from trimtab.recipe import Recipe
 from trimtab.records import Applied, Trial
 from trimtab.trial.permanent import permanent_lines
@@ -48,7 +48,7 @@ def test_every_technique_is_loaded_in_another_process_as_told(digits, tmp_path):
         training.apply(text)
         x, _ = given = shaped(model, digits)
         train(model, optimizer, given, 3)
-        kind = next((NETWORKS[one.name] for one in Recipe.parse(text) if one.name in NETWORKS), "mlp")
+        kind = next((one.suite.network for one in Recipe.parse(text) if one.suite.network), "mlp")
         with torch.no_grad():
             said = model.eval()(x)
         saved[text] = (kind, told(training, text), copy.deepcopy(model.state_dict()), x, said)

@@ -158,20 +158,16 @@ def test_each_optimizer_is_clipped_by_itself(text, digits):
     assert_same(*models)
 
 
-def test_clipping_and_penalties_act_in_the_order_of_the_recipe(digits):
-    lengths = []
+def test_penalties_are_clipped_in_whatever_order_they_are_written(digits):
     for text in ("l2(factor=100.0), clip_norm(max_norm=0.5)", "clip_norm(max_norm=0.5), l2(factor=100.0)"):
         model = network()
-        weights = torch.cat([p.detach().flatten() for name, p in model.named_parameters() if "weight" in name])
         optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
         tt.attach(model, optimizer).apply(text)
         before = torch.cat([p.detach().flatten() for p in model.parameters()])
         loss_of(model, digits).backward()
         optimizer.step()
         after = torch.cat([p.detach().flatten() for p in model.parameters()])
-        lengths.append(float((before - after).norm()))
-    assert lengths[0] == pytest.approx(0.5, rel=1e-4)
-    assert lengths[1] == pytest.approx(100 * float(weights.norm()), abs=0.6)
+        assert float((before - after).norm()) == pytest.approx(0.5, rel=1e-4)
 
 
 def test_a_bound_that_is_never_reached_leaves_every_bit(digits):
@@ -270,12 +266,12 @@ def test_a_step_that_is_left_out_changes_nothing_whatever_the_optimizer(name, di
     scale = 1.0
     step()
     assert not same(numbers(model, optimizer), before)
-    assert training.changes[0].outcome() == "skipped 1 of 5 updates (3)"
+    assert training.changes[-1].outcome() == "skipped 1 of 5 updates (3)"
 
 
 @pytest.mark.parametrize("text", ["weight_decay(factor=10.0)", "weight_decay(factor=10.0, kind='coupled')", "l1(factor=1.0)",
                                   "constrain(radius=0.5)", "clip_norm", "zclip"])  # fmt: skip
-def test_what_comes_after_it_does_nothing_in_a_step_that_is_left_out(text, digits):
+def test_nothing_else_acts_in_a_step_that_is_left_out(text, digits):
     model = network()
     optimizer = torch.optim.SGD(model.parameters(), 0.01, momentum=0.9)
     training = tt.attach(model, optimizer).apply(f"skip_spikes, {text}")
@@ -285,7 +281,7 @@ def test_what_comes_after_it_does_nothing_in_a_step_that_is_left_out(text, digit
         warnings.simplefilter("error")  # clipping does not see what is not finite
         train(model, optimizer, (digits[0] * math.nan, digits[1]), 1)
     assert same(numbers(model, optimizer), before)
-    assert "skipped 1 of 4" in training.changes[0].outcome()
+    assert "skipped 1 of 4" in training.changes[text.startswith("l1")].outcome()
     if "clip" in text:
         assert "3 steps" in training.changes[1].outcome()
 
@@ -495,13 +491,13 @@ def test_processes_decide_alike_and_shards_are_clipped_as_a_whole(tmp_path):
 def test_trials_tell_how_hard_it_was(tmp_path):
     file = tmp_path / "train.py"
     file.write_text(clusters())
-    recipe = "skip_spikes, clip_norm(max_norm=0.1), zclip, clip_value(low=1e6)"
+    recipe = "skip_spikes, clip_norm(max_norm=0.1), zclip, clip_value(low=1e6)"  # zclip judges before others clip
     trial = run_job(Job(Script(str(file)), recipe, seed=0)).trial
     assert trial.status == "ok"
     told = [re.sub(r"\d+(\.\d+)?(e[-+]\d+)?", "#", sentence) for sentence in trial.changed]
     assert told == [
         "updates left out whose loss or gradient is beyond # deviations: never acted in # updates",
+        told[1],
         "gradient norm clipped at #: acted in # of # steps (# %), mean factor #, strongest #",
-        told[2],
         "entries of gradients clipped into [-#, #]: never acted in # steps",
     ]

@@ -12,7 +12,7 @@ from torch import nn
 import trimtab as tt
 from trimtab import nn as tnn
 from trimtab.reading.norms import KINDS, Norm, recognise
-from trimtab.techniques.norms import fitting_groups
+from trimtab.techniques.engines.converting import fitting_groups
 
 C = 8
 

@@ -108,7 +108,7 @@ def test_drop_connect_serves_recurrent_layers(digits):
 def test_drop_connect_goes_with_zoneout(digits):
     model, x = network("recurrent"), digits[0]
     training = attached(model, "zoneout, drop_connect(on='recurrent')")
-    assert training.changes[1].summary == "DropConnect with p=0.5 on 1 layers: 1.rnn"
+    assert training.changes[0].summary == "DropConnect with p=0.5 on 1 layers: 1.rnn"
     rnn = copy.deepcopy(model[1].rnn)
     weight = copy.deepcopy(rnn.drop_connect)(rnn.weight_hh_l0)[0]
     plain = copy.deepcopy(rnn)

@@ -14,7 +14,7 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 
 import trimtab as tt
 from tests.conftest import network, train
-from tests.nn.test_copies import COMPUTED
+from tests.test_copies import COMPUTED
 from trimtab.data import content_weights
 
 

@@ -1,11 +1,13 @@
-"""The suite that every technique passes. A new technique joins it by existing; one with a required field adds a setting here."""
+"""The suite that every technique passes. A new technique joins it by existing; what is special of it stands in its ``suite``."""
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import inspect
 import itertools
+import random
 import re
 
 import pytest
@@ -14,69 +16,23 @@ from torch import nn
 
 import trimtab as tt
 from tests.conftest import network, same, train
-from trimtab.recipe import Recipe, Technique
+from trimtab.recipe import MOMENTS, Recipe, Suite, Technique
 
-SETTINGS = {
-    "early_stopping": "early_stopping(patience=1, criterion='patience', min_improvement=1.0)",
-    "swa": "swa(start=1, every=1)",
-    "constrain": "constrain(radius=0.1)",
-    "lr_scale": "lr_scale(factor=0.5)",
-    "learning_rate": "learning_rate(lr=0.02)",
-    "inverse_time_decay": "inverse_time_decay(beta=0.5)",
-    "exponential_decay": "exponential_decay(beta=0.5)",
-    "natural_exp_decay": "natural_exp_decay(beta=0.5)",
-    "cosine_decay": "cosine_decay(steps=5)",
-    "warmup_stable_decay": "warmup_stable_decay(steps=5, decay=0.6)",
-    "one_cycle": "one_cycle(steps=5)",
-    "sgd": "sgd(lr=0.05)",
-    "clip_norm": "clip_norm(max_norm=0.01)",
-    "clip_value": "clip_value(low=0.001)",
-    "zclip": "zclip(warmup_steps=2, z_threshold=0.01)",
-    "skip_spikes": "skip_spikes(threshold=0.01, window=2, warmup=2)",
-    "rand_augment": "rand_augment(value_range=(-1.0, 1.0))",
-}
-# Techniques that need a network of a certain kind (tests/conftest.py); one of "images" is given inputs (N, 1, 8, 8).
-NETWORKS = {
-    **dict.fromkeys(("convert_norm", "fuse", "gn_ws", "remove_redundant_bias", "zero_init_residual"), "normed"),
-    "add_skips": "mlp",
-    "muon": "mlp",
-    "identity_init": "normed",
-    "drop_path": "normed",
-    "r_drop": "dropout",
-    "zoneout": "recurrent",
-    "drop_block": "cnn",
-    **dict.fromkeys(("affine", "cutout", "flip", "rand_augment", "rotate", "translate", "zoom"), "images"),
-    "cutmix": "images",
-}
-ALWAYS = (
-    "agc",
-    "bagging",
-    "clip_norm",
-    "clip_value",
-    "deep_ensemble",
-    "cosine_decay",
-    "exponential_decay",
-    "inverse_time_decay",
-    "learning_rate",
-    "lr_scale",
-    "natural_exp_decay",
-    "one_cycle",
-    "skip_spikes",
-    "warmup",
-    "zclip",
-    *("adadelta", "adagrad", "adam", "adamw", "rmsprop", "sam", "schedule_free", "sgd"),
-)  # techniques that find something to act on in every training
-TAKES_AWAY = ("remove_redundant_bias",)  # parameters without effect: training goes on as before, with fewer of them
-IN_EVALUATION = ("deep_ensemble", "ema", "swa")  # training goes on as before, and something else answers in evaluation
-ANEW = ("adadelta", "adagrad", "adam", "adamw", "muon", "rmsprop", "schedule_free", "sgd")  # another optimizer begins
-JUDGED = ("early_stopping",)  # techniques that act on evaluations
-TEXTS = [SETTINGS.get(name, name) for name in sorted(Technique.registry)]
-ANEW_TEXTS = [SETTINGS.get(name, name) for name in ANEW]
+SUITES = {name: cls.suite for name, cls in sorted(Technique.registry.items())}
+NAMES = {suite.text or name: name for name, suite in SUITES.items()}
+TEXTS = list(NAMES)
+
+
+def suite_of(text: str) -> Suite:
+    """What a technique says of itself to this suite."""
+    return SUITES[NAMES[text]]
+
+
 KINDS = ["mlp", "cnn"]
 
 
 def attached(kind: str, make=lambda p: torch.optim.AdamW(p, lr=0.01), text: str = ""):
-    model = network(next((NETWORKS[t.name] for t in Recipe.parse(text) if t.name in NETWORKS), kind) if text else kind)
+    model = network(next((t.suite.network for t in Recipe.parse(text) if t.suite.network), kind) if text else kind)
     optimizer = make(model.parameters())
     return model, optimizer, tt.attach(model, optimizer)
 
@@ -104,12 +60,12 @@ def test_changes_the_training_and_says_what(text, kind, digits):
     plain_model, plain_optimizer, _ = attached(kind, sgd, text)
     plain = train(plain_model, plain_optimizer, shaped(model, digits))
     training.apply(text)
-    if text.startswith(JUDGED):  # by a metric that gets worse with every step
+    if suite_of(text).judged:  # by a metric that gets worse with every step
         training.on("step", lambda loss: training.evaluated("val loss", training.step))
     treated = train(model, optimizer, shaped(model, digits))
-    if text in TAKES_AWAY:
+    if suite_of(text).same_losses == "takes away what has no effect":
         torch.testing.assert_close(treated, plain, rtol=1e-4, atol=1e-4)
-    elif text.startswith(IN_EVALUATION):
+    elif suite_of(text).same_losses == "acts in evaluation":
         assert treated == plain
         x = shaped(model, digits)[0]
         with torch.no_grad():
@@ -154,12 +110,12 @@ def test_keeps_parameters_and_their_moments(text, digits):
     old = list(model.parameters())
     training.apply(text)
     now = {id(p) for p in model.parameters()}
-    assert all(id(p) in now for p in old) or text in TAKES_AWAY
+    assert all(id(p) in now for p in old) or suite_of(text).same_losses == "takes away what has no effect"
     assert sum(len(g["params"]) for g in optimizer.param_groups) == len(list(model.parameters()))
-    if "init" not in text and text not in ANEW_TEXTS:
+    if "init" not in text and not suite_of(text).anew:
         assert all("exp_avg" in optimizer.state[p] for p in old if id(p) in now)
     train(model, optimizer, shaped(model, digits), 2)
-    if text in ANEW_TEXTS:
+    if suite_of(text).anew:
         assert all(optimizer.state[p] for p in model.parameters())
         training.undo()
     assert all("exp_avg" in optimizer.state[p] for p in model.parameters())
@@ -207,7 +163,7 @@ def test_survives_deepcopy_and_checkpoint(text, digits):
         torch.testing.assert_close(other.eval()(shaped(model, digits)[0][:8]), expected, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("text", [text for text in TEXTS if not text.startswith(ALWAYS)])
+@pytest.mark.parametrize("text", [text for text in TEXTS if not suite_of(text).always])
 def test_is_loud_when_it_finds_nothing(text):
     # integers in, a regression loss, no layer with weights proper, no evaluation
     model = nn.Embedding(4, 4)
@@ -231,7 +187,10 @@ def test_each_pair_composes_or_is_refused_with_a_reason(pair, digits):
         recipe = Recipe.parse(", ".join(pair))
     except tt.RecipeError as error:
         assert "cannot be combined with" in str(error)
+        with pytest.raises(tt.RecipeError, match=re.escape(str(error))):
+            Recipe.parse(", ".join(reversed(pair)))
         return
+    assert Recipe.parse(", ".join(reversed(pair))) == recipe
     model, optimizer, training = attached("mlp", text=str(recipe))
     before = state(model, optimizer)
     try:
@@ -243,6 +202,39 @@ def test_each_pair_composes_or_is_refused_with_a_reason(pair, digits):
     assert all(torch.isfinite(torch.tensor(train(model, optimizer, shaped(model, digits)))))
     training.undo()
     assert before[0].keys() == model.state_dict().keys()
+
+
+def drawn_recipes() -> list[list[str]]:
+    """Recipes of three to five techniques that can be combined, of all places."""
+    draw, found = random.Random(0), []
+    while len(found) < 12:
+        texts = draw.sample(TEXTS, draw.randint(3, 5))
+        with contextlib.suppress(tt.RecipeError):
+            Recipe.parse(", ".join(texts))
+            if not any(suite_of(text).network for text in texts):  # an mlp does for all of them
+                found.append(texts)
+    return found
+
+
+@pytest.mark.parametrize("texts", [["clip_norm(0.1)", "l2(factor=5.0)"], *drawn_recipes()], ids="+".join)
+def test_a_recipe_means_the_same_in_whatever_order_it_is_written(texts, digits):
+    recipe = Recipe.parse(", ".join(texts))
+    assert all(Recipe.parse(", ".join(order)) == recipe for order in itertools.permutations(texts))
+    found = []
+    for order in (texts, texts[::-1]):
+        model, optimizer, training = attached("mlp")
+        try:
+            training.apply(", ".join(order))
+        except tt.NothingToDo as error:
+            found.append(str(error))
+            continue
+        found.append([*train(model, optimizer, shaped(model, digits)), model.state_dict()])
+    assert same(*found)
+
+
+@pytest.mark.parametrize("name", sorted(Technique.registry))
+def test_says_when_it_applies(name):
+    assert Technique.registry[name].moment in MOMENTS[Technique.registry[name].acts_on]
 
 
 @pytest.mark.parametrize("name", sorted(Technique.registry))
@@ -281,7 +273,7 @@ def test_a_failing_technique_leaves_nothing_behind(digits):
         ("group_norm(groups=0)", "groups=0 must be at least 1"),
         ("convert_norm(to='grup_norm')", "convert_norm(to='grup_norm'): Did you mean group_norm"),
         ("convert_norm(from_='bn')", "There are: any, batch_norm"),
-        ("convert_norm, gn_ws", "cannot be combined with convert_norm: both would convert the same norms"),
+        ("convert_norm, gn_ws", "cannot be combined with gn_ws: both would convert the same norms"),
         ("batch_norm, batch_norm", "batch_norm stands 2 times in the recipe; keep one."),
         ("batch_norm, layer_norm", "cannot be combined with layer_norm: both would normalize the same outputs"),
         ("dropout(p=x)", "must be plain Python values"),
@@ -300,5 +292,6 @@ def test_bad_recipes_say_what_to_do(text, message):
     assert message in str(error.value)
 
 
-def test_recipes_apply_data_before_model_before_update():
-    assert str(Recipe.parse("clip_norm, dropout, standardize_inputs")) == "standardize_inputs, dropout, clip_norm"
+def test_recipes_apply_data_before_model_before_update_and_penalties_before_clipping():
+    written = "clip_norm, dropout, l2, standardize_inputs, batch_norm"
+    assert str(Recipe.parse(written)) == "standardize_inputs, batch_norm, dropout, l2, clip_norm"

@@ -22,8 +22,8 @@ from torch import nn
 import trimtab as tt
 from tests.conftest import network, train
 from trimtab.nn import calculate_gain
-from trimtab.techniques.surgery import Hung
-from trimtab.training.script import run_script
+from trimtab.techniques.engines.surgery import Hung
+from trimtab.watching.script import run_script
 
 
 def attached(model: nn.Module, text: str = "", lr: float = 0.1) -> tt.Training:
@@ -290,7 +290,8 @@ def test_norms_put_in_before_do_not_hide_the_activation():
 
 
 def lines_of(text: str) -> dict[str, str]:
-    change = attached(network("mlp"), text).changes[-1]
+    changes = attached(network("mlp"), text).changes
+    change = next(one for one in changes if "_init of" in one.summary)
     return dict(line.replace("relu", "ReLU").split(": ", 1) for line in change.details)
 
 
@@ -613,7 +614,7 @@ def test_it_measures_in_front_of_norms_that_are_put_in(digits):
     train_free = attached(plain, "lsuv_init")
     y, same = model(digits[0][:64]), plain(digits[0][:64])
     torch.testing.assert_close(y, same, rtol=1e-4, atol=1e-4)  # norms start as the identity
-    assert training.changes[0].outcome() == train_free.changes[0].outcome()
+    assert training.changes[1].outcome() == train_free.changes[0].outcome()
     training.undo()
     assert not any(p.ndim == 1 and "norm" in name for name, p in model.named_parameters())
 
@@ -771,8 +772,9 @@ def test_identity_init_tells_what_it_leaves_and_keeps_checkpoints(digits):
     training.undo().apply("identity_init(only='1')")
     model(digits[0][:64])
     assert training.changes[0].acted()
-    with pytest.raises(tt.NothingToDo, match="one that a technique puts in must stand before it in the recipe"):
-        attached(network("mlp"), "identity_init, batch_norm")
+    with pytest.raises(tt.NothingToDo, match="the model has no normalization with a gain"):
+        attached(network("mlp"), "identity_init")
+    assert len(attached(network("mlp"), "identity_init, batch_norm").changes) == 2  # the norms are put in first
     model = nn.Sequential(nn.Linear(64, 8), nn.LayerNorm(8), nn.Linear(8, 10))
     training = attached(model, "identity_init")
     model(torch.full((4, 64), math.nan))  # no error of ours
@@ -846,7 +848,7 @@ def test_transformer_blocks_of_torch_start_as_the_identity():
         ("orthogonal_init(gain=0)", "None takes it from the activation that follows each layer"),
         ("lsuv_init(tolerance=0)", "tolerance=0 and std=1.0 must be positive"),
         ("lsuv_init(iterations=0)", "iterations=0 must be at least 1"),
-        ("lsuv_init, he_init", "lsuv_init cannot be combined with he_init: both would draw the same weights"),
+        ("lsuv_init, he_init", "he_init cannot be combined with lsuv_init: both would draw the same weights"),
     ],
 )
 def test_bad_settings_say_what_to_do(text, message):

@@ -290,14 +290,17 @@ def test_a_compiled_model(digits):
         ("ema(batches=-1)", "ema: batches=-1 must be a whole number of inputs to keep, or 0."),
         ("swa(start=0)", "swa: start=0 must be a whole number of steps, at least 1."),
         ("swa(batches=0.5)", "swa: batches=0.5 must be a whole number."),
-        ("ema, swa", "ema cannot be combined with swa: both would put their own average into the model."),
+        (
+            "ema, swa",
+            "ema cannot be combined with swa: both decide which weights are evaluated, or are left at the end.",
+        ),
         (
             "early_stopping, ema",
-            "early_stopping cannot be combined with ema: the evaluations would judge averaged weights",
+            "ema cannot be combined with early_stopping: both decide which weights are evaluated",
         ),
         (
             "swa, early_stopping",
-            "early_stopping cannot be combined with swa: the evaluations would judge averaged weights",
+            "swa cannot be combined with early_stopping: both decide which weights are evaluated",
         ),
         ("early_stopping(goal='low')", "goal='low' must be 'min', 'max', or '' to read it from the metric's name."),
         ("early_stopping(patience=1)", "patience=1 must be at least 2 for criterion='statistical'."),

@@ -16,7 +16,7 @@ import trimtab as tt
 from tests.conftest import network, train
 from tests.techniques.test_every_technique import same, state
 from trimtab import optim
-from trimtab.training.script import run_script
+from trimtab.watching.script import run_script
 
 ROUNDING = {"rtol": 1e-5, "atol": 1e-7}  # some steps in float32, with rates that differ by a rounding
 
@@ -493,10 +493,10 @@ def test_embeddings_and_tied_weights_are_not_for_muon():
         ("adam(betas=(0.9, 1.0))", "adam: betas=(0.9, 1.0) must each be at least 0 and below 1"),
         ("sgd", "sgd cannot take these arguments"),
         ("sgd(lr=0.1, momentum=0, nesterov=True)", "Nesterov's momentum needs momentum above 0"),
-        ("adam, sgd(lr=0.1)", "sgd cannot be combined with adam: both would turn the optimizer into another one"),
-        ("adam, muon", "cannot be combined with adam: both would turn the optimizer"),
-        ("adam, learning_rate(lr=0.1)", "adam cannot be combined with learning_rate: the new optimizer needs a rate of its own"),
-        ("schedule_free, ema", "schedule_free cannot be combined with ema: schedule_free has an average of its own"),
+        ("adam, sgd(lr=0.1)", "adam cannot be combined with sgd: both would turn the optimizer into another one"),
+        ("adam, muon", "cannot be combined with muon: both would turn the optimizer"),
+        ("adam, learning_rate(lr=0.1)", "learning_rate cannot be combined with adam: the new optimizer needs a rate of its own"),
+        ("schedule_free, ema", "schedule_free cannot be combined with ema: both decide which weights are evaluated"),
         ("schedule_free(form='lion')", "form='lion' must be one of 'adamw', 'sgd'"),
         ("schedule_free(momentum=1)", "momentum=1 must lie strictly between 0 and 1"),
         ("muon(adamw_lr=-1)", "lr=-1 must be a positive number"),

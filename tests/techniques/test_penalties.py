@@ -18,7 +18,7 @@ import trimtab as tt
 from tests.conftest import network, train
 from trimtab import optim as P
 from trimtab.recipe import NothingToDo
-from trimtab.techniques.choose import chosen
+from trimtab.techniques.engines.choose import chosen
 
 PENALTIES = {
     "l1(factor=0.01)": lambda ws: P.l1_penalty(ws, 0.01),
@@ -465,7 +465,7 @@ def test_only_what_is_named_is_penalized(doubles):
         ("elastic_net(l2=0)", "elastic_net: l2=0 must be a positive number"),
         ("lp(p=0)", "lp: p=0 must be a positive number: 1 is L1, 2 is L2; for the number of non-zeros see l0."),
         ("l0(p=1)", "l0(p=1): p is about the share of gates closed at the start"),
-        ("l1, elastic_net", "cannot be combined with elastic_net: both have an L1 penalty"),
+        ("l1, elastic_net", "elastic_net cannot be combined with l1: both have an L1 penalty"),
         ("elastic_net, l2", "both have an L2 penalty"),
     ],
 )

@@ -266,7 +266,7 @@ def test_a_rate_of_zero_has_no_ratios():
         ),
         (
             "warmup, one_cycle(steps=9)",
-            "warmup cannot be combined with one_cycle: it has a warm-up of its own. Leave one out.",
+            "one_cycle cannot be combined with warmup: both would warm the learning rate up. Leave one out.",
         ),
         ("cosine_decay(steps=0)", "cosine_decay: steps=0 must be a whole number of updates, at least 1."),
         ("cosine_decay", "cosine_decay cannot take these arguments"),

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tests.conftest import train
-from tests.techniques.test_every_technique import JUDGED, SETTINGS, attached, shaped
+from tests.techniques.test_every_technique import attached, shaped
 from trimtab.recipe import NothingToDo, Recipe, RecipeError, Technique
 
 NAN, INF = math.nan, math.inf
@@ -61,7 +61,7 @@ def made(usual: Technique, field: str, value: object) -> Recipe | str:
 
 
 def cases(name: str, values: tuple[object, ...]) -> list[tuple[str, object, Recipe | str]]:
-    usual = Recipe.parse(SETTINGS.get(name, name)).techniques[0]
+    usual = Recipe.parse(Technique.registry[name].suite.text or name).techniques[0]
     fields = [field.name for field in dataclasses.fields(usual)]
     return [(field, value, made(usual, field, value)) for field in fields for value in values]
 
@@ -73,10 +73,12 @@ def runs(name: str, values: tuple[object, ...]) -> None:
     for field, value, recipe in cases(name, values):
         if isinstance(recipe, str) or (isinstance(value, int) and value > 1e6):  # as many steps as wanted, but not here
             continue
-        model, optimizer, training = attached("mlp", lambda p: torch.optim.SGD(p, lr=0.05), SETTINGS.get(name, name))
+        model, optimizer, training = attached(
+            "mlp", lambda p: torch.optim.SGD(p, lr=0.05), Technique.registry[name].suite.text or name
+        )
         try:
             training.apply(recipe)
-            if name in JUDGED:
+            if Technique.registry[name].suite.judged:
                 training.on("step", lambda loss, training=training: training.evaluated("val loss", training.step))
             losses = train(model, optimizer, shaped(model, data), 3)
         except (NothingToDo, ValueError) as error:  # of data of another form

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 import trimtab as tt
 from trimtab.training import places
 from trimtab.training.evaluations import Evaluations, accuracy
-from trimtab.training.script import run_script
+from trimtab.watching.script import run_script
 
 HEAD = """
 import torch

@@ -18,7 +18,7 @@ from torch import nn
 import trimtab as tt
 from tests.conftest import network, train
 from trimtab.training import attach, taps
-from trimtab.training.script import trainings_found
+from trimtab.watching.script import trainings_found
 
 
 class Steps:
@@ -514,7 +514,7 @@ def test_a_compiled_step_with_loss_and_backward_inside(digits):
             values.append(loss.item())
         if recorder:
             assert recorder.close().main.get("loss").values == tuple(values)
-            assert recorder.off == ""
+            assert recorder.guard.off == ""
         return values
 
     assert losses(True) == losses(False)

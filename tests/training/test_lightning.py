@@ -70,12 +70,13 @@ print("weights", sum(p.double().sum().item() for p in model.parameters()))
 WATCHED = """
 import sys
 from trimtab.store import Store
-from trimtab.training import Recorder, run_script, watch
-watch.ALLOWANCE = 60.0  # every step is measured, however busy the machine
+from trimtab.watching import Recorder, run_script
+from trimtab.watching import budget
+budget.ALLOWANCE = 60.0  # every step is measured, however busy the machine
 recorder = Recorder("trainer", Store(sys.argv[2]), every=1)
-outcome = run_script(sys.argv[1], [], on_training=recorder.guarded(recorder.watch), on_line=recorder.guarded(recorder.line))
+outcome = run_script(sys.argv[1], [], on_training=recorder.guard(recorder.watch), on_line=recorder.guard(recorder.line))
 recorder.close()
-sys.exit(recorder.off or outcome.exit_code)
+sys.exit(recorder.guard.off or outcome.exit_code)
 """
 
 

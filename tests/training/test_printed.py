@@ -9,7 +9,7 @@ import time
 import pytest
 
 from trimtab.quantities import score_in
-from trimtab.training.printed import KEPT, Lines, Printed, printed_numbers
+from trimtab.watching.printed import KEPT, Lines, Printed, printed_numbers
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,8 @@ import linecache
 
 import pytest
 
-from trimtab.training.printed import Lines
-from trimtab.training.saying import _NOT_THE_USERS, understood
+from trimtab.watching.printed import Lines
+from trimtab.watching.saying import _NOT_THE_USERS, understood
 
 BEGIN = """\
 def accuracy(): return 0.75
@@ -35,7 +35,7 @@ def printed(monkeypatch):
         return found
 
     # The stand-in for print is no code of the user's.
-    monkeypatch.setattr("trimtab.training.saying._NOT_THE_USERS", (__file__, *_NOT_THE_USERS))
+    monkeypatch.setattr("trimtab.watching.saying._NOT_THE_USERS", (__file__, *_NOT_THE_USERS))
     return run
 
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import trimtab as tt
-from trimtab.training.script import run_script
+from trimtab.watching.script import run_script
 
 TRAIN = """
 import torch
@@ -174,7 +174,7 @@ def test_output_passes_through_unchanged(script):
         print("no end of line", end="")
     """
     path = script(body)
-    code = "import sys\nfrom trimtab.training import run_script\nlines = []\n"
+    code = "import sys\nfrom trimtab.watching import run_script\nlines = []\n"
     code += "run_script(sys.argv[1], on_training=print, on_line=lines.append)\nprint(lines, file=sys.stderr)"
     env = {**os.environ, "PYTHONIOENCODING": "utf-8"}
     plain = subprocess.run([sys.executable, path], capture_output=True, env=env)
@@ -358,7 +358,7 @@ def test_nothing_of_ours_stays_in_pytorch_after_the_script(script):
     # The handle of the training listens to backward as long as the process lives; the rest is gone.
     assert torch.optim.Optimizer.__init__.__name__ == "__init__"
     found = []
-    from trimtab.training import script as module
+    from trimtab.watching import script as module
 
     with module.trainings_found(lambda training, _: found.append(training)):
         pass
@@ -403,11 +403,11 @@ left.write("epoch,val_f1\\n0,0.5\\n1,0.625\\n")
         warnings.filterwarnings("error", category=torch.jit.TracerWarning)
         warnings.filterwarnings("ignore", category=DeprecationWarning)
         outcome = run_script(
-            path, on_training=recorder.guarded(recorder.watch), on_written=lambda *one: numbers.append(one)
+            path, on_training=recorder.guard(recorder.watch), on_written=lambda *one: numbers.append(one)
         )
     recorder.close()
     vars(sys).pop("left").close()
-    assert (outcome.exit_code, recorder.off) == (0, ""), outcome.error or recorder.off
+    assert (outcome.exit_code, recorder.guard.off) == (0, ""), outcome.error or recorder.guard.off
     assert ("val_f1", 0.625) in [(name.removeprefix("written "), value) for name, value in numbers]
 
 

@@ -25,10 +25,10 @@ import trimtab as tt
 from tests.conftest import EXAMPLES, network, train
 from trimtab import signals
 from trimtab.store import Store, StoreError
-from trimtab.training import WatchWarning, attach, run_script
-from trimtab.training import recorder as recorder_module
-from trimtab.training import watch as watch_module
+from trimtab.training import attach
 from trimtab.training.steps import Member
+from trimtab.watching import WatchWarning, budget, run_script, sampler
+from trimtab.watching import recorder as recorder_module
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -36,7 +36,7 @@ pytestmark = pytest.mark.filterwarnings("error")
 @pytest.fixture(autouse=True)
 def time_to_measure(monkeypatch):
     """Every step that is due is measured, however busy the machine; the test of the budget takes this back."""
-    monkeypatch.setattr(watch_module, "ALLOWANCE", 60.0)
+    monkeypatch.setattr(budget, "ALLOWANCE", 60.0)
 
 
 def noisy_network() -> nn.Module:
@@ -106,16 +106,18 @@ for path in sys.argv[1:]:
 WATCHED = """
 import sys, torch
 torch.set_num_threads(1)
-from trimtab.training import Recorder, run_script, taps, watch
-watch.ALLOWANCE = 60.0
+from trimtab.training import taps
+from trimtab.watching import Recorder, run_script
+from trimtab.watching import budget
+budget.ALLOWANCE = 60.0
 taps.listen("backward", lambda value: print("loss", repr(value.item())))
 for path in sys.argv[1:]:
     print("example", path)
     recorder = Recorder(every=1)
     arguments = ["--epochs", "3"] if "--epochs" in open(path).read() else []
-    outcome = run_script(path, arguments, on_training=recorder.guarded(recorder.watch), on_line=recorder.guarded(recorder.line))
+    outcome = run_script(path, arguments, on_training=recorder.guard(recorder.watch), on_line=recorder.guard(recorder.line))
     record = recorder.close()
-    assert not recorder.off, recorder.off
+    assert not recorder.guard.off, recorder.guard.off
     assert not outcome.exit_code, outcome.error
     assert len(record.main.profiles["grad_norms"].steps) > 3
     print("recorded", *map(repr, record.main.get("loss").values), file=sys.stderr)
@@ -203,9 +205,9 @@ def test_a_finished_training_stops_listening_to_layers(digits):
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
         recorder.watch(attach(model, optimizer))
         train(model, optimizer, digits, 3)
-    assert [watch._hook is None for watch in recorder.watches] == [False, False]
+    assert [watch._hook is None for watch in recorder.samplers] == [False, False]
     train(model, optimizer, digits, 101)
-    assert recorder.watches[0]._hook is None
+    assert recorder.samplers[0]._hook is None
     assert len(nn.modules.module._global_forward_hooks) <= 1
     first, second = recorder.close().trainings
     assert (first.name, second.name) == ("training 1", "training 2")
@@ -341,7 +343,7 @@ def test_an_error_of_ours_ends_no_run_in_which_warnings_are_errors(digits, monke
 )
 def test_an_error_of_ours_outside_of_signals(place, ends, digits, monkeypatch):
     losses, *_ = noisy_run(digits, watched=False)
-    monkeypatch.setattr(watch_module.Watch, place, lambda *_: 1 / 0)
+    monkeypatch.setattr(sampler.Sampler, place, lambda *_: 1 / 0)
     with pytest.warns(WatchWarning, match="ZeroDivisionError") as told:
         seen, _, _, record = noisy_run(digits, watched=True, every=1)
     assert seen == losses and len(told) == 1
@@ -360,15 +362,15 @@ def test_an_error_of_the_stage_turns_the_watch_off_and_one_of_a_listener_does_no
     training.on("before_step", lambda optimizer: 1 / 0)
     with training.watch() as recorder, pytest.raises(ZeroDivisionError):
         train(model, training.optimizers[0], digits, 1)
-    assert not recorder.off
+    assert not recorder.guard.off
 
 
 # -- sampling --------------------------------------------------------------------------------------------------------
 
 
 def test_samples_thin_out_when_measuring_is_dear(digits, monkeypatch):
-    monkeypatch.setattr(watch_module, "ALLOWANCE", 0.1)
-    monkeypatch.setattr(watch_module, "SPIKE", float("inf"))  # a spike is measured whatever it costs
+    monkeypatch.setattr(budget, "ALLOWANCE", 0.1)
+    monkeypatch.setattr(sampler, "SPIKE", float("inf"))  # a spike is measured whatever it costs
 
     class Slow(signals.Signal):
         def gradients(self, parameters):
@@ -387,7 +389,7 @@ def test_samples_thin_out_when_measuring_is_dear(digits, monkeypatch):
     elapsed = time.perf_counter() - began
     sampled = len(recorder.close().main.profiles["grad_norms"].steps)
     # At 30 ms each: those of the allowance, those of the share of the time, and one that is under way at each border.
-    assert 2 <= sampled <= (watch_module.ALLOWANCE + watch_module.SHARE * elapsed) / 0.03 + 2
+    assert 2 <= sampled <= (budget.ALLOWANCE + budget.SHARE * elapsed) / 0.03 + 2
     assert steps > 10 * sampled
 
 
@@ -489,8 +491,9 @@ KILLED = """
 import os, signal, sys, torch, trimtab as tt
 from torch import nn
 from trimtab.store import Store, StoreError
-from trimtab.training import recorder, watch
-recorder.FLUSH, watch.ALLOWANCE = 0.0, 60.0
+from trimtab.watching import budget
+from trimtab.watching import recorder
+recorder.FLUSH, budget.ALLOWANCE = 0.0, 60.0
 recorder = tt.Recorder("killed", Store(sys.argv[1]), every=5)
 model = nn.Linear(4, 2)
 optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
@@ -547,8 +550,9 @@ FULL = """
 import resource, signal, sys, torch, trimtab as tt
 from torch import nn
 from trimtab.store import Store, StoreError
-from trimtab.training import recorder, watch
-recorder.FLUSH, watch.ALLOWANCE = 0.0, 60.0
+from trimtab.watching import budget
+from trimtab.watching import recorder
+recorder.FLUSH, budget.ALLOWANCE = 0.0, 60.0
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 store = Store(sys.argv[1])
 limit = 120_000
@@ -652,4 +656,4 @@ def test_an_alarm_of_the_script_is_no_error_of_ours(handler, digits, monkeypatch
             train(model, training.optimizers[0], digits, 1)
     finally:
         signal.signal(signal.SIGUSR1, before)
-    assert not recorder.off and not recorder.failed
+    assert not recorder.guard.off and not recorder.guard.failed

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from trimtab.training.files import numbers_in
+from trimtab.watching.files import numbers_in
 
 
 def test_a_list_of_all_kinds_of_things_is_no_series(tmp_path):

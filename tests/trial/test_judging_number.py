@@ -13,10 +13,10 @@ import pytest
 
 from tests.trial.reporting import BEGIN, WAYS, Way
 from trimtab.records import Asked
-from trimtab.training import Outcome
 from trimtab.trial import Script
 from trimtab.trial.run import Job, Result, run_job
 from trimtab.trial.subjects import Heard
+from trimtab.watching import Outcome
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from tests.techniques.test_every_technique import NETWORKS, TEXTS
+from tests.techniques.test_every_technique import TEXTS
 from tests.trial.test_techniques_in_scripts import DEFINE, SCRIPTS
 from trimtab.recipe import Recipe
 from trimtab.records import Trial
@@ -393,7 +393,7 @@ TEXTS = [{"sgd(lr=0.05)": "sgd(lr=0.02)"}.get(text, text) for text in TEXTS]
 
 def scripts(text: str) -> dict[str, str]:
     (technique,) = Recipe.parse(text)
-    kind = NETWORKS.get(technique.name, "mlp")
+    kind = technique.suite.network or "mlp"
     shape, layers = SCRIPTS["images" if kind == "cnn" else kind]
     made = DATA.format(shape=shape, define=DEFINE) + MAKE.format(layers=layers)
     plain = DATA.format(shape="64", define="")

@@ -8,7 +8,7 @@ from collections import defaultdict
 import pytest
 from click.testing import CliRunner
 
-from tests.techniques.test_every_technique import NETWORKS, TEXTS
+from tests.techniques.test_every_technique import TEXTS
 from trimtab.cli import main
 from trimtab.recipe import Recipe
 
@@ -63,7 +63,7 @@ SCRIPTS = {
 RECIPES: dict[str, list[str]] = defaultdict(list)
 for _text in TEXTS:
     (_technique,) = Recipe.parse(_text)
-    _kind = NETWORKS.get(_technique.name, "mlp")
+    _kind = _technique.suite.network or "mlp"
     RECIPES["images" if _kind == "cnn" else _kind].append(_text)
 
 

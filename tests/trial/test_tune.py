@@ -22,7 +22,7 @@ from sklearn.datasets import load_digits
 
 import trimtab as tt
 from tests.trial.conftest import clusters, mark
-from trimtab.records import Arm, Comparison, Metric, Probe, Series, Trial, to_json
+from trimtab.records import Arm, Attempt, Comparison, Metric, Series, Trial, to_json
 from trimtab.store import Store
 from trimtab.trial.live import Live, Report
 from trimtab.trial.run import Job
@@ -83,23 +83,23 @@ def test_a_learning_rate_that_is_too_low_is_found_and_proven(digits_script, engi
         "lr_scale(factor=log(0.01, 10000)) | none",
         "dropout(p=uniform(0.1, 0.9)) | none",
     )
-    assert [probe.number for probe in found.probes] == list(range(12))
+    assert [attempt.number for attempt in found.attempts] == list(range(12))
     assert (
-        found.probes[0].recipe == "" and found.probes[0].value == found.untreated < 0.4
+        found.attempts[0].recipe == "" and found.attempts[0].value == found.untreated < 0.4
     )  # the script as it is comes first
-    assert len({probe.recipe for probe in found.probes}) == 12
+    assert len({attempt.recipe for attempt in found.attempts}) == 12
     factor = float(re.search(r"lr_scale\(factor=([0-9.]+)", found.recipe)[1])
     assert 5 <= factor <= 2000
     arm = found.confirmation.arm(found.recipe)
     assert arm.proven and arm.mean > found.untreated + 0.3 and arm.seeds == (1000, 1001, 1002)
     assert len(found.confirmation.arms) == 2
     assert arm.mean == max(arm.mean for arm in found.confirmation.arms if arm.proven)
-    best = max((probe for probe in found.probes if probe.status == "ok"), key=lambda probe: probe.value)
+    best = max((attempt for attempt in found.attempts if attempt.status == "ok"), key=lambda attempt: attempt.value)
     assert best.recipe in {arm.recipe for arm in found.confirmation.arms}
     assert f'tt.attach(model, optimizer).apply("{found.recipe}")' in found.lines
     assert found.words[0].startswith("Recipes tried on seed 0: 11, of which ")
-    for probe in found.probes:
-        assert probe.status == "ok" or (probe.error and math.isnan(probe.value))
+    for attempt in found.attempts:
+        assert attempt.status == "ok" or (attempt.error and math.isnan(attempt.value))
     assert sum(found.importances.values()) == pytest.approx(1) and next(iter(found.importances)) == "lr_scale.factor"
     with Store(digits_script.parent / ".trimtab") as store:
         assert to_json(store.tuning(found.run)) == to_json(found)  # NaN is not equal to itself
@@ -115,7 +115,7 @@ def test_a_learning_rate_that_is_too_low_is_found_and_proven(digits_script, engi
     again = tt.tune(digits_script, space, trials=12, seeds=3, candidates=2, engine=engine)
     assert lines(mark("ends.txt")) == ran  # nothing is repeated
     assert (
-        to_json(again.probes) == to_json(found.probes)
+        to_json(again.attempts) == to_json(found.attempts)
         and again.confirmation == found.confirmation
         and again.recipe == found.recipe
     )
@@ -125,7 +125,7 @@ def test_a_learning_rate_that_is_too_low_is_found_and_proven(digits_script, engi
 def test_nothing_better_is_said(digits_script, engine):
     found = tt.tune(digits_script, "lr_scale(factor=choice(0.001, 0.01))", trials=9, seeds=2, engine=engine)
     assert found.recipe == "" and found.confirmation is None and found.lines == ()
-    assert len(found.probes) == 2
+    assert len(found.attempts) == 2
     assert found.words == (
         "Recipes tried on seed 0: 2, of which 2 came to an end.",
         "The search ended before 9 trials: the space holds no other recipe.",
@@ -135,7 +135,7 @@ def test_nothing_better_is_said(digits_script, engine):
 
 def test_a_trial_that_was_stopped_is_not_kept_for_others(digits_script, engine):
     found = tt.tune(digits_script, "lr_scale(factor=choice(0.1, 1e30))", seeds=2, engine=engine)
-    ends = {probe.recipe: probe.status for probe in found.probes}
+    ends = {attempt.recipe: attempt.status for attempt in found.attempts}
     assert ends == {"lr_scale(factor=0.1)": "ok", "lr_scale(factor=1e+30)": "diverged"}
     assert found.words[0] == "Recipes tried on seed 0: 2, of which 1 came to an end, 1 diverged."
     with sqlite3.connect(digits_script.parent / ".trimtab" / "runs.db") as store:
@@ -154,7 +154,7 @@ def test_the_search_leaves_the_budget_to_the_confirmation(train, engine):
     with Session(train, engine=engine) as session:
         session.watch()  # starting the workers' server may take as long as the whole budget
     found = tt.tune(train, "lr_scale(factor=log(10, 100))", budget=6, seeds=2, candidates=1, engine=engine, trials=500)
-    assert 1 <= len(found.probes) < 500
+    assert 1 <= len(found.attempts) < 500
     assert "The search ended before 500 trials: the budget of 6 s was over." in found.words
     assert found.confirmation is not None and len(found.confirmation.trials) == 4
 
@@ -166,7 +166,7 @@ def test_recipes_that_fail_or_change_nothing_are_told(train, engine):
         )
     )
     found = tt.tune(train, "batch_norm | batch_norm(after='conv') | none", seeds=2, engine=engine)
-    ends = {probe.recipe: probe.status for probe in found.probes}
+    ends = {attempt.recipe: attempt.status for attempt in found.attempts}
     assert ends == {"": "ok", "batch_norm": "failed", "batch_norm(after='conv')": "no_effect"}
     assert found.words[0] == "Recipes tried on seed 0: 2, of which 1 failed, 1 without effect."
     assert any(sentence.startswith("batch_norm failed: ValueError: no norms here") for sentence in found.words)
@@ -305,8 +305,8 @@ def test_a_search_closes_in_on_the_best(tmp_path):
         for recipe in of.recipes(40):
             factor = float(re.search(r"factor=([0-9.e-]+)", recipe)[1])
             end(of, recipe, (math.log10(factor) - 1) ** 2 + 0.2 * ("dropout" in recipe))
-        late = [probe for probe in of.probes if probe.number >= 25]
-        near = [abs(math.log10(probe.at["lr_scale.factor"]) - 1) < 1 for probe in late]
+        late = [attempt for attempt in of.attempts if attempt.number >= 25]
+        near = [abs(math.log10(attempt.at["lr_scale.factor"]) - 1) < 1 for attempt in late]
         assert sum(near) > len(near) / 2 > 2 / 6 * len(near)  # a blind draw is so near a third of the time
         shares, quantile = of.importances()
         assert (
@@ -334,8 +334,8 @@ def test_a_trial_that_falls_behind_is_pruned_late_enough(tmp_path):
         )  # its best is what counts
         assert end(of, next(recipes), 0.1, told=(2.0, 2.0, 0.1, 2.0, 2.0)) == ""
         assert end(of, next(recipes), math.nan, told=(math.nan,) * 4).startswith("pruned at step 20")
-        assert [probe.status for probe in of.probes] == ["ok"] * 5 + ["pruned", "pruned", "ok", "pruned"]
-        assert of.probes[5].reports == Series(steps=(0, 10, 20), values=(2.0,) * 3)
+        assert [attempt.status for attempt in of.attempts] == ["ok"] * 5 + ["pruned", "pruned", "ok", "pruned"]
+        assert of.attempts[5].reports == Series(steps=(0, 10, 20), values=(2.0,) * 3)
     assert (
         of.report("unknown", Report(0, 7, diverged="the loss is nan at step 6")) == "stopped: the loss is nan at step 6"
     )
@@ -379,18 +379,18 @@ def test_a_search_goes_on_where_it_was(tmp_path):
         end(of, first[0], 0.7, told=(0.9, 0.8))
         end(of, first[1], math.nan, "diverged")
         end(of, first[2], math.nan, "failed")
-        before = of.probes
+        before = of.attempts
     with search(tmp_path, space) as of:  # three were running
-        assert of.probes == before and of.kept == 2  # the untreated run is counted where it is watched
+        assert of.attempts == before and of.kept == 2  # the untreated run is counted where it is watched
         recipes = of.recipes(30)
         assert [next(recipes) for _ in range(3)] == first[3:]
         assert next(recipes) not in first
         end(of, first[3], 0.6)
-        assert [probe.recipe for probe in of.probes] == first[:4]
+        assert [attempt.recipe for attempt in of.attempts] == first[:4]
     with search(tmp_path, space, ACCURACY) as other, search(tmp_path, space[:1]) as another:  # each a study of its own
-        assert other.probes == another.probes == ()
+        assert other.attempts == another.attempts == ()
     with search(tmp_path, space, fresh=True) as of:
-        assert of.probes == () and next(of.recipes(3)) == ""
+        assert of.attempts == () and next(of.recipes(3)) == ""
 
 
 def test_a_search_that_goes_on_does_not_draw_its_first_recipes_again(tmp_path):
@@ -399,7 +399,7 @@ def test_a_search_that_goes_on_does_not_draw_its_first_recipes_again(tmp_path):
             recipes = of.recipes(30)
             for _ in range(3):
                 end(of, next(recipes), 0.5)
-    assert len(of.probes) == 6
+    assert len(of.attempts) == 6
     storage = f"sqlite:///{tmp_path}/tune.db"
     (name,) = optuna.study.get_all_study_names(storage)
     assert len(optuna.load_study(study_name=name, storage=storage).trials) == 6  # none that was passed over
@@ -411,7 +411,7 @@ def test_trials_that_were_kept_elsewhere_report_too(tmp_path):
     with search(tmp_path, "lr_scale(factor=log(1e-3, 1e3)) | none") as of:
         recipe = next(of.recipes(3))
         of.ended(Trial(subject="s", recipe=recipe, seed=0, status="ok", value=0.8, curves={"val loss": curve}), True)
-        assert of.probes[0].reports == curve and of.kept == 1
+        assert of.attempts[0].reports == curve and of.kept == 1
 
 
 def test_the_same_search_twice_at_a_time_is_refused(tmp_path):
@@ -479,17 +479,17 @@ def test_trials_without_a_number_are_not_among_the_best_that_importances_look_at
 
 
 def test_the_best_of_the_search_are_better_than_untreated_and_simple():
-    def probe(number: int, recipe: str, value: float, status: str = "ok") -> Probe:
-        return Probe(number=number, recipe=recipe, status=status, value=value)
+    def attempt(number: int, recipe: str, value: float, status: str = "ok") -> Attempt:
+        return Attempt(number=number, recipe=recipe, status=status, value=value)
 
-    probes = [
-        probe(0, "", 0.5), probe(1, "he_init, ema", 0.9), probe(2, "ema", 0.9), probe(3, "swa", 0.9), probe(4, "he_init", 0.95),
-        probe(5, "batch_norm", 0.5), probe(6, "layer_norm", math.nan, "diverged"), probe(7, "rms_norm", 0.4),
+    attempts = [
+        attempt(0, "", 0.5), attempt(1, "he_init, ema", 0.9), attempt(2, "ema", 0.9), attempt(3, "swa", 0.9), attempt(4, "he_init", 0.95),
+        attempt(5, "batch_norm", 0.5), attempt(6, "layer_norm", math.nan, "diverged"), attempt(7, "rms_norm", 0.4),
     ]  # fmt: skip
-    assert [one.recipe for one in TUNE._best(probes, ACCURACY, 0.5)] == ["he_init", "ema", "swa", "he_init, ema"]
-    assert [one.recipe for one in TUNE._best(probes, LOSS, 0.5)] == ["rms_norm"]
+    assert [one.recipe for one in TUNE._best(attempts, ACCURACY, 0.5)] == ["he_init", "ema", "swa", "he_init, ema"]
+    assert [one.recipe for one in TUNE._best(attempts, LOSS, 0.5)] == ["rms_norm"]
     assert (
-        TUNE._best(probes, ACCURACY, math.nan)[-1].recipe == "rms_norm"
+        TUNE._best(attempts, ACCURACY, math.nan)[-1].recipe == "rms_norm"
     )  # where the untreated run diverged, all are better
 
 
@@ -538,7 +538,7 @@ from trimtab.trial.engines import LocalEngine
 engine = LocalEngine(2)
 engine.threads = 1
 found = tt.tune("train.py", "lr_scale(factor=log(0.1, 1e3)) | none", trials=7, seeds=2, candidates=1, engine=engine)
-print(len(found.probes), found.recipe, sum(probe.status == "ok" for probe in found.probes))
+print(len(found.attempts), found.recipe, sum(attempt.status == "ok" for attempt in found.attempts))
 """
 
 
@@ -572,8 +572,8 @@ def test_a_search_that_was_killed_goes_on_and_leaves_the_training_alone(digits_s
 
     resumed = subprocess.run(command, capture_output=True, text=True, check=True)
     assert resumed.stderr == ""
-    probes, recipe, _ = re.fullmatch(r"(\d+) (\S+) (\d+)\n", resumed.stdout).groups()
-    assert probes == "7" and recipe.startswith("lr_scale")
+    attempts, recipe, _ = re.fullmatch(r"(\d+) (\S+) (\d+)\n", resumed.stdout).groups()
+    assert attempts == "7" and recipe.startswith("lr_scale")
     results = ends.read_text().splitlines()  # a seed and a loss to the last digit: no two recipes have the same
     assert len(results) - len(set(results)) <= lines_of(ran) - kept  # what was written down is not run again
 

@@ -195,7 +195,7 @@ def as_json(
         result["tuning"] = _confirmed(tuning) | {
             "untreated": tuning.untreated,
             "importances": tuning.importances,
-            "probes": tuning.probes,
+            "attempts": tuning.attempts,
         }
     return result
 

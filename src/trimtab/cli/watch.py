@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 
     from trimtab.records import Asked
     from trimtab.store import Store
-    from trimtab.training import Recorder
-    from trimtab.training.script import Outcome
+    from trimtab.watching import Recorder
+    from trimtab.watching.script import Outcome
 
 
 @click.command("watch", short_help="Run SCRIPT unchanged, watch it, and diagnose it.", context_settings=OF_SCRIPT)
@@ -68,9 +68,8 @@ def _watch(
     from rich.console import Console
 
     from trimtab.store import Store, StoreError
-    from trimtab.training import Recorder, run_script
-    from trimtab.training.recorder import WatchWarning
     from trimtab.trial.surroundings import end_as_python_would
+    from trimtab.watching import Recorder, WatchWarning, run_script
 
     console = Console(file=file)
     subject = make_script(script, arguments, module)
@@ -90,11 +89,11 @@ def _watch(
     with noted(console, WatchWarning), children_counted() as children:
         outcome = run_script(
             script, arguments, module=module,
-            on_training=recorder.guarded(recorder.watch), on_line=recorder.guarded(recorder.line, "printed numbers"),
-            on_written=recorder.guarded(recorder.written, "written numbers"),
+            on_training=recorder.guard(recorder.watch), on_line=recorder.guard(recorder.line, "printed numbers"),
+            on_written=recorder.guard(recorder.written, "written numbers"),
             at_end=functools.partial(end_as_python_would, math.inf) if ours else lambda: None,
             unfound=functools.partial(
-                recorder.left_out, "some of the many trainings", "finding their models would hold the script up"
+                recorder.guard.leave_out, "some of the many trainings", "finding their models would hold the script up"
             ),
         )  # fmt: skip
         if ours:  # alarms that the script has set are for it

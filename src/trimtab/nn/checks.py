@@ -151,11 +151,10 @@ FORMS = {2: "(N, C)", 3: "(N, C, L)", 4: "(N, C, H, W)", 5: "(N, C, D, H, W)"}
 
 def _sibling(part: str, dim: int) -> str:
     """The class of the same name that does take so many dimensions, if there is one."""
-    from trimtab import nn
-
-    meant = f"{part[:-2]}{max(1, dim - 2)}d"
+    positions = max(1, dim - 2)  # each such class comes for one to three
     batched = dim > 2 or (dim == 2 and "Batch" in part)  # other norms take (C, L) for one sample
-    return f" Did you mean {meant}?" if part[-2:] in ("1d", "2d", "3d") and batched and hasattr(nn, meant) else ""
+    fits = part[-2:] in ("1d", "2d", "3d") and batched and positions <= 3
+    return f" Did you mean {part[:-2]}{positions}d?" if fits else ""
 
 
 def channels_last(x: torch.Tensor, channels: int) -> str:

@@ -12,8 +12,8 @@ from torch import nn
 from torch.func import functional_call, stack_module_state, vmap
 from torch.utils._pytree import tree_map
 
+from trimtab.copies import copied_module
 from trimtab.nn.checks import check_count
-from trimtab.nn.copies import copied_module
 
 GROUP = "regularization"
 OF = ("values", "logits", "log_probabilities", "binary_logits")

@@ -13,8 +13,8 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils import parametrize
 from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
 
-from trimtab.nn.copies import copied_module
-from trimtab.nn.flow import Flow, follow
+from trimtab.copies import copied_module
+from trimtab.graph import ModelGraph, follow
 
 GROUP = "normalization"
 _ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
@@ -83,7 +83,7 @@ def fold_batch_norm(model: nn.Module) -> nn.Module:
     return folded
 
 
-def _layer_before(flow: Flow, norm: nn.Module) -> Any:
+def _layer_before(flow: ModelGraph, norm: nn.Module) -> Any:
     call = flow.call(norm)
     if call is None:
         return "the code that calls it could not be followed, or calls it more than once."

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from trimtab.nn.copies import copied_module
+from trimtab.copies import copied_module
 
 GROUP = "optimization"
 # What torch.nn.init has a value for; it takes them by these names. "linear" stands for all layers without an activation.

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
-from trimtab.nn.copies import copied_module
+from trimtab.copies import copied_module
 from trimtab.nn.rms_norm import _eps
 
 GROUP = ("normalization", "optimization")

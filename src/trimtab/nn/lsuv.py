@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-from trimtab.nn.copies import copied_module
+from trimtab.copies import copied_module
 
 GROUP = "optimization"
 

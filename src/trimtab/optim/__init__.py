@@ -44,9 +44,9 @@ from trimtab.optim.schedules import (
     WarmupStableDecay,
 )
 from trimtab.optim.sgd import SGD
-from trimtab.optim.snapshot import unchanged
 from trimtab.optim.spikes import SpikeGuard
 from trimtab.optim.weight_decay import weight_decay_
+from trimtab.untouched import unchanged
 
 __all__ = [
     "EMA",

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from trimtab.optim.snapshot import unchanged
+from trimtab.untouched import unchanged
 
 GROUP = "optimization"
 GROUPS = 20  # at most so many sums of gradients are kept, for the standard error

@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
-from trimtab.optim.snapshot import unchanged
+from trimtab.untouched import unchanged
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from trimtab.optim.gradients import grad_norm
-from trimtab.optim.rollback import Snapshot, buffers_of
+from trimtab.optim.snapshot import Snapshot, buffers_of
 from trimtab.values import as_number, is_whole
 
 GROUP = "optimization"

@@ -1,7 +1,7 @@
 """The order in which a model calls its layers, and what goes from which to which.
 
 The order in which modules are defined says little of it: a head may be defined before the body, norms apart from their layers. It is read
-from the code of the model (:mod:`trimtab.nn.flow`); where that cannot be followed, from a forward pass that was recorded (``Training.seen``);
+from the code of the model (:mod:`trimtab.graph`); where that cannot be followed, from a forward pass that was recorded (``Training.seen``);
 and only where there is none, from the order of definition.
 """
 
@@ -15,7 +15,7 @@ from typing import Any, Literal, Protocol
 
 from torch import fx, nn
 
-from trimtab.nn.flow import Scope, follow
+from trimtab.graph import Scope, follow
 from trimtab.reading.norms import Norm, recognise
 from trimtab.records import INPUT, OUTPUT, Flow
 

@@ -104,7 +104,7 @@ def page(
         return environment.from_string(template).render(
             run=run, findings=words.by_severity(findings), treatment=treatment, tuning=tuning, searched=drawn, tables=in_tables,
             sections=sections, kept=_kept(treatment, comparison, tuning), short=short,
-            leading=words.leading(tuning.probes, tuning.metric, BEST) if tuning is not None else (),
+            leading=words.leading(tuning.attempts, tuning.metric, BEST) if tuning is not None else (),
             main=next((section for section in sections if section.training is run.main), None),
             verdict=verdict(run, findings, treatment, comparison, tuning), tone=tone(run, findings, treatment, comparison, tuning),
             before=words.baseline_mean(*shown) if shown else None, headline=shown, places=words.decimals(shown[1]) if shown else 2,

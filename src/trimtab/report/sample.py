@@ -13,6 +13,7 @@ import numpy as np
 
 from trimtab.records import (
     Arm,
+    Attempt,
     Axis,
     CodePlace,
     Comparison,
@@ -20,7 +21,6 @@ from trimtab.records import (
     Finding,
     Layer,
     Metric,
-    Probe,
     Profile,
     RunRecord,
     Series,
@@ -185,7 +185,7 @@ def tuning() -> Tuning:
         Axis(name="learning_rate.lr", low=1e-3, high=3.0, log=True), Axis(name=" | ".join(norms), choices=norms),
         Axis(name=" | ".join(drops), choices=drops), Axis(name="dropout.p", low=0.0, high=0.6),
     )  # fmt: skip
-    probes = []
+    attempts = []
     for number in range(24):
         near = min(number / 16, 1.0)  # the search closes in
         rate = float(f"{10 ** (near * np.log10(0.15) * 0.8 + (1 - 0.8 * near) * random.uniform(-3, 0.48)):.3g}")
@@ -204,19 +204,19 @@ def tuning() -> Tuning:
         at |= {axes[3].name: share} if drop == "dropout" else {}
         status: Status = "diverged" if rate > 1.5 else "pruned" if number > 5 and value < 0.76 else "ok"
         heard = series(np.round(value * (1 - 0.7 * np.exp(-np.arange(8 if status == "ok" else 3))), 4), 47)
-        probes.append(Probe(
+        attempts.append(Attempt(
             number=number, recipe=", ".join(parts), status=status, seconds=8.0 if status == "ok" else 3.1, at=at,
             value=float(round(value, 4)) if status == "ok" else np.nan, reports=Series() if status == "diverged" else heard,
         ))  # fmt: skip
-    best = sorted((probe for probe in probes if probe.status == "ok"), key=lambda probe: -probe.value)[:3]
+    best = sorted((attempt for attempt in attempts if attempt.status == "ok"), key=lambda attempt: -attempt.value)[:3]
     return Tuning(
-        subject="digits.py", metric=ACCURACY, run="20260105-101500-digits", axes=axes, probes=tuple(probes), untreated=0.101,
+        subject="digits.py", metric=ACCURACY, run="20260105-101500-digits", axes=axes, attempts=tuple(attempts), untreated=0.101,
         search=("learning_rate(lr=log(0.001, 3))", " | ".join(norms), "dropout(p=uniform(0, 0.6)) | none"), quantile=5 / 24,
         importances={axes[0].name: 0.58, axes[1].name: 0.27, axes[3].name: 0.11, axes[2].name: 0.04}, recipe=best[0].recipe,
-        confirmation=comparison(recipes=[probe.recipe for probe in best]), seconds=151.0,
+        confirmation=comparison(recipes=[attempt.recipe for attempt in best]), seconds=151.0,
         lines=("# in digits.py, after line 24: optimizer = torch.optim.SGD(net.parameters(), lr=0.1)", "import trimtab as tt",
                f'tt.attach(net, optimizer).apply("{best[0].recipe}")'),
-        words=(f"Recipes tried on seed 0: {len(probes)}.",),
+        words=(f"Recipes tried on seed 0: {len(attempts)}.",),
     )  # fmt: skip
 
 

@@ -197,14 +197,14 @@ def tuning_view(tuning: Tuning) -> RenderableType:
 
 def _probes(tuning: Tuning) -> RenderableType:
     name = judge(tuning.metric)
-    title = _text(f"{name} on the seed of the search, the best of {count(len(tuning.probes), 'trial')}")
+    title = _text(f"{name} on the seed of the search, the best of {count(len(tuning.attempts), 'trial')}")
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     table.add_column("recipe", overflow="fold", ratio=1)
     table.add_column("value", justify="right", no_wrap=True)
     table.add_column("time", justify="right", no_wrap=True)
     table.add_row("untreated", number(tuning.untreated), "", style="dim")
-    for probe in leading(tuning.probes, tuning.metric, BEST):
-        table.add_row(_text(probe.recipe), number(probe.value), duration(probe.seconds))
+    for attempt in leading(tuning.attempts, tuning.metric, BEST):
+        table.add_row(_text(attempt.recipe), number(attempt.value), duration(attempt.seconds))
     return Group(title, table)
 
 

@@ -109,7 +109,7 @@ def _of_treatment(treatment: Treatment, findings: Sequence[Finding]) -> str:
 
 
 def _of_tuning(tuning: Tuning) -> str:
-    shown, tried = headline(None, None, tuning), sum(bool(probe.recipe) for probe in tuning.probes)
+    shown, tried = headline(None, None, tuning), sum(bool(attempt.recipe) for attempt in tuning.attempts)
     if shown is None:
         return (
             f"None of {count(tried, 'recipe')} tried was better than the script as it is"

@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 
 from trimtab.quantities import Quantity, offers
-from trimtab.records import CONTROL, Arm, Comparison, Finding, Metric, Outcome, Probe, Severity, Treatment, Tuning
+from trimtab.records import CONTROL, Arm, Attempt, Comparison, Finding, Metric, Outcome, Severity, Treatment, Tuning
 
 UNFINISHED = "not ended, or killed"  # in the place of the time that a run took
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "info")
@@ -215,16 +215,16 @@ def last_table(outcome: Outcome) -> Comparison | None:
     return outcome.confirmation or (outcome.search if isinstance(outcome, Treatment) else None)
 
 
-def leading(probes: Sequence[Probe], metric: Metric, most: int) -> list[Probe]:
+def leading(attempts: Sequence[Attempt], metric: Metric, most: int) -> list[Attempt]:
     """The best trials of a search that came to their end, the untreated one left out."""
     sign = -1 if metric.goal == "max" else 1
-    done = [probe for probe in probes if probe.recipe and probe.status == "ok"]
-    return sorted(done, key=lambda probe: sign * probe.value)[:most]
+    done = [attempt for attempt in attempts if attempt.recipe and attempt.status == "ok"]
+    return sorted(done, key=lambda attempt: sign * attempt.value)[:most]
 
 
 def importance(tuning: Tuning) -> str:
     """What the importances of a search say, and how far they can be trusted."""
     return (
-        f"What tells the best {100 * tuning.quantile:.0f} % of {count(len(tuning.probes), 'trial')} from the rest (PED-ANOVA; stopped "
+        f"What tells the best {100 * tuning.quantile:.0f} % of {count(len(tuning.attempts), 'trial')} from the rest (PED-ANOVA; stopped "
         "trials are among the rest). A rough guide: one seed, few trials, and the axes are judged one by one."
     )

@@ -12,8 +12,8 @@ from torch import nn
 from trimtab.nn.activation_penalties import activity_penalty, check_order
 from trimtab.reading.order import doubts, hidden_layers, hidden_modules, is_activation
 from trimtab.recipe import Change, Technique, TrainingLike, nearest
-from trimtab.techniques.penalties import check_factors
-from trimtab.techniques.surgery import Hung, names, nothing, training_now
+from trimtab.techniques.engines.penalties import check_factors
+from trimtab.techniques.engines.surgery import Hung, names, nothing, training_now
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,7 @@ class ActivityPenalty(Technique):
     """
 
     acts_on = "loss"
+    moment = "term"
     group = "regularization"
 
     factor: float = 1e-4

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from trimtab import optim
 from trimtab.recipe import Technique
-from trimtab.techniques.optimizers import Becomes
+from trimtab.techniques.engines.becoming import Becomes
 
 
 @dataclass(frozen=True)

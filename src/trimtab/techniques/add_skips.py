@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from trimtab.nn.flow import Flow, Scope, follow, only_user
+from trimtab.graph import ModelGraph, Scope, follow, only_user
+from trimtab.reading.branches import branches
 from trimtab.reading.order import CONV, LINEAR, hidden_layers, is_activation, is_norm
-from trimtab.recipe import Change, Technique, TrainingLike
-from trimtab.techniques.surgery import names, nothing
-from trimtab.techniques.zero_init_residual import branches
+from trimtab.recipe import Change, Suite, Technique, TrainingLike
+from trimtab.techniques.engines.surgery import names, nothing
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,10 @@ class AddSkips(Technique):
     """
 
     acts_on = "model"
+    moment = "skip"
     group = "regularization"
     evaluates = True
+    suite = Suite(network="mlp")
 
     def apply(self, training: TrainingLike) -> Change:
         passed_over: list[str] = []
@@ -176,7 +178,7 @@ def _passes(module: nn.Module | None, node: fx.Node) -> bool:
     return "dropout" in getattr(node.target, "__name__", "")
 
 
-def _host(flow: Flow, scope: Scope, end: fx.Node) -> tuple[nn.Module, bool] | None:
+def _host(flow: ModelGraph, scope: Scope, end: fx.Node) -> tuple[nn.Module, bool] | None:
     """A module that can be hooked for the value of a node: the one that computes it, or the layer that takes it."""
     module = scope.module(end)
     if module is not None and flow.call(module) is not None:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 
 from trimtab.data import RandomAffine
-from trimtab.recipe import Change, Technique, TrainingLike
-from trimtab.techniques.augmentation import augment_inputs, check_scale
+from trimtab.recipe import Change, Suite, Technique, TrainingLike
+from trimtab.techniques.engines.augmentation import augment_inputs, check_scale
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,11 @@ class Affine(Technique):
     """
 
     acts_on = "data"
+    moment = "geometry"
+    takes = ("rotation", "shift", "zoom")
+    inputs = ("images",)
     group = "augmentation"
-    clashes = dict.fromkeys(("rotate", "translate", "zoom"), "affine does the same, in one interpolation for all")
+    suite = Suite(network="images")
 
     degrees: float = 10.0
     share: float = 0.1

@@ -10,10 +10,10 @@ from torch import nn
 from trimtab.optim.adaptive_clipping import clip_grad_adaptive_
 from trimtab.optim.clip_stats import ClipStats
 from trimtab.reading.order import answers, layers
-from trimtab.recipe import Change, Technique, TrainingLike
-from trimtab.techniques.choose import trained
-from trimtab.techniques.clips import clipping
-from trimtab.techniques.surgery import nothing, weight_of
+from trimtab.reading.weights import trained, weight_of
+from trimtab.recipe import Change, Suite, Technique, TrainingLike
+from trimtab.techniques.engines.clips import clipping
+from trimtab.techniques.engines.surgery import nothing
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Agc(Technique):
     as a whole. The last linear or convolution layer of each model is left out, as in the paper: its weights are small at first
     and have to grow.
 
-    It acts on the gradients as they are at its turn in the recipe, with the penalties and the coupled decay that stand before it.
+    It acts on the gradients with all penalties of the recipe, and before the recipe's weight decay.
 
     Helps: deep networks without normalization, large batches, large learning rates, gradients that explode in time. Hurts: a factor that
     is too small for small batches. It is no guard against single bad batches, which reach the last layer. Good first settings: 0.01, and more, up to 0.16, for batches below 1024.
@@ -48,7 +48,9 @@ class Agc(Technique):
     """
 
     acts_on = "update"
+    moment = "clip"
     group = "optimization"
+    suite = Suite(always=True)
 
     factor: float = 0.01
     eps: float = 1e-3

@@ -9,7 +9,7 @@ from torch import nn
 
 from trimtab.nn.alpha_dropout import AlphaDropout as AlphaDropoutPart
 from trimtab.recipe import Change, Technique, TrainingLike
-from trimtab.techniques.hang_noise import check_rate, hang_noise, hidden_inputs
+from trimtab.techniques.engines.hang_noise import check_rate, hang_noise, hidden_inputs
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,7 @@ class AlphaDropout(Technique):
     """
 
     acts_on = "model"
+    moment = "noise"
     group = "regularization"
 
     p: float = 0.1

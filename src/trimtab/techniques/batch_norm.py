@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from trimtab.recipe import Change, Technique, TrainingLike
-from trimtab.techniques.insert import CLASHES, Site, check_place, insert_norms, plain_norms
-from trimtab.techniques.surgery import training_now
+from trimtab.techniques.engines.insert import Site, check_place, insert_norms, plain_norms
+from trimtab.techniques.engines.surgery import training_now
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,9 @@ class BatchNorm(Technique):
     """
 
     acts_on = "model"
+    moment = "norm"
+    takes = ("outputs",)
     group = "normalization"
-    clashes = {name: why for name, why in CLASHES.items() if name != "batch_norm"}
 
     after: str = "all"
     momentum: float = 0.1

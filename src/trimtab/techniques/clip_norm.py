@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from trimtab.optim.clip_stats import ClipStats
 from trimtab.optim.clipping import clip_grad_norm_
-from trimtab.recipe import Change, Technique, TrainingLike
-from trimtab.techniques.clips import clipping
+from trimtab.recipe import Change, Suite, Technique, TrainingLike
+from trimtab.techniques.engines.clips import clipping
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class ClipNorm(Technique):
     ``per_parameter`` the gradient of each parameter is scaled back to that norm by itself. A gradient that is not finite is left as
     it is, with a warning: clipping cannot mend it.
 
-    It acts on the gradients as they are at its turn in the recipe, with the penalties and the coupled decay that stand before it.
+    It acts on the gradients with all penalties of the recipe, and before the recipe's weight decay.
 
     Helps: recurrent and very deep networks, cliffs, rare bad batches. Hurts: a bound far below the usual norm makes every
     step small. Good first setting: 1.0, or a little above the usual norm.
@@ -43,8 +43,10 @@ class ClipNorm(Technique):
     """
 
     acts_on = "update"
+    moment = "clip"
     group = "optimization"
     unbounded = ("max_norm",)
+    suite = Suite(text="clip_norm(max_norm=0.01)", always=True)
 
     max_norm: float = 1.0
     per_parameter: bool = False

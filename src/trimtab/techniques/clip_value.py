@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from trimtab.optim.clip_stats import ClipStats
 from trimtab.optim.clipping import bounds, clip_grad_value_
-from trimtab.recipe import Change, Technique, TrainingLike
-from trimtab.techniques.clips import clipping
+from trimtab.recipe import Change, Suite, Technique, TrainingLike
+from trimtab.techniques.engines.clips import clipping
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class ClipValue(Technique):
     ``g -> max(min(g, high), low)``; one number c stands for the interval [-c, c]. The direction of the gradient changes. An infinite
     entry becomes the bound, a NaN stays, both with a warning.
 
-    It acts on the gradients as they are at its turn in the recipe, with the penalties and the coupled decay that stand before it.
+    It acts on the gradients with all penalties of the recipe, and before the recipe's weight decay.
 
     Helps: single entries that are far too large, such as rows of embeddings that come up rarely. Hurts: bounds near the usual
     size of entries, which bend the direction of every step. Good first setting: 0.5, or ten times the usual largest entry.
@@ -39,8 +39,10 @@ class ClipValue(Technique):
     """
 
     acts_on = "update"
+    moment = "clip"
     group = "optimization"
     unbounded = ("low", "high")
+    suite = Suite(text="clip_value(low=0.001)", always=True)
 
     low: float = 0.5
     high: float | None = None

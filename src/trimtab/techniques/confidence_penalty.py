@@ -8,7 +8,7 @@ import torch
 
 from trimtab.nn.activation_penalties import confidence_penalty
 from trimtab.recipe import Change, LossCall, Technique, TrainingLike
-from trimtab.techniques.penalties import check_factors
+from trimtab.techniques.engines.penalties import check_factors
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,7 @@ class ConfidencePenalty(Technique):
     """
 
     acts_on = "loss"
+    moment = "loss"
     group = "regularization"
 
     factor: float = 0.1

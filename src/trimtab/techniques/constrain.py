@@ -11,9 +11,10 @@ from torch import nn
 
 from trimtab.optim import constraints
 from trimtab.optim.lagrangian import Lagrangian
-from trimtab.recipe import Change, Technique, TrainingLike
-from trimtab.techniques.choose import chosen, left_alone, trained
-from trimtab.techniques.penalties import act_on, gradient_of
+from trimtab.reading.weights import trained
+from trimtab.recipe import Change, Suite, Technique, TrainingLike
+from trimtab.techniques.engines.choose import chosen, left_alone
+from trimtab.techniques.engines.penalties import act_on, gradient_of
 
 METHODS = ("projection", "lagrangian")
 Dims = tuple[int, ...]
@@ -81,7 +82,9 @@ class Constrain(Technique):
     """
 
     acts_on = "update"
+    moment = "constraint"
     group = "regularization"
+    suite = Suite(text="constrain(radius=0.1)")
 
     to: str = "max_norm"
     radius: float = 3.0

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from trimtab.optim.schedules import Cosine
-from trimtab.recipe import Technique, TrainingLike
-from trimtab.techniques.plain import number_of
-from trimtab.techniques.rates import Scheduled, other_schedules
+from trimtab.recipe import Suite, Technique, TrainingLike
+from trimtab.techniques.engines.plain import number_of
+from trimtab.techniques.engines.schedules import Scheduled
 
 
 @dataclass(frozen=True)
@@ -44,9 +44,11 @@ class CosineDecay(Scheduled, Technique):
     """
 
     acts_on = "update"
+    moment = "rate"
+    takes = ("schedule",)
     group = "optimization"
     part = Cosine
-    clashes = other_schedules("cosine_decay")
+    suite = Suite(text="cosine_decay(steps=5)", always=True)
 
     steps: int
     floor: float = 0.0

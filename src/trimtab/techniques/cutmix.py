@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 
 from trimtab.data.mixup import Mix, cutmix
-from trimtab.recipe import Change, Technique, TrainingLike
-from trimtab.techniques.mixup import Mixup, check_alpha, mix_batches
+from trimtab.recipe import Change, Suite, Technique, TrainingLike
+from trimtab.techniques.engines.mixing import check_alpha, mix_batches
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,12 @@ class Cutmix(Technique):
     """
 
     acts_on = "data"
+    moment = "mix"
+    takes = ("batch mix",)
+    inputs = ("images",)
     group = "augmentation"
-    clashes = {"mixup": "both would mix the same batches", **Mixup.clashes}
+    clashes = {"surrogate_loss": "it computes the loss anew, from targets that are not mixed"}
+    suite = Suite(network="images")
 
     alpha: float = 1.0
 

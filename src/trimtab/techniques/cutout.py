@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 
 from trimtab.data import CutOut
-from trimtab.recipe import Change, Technique, TrainingLike
-from trimtab.techniques.augmentation import augment_inputs
+from trimtab.recipe import Change, Suite, Technique, TrainingLike
+from trimtab.techniques.engines.augmentation import augment_inputs
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,10 @@ class Cutout(Technique):
     """
 
     acts_on = "data"
+    moment = "parts"
+    inputs = ("images",)
     group = "augmentation"
+    suite = Suite(network="images")
 
     size: float = 0.5
     fill: float = 0.0

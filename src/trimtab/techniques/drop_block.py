@@ -11,9 +11,9 @@ from trimtab.nn.draws import check_choice
 from trimtab.nn.drop_block import DropBlock as DropBlockPart
 from trimtab.nn.drop_block import check_block
 from trimtab.reading.order import CONV, behind_the_first, hidden_layers
-from trimtab.recipe import Change, Technique, TrainingLike
-from trimtab.techniques.hang_noise import check_rate, hang_noise
-from trimtab.techniques.surgery import nothing
+from trimtab.recipe import Change, Suite, Technique, TrainingLike
+from trimtab.techniques.engines.hang_noise import check_rate, hang_noise
+from trimtab.techniques.engines.surgery import nothing
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,9 @@ class DropBlock(Technique):
     """
 
     acts_on = "model"
+    moment = "noise"
     group = "regularization"
+    suite = Suite(network="cnn")
 
     p: float = 0.1
     block_size: int = 7

@@ -10,7 +10,7 @@ from torch import nn
 from trimtab.nn.drop_connect import DropConnectMask, put_in, recurrent_weights, take_out
 from trimtab.reading.order import doubts, hidden_layers
 from trimtab.recipe import Change, Technique, TrainingLike
-from trimtab.techniques.surgery import Hung, names, nothing, training_now
+from trimtab.techniques.engines.surgery import Hung, names, nothing, training_now
 
 KINDS = ("linear", "conv", "recurrent", "all")
 
@@ -45,6 +45,7 @@ class DropConnect(Technique):
     """
 
     acts_on = "model"
+    moment = "noise"
     group = "regularization"
 
     p: float = 0.5

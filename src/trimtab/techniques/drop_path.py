@@ -9,12 +9,12 @@ from dataclasses import dataclass
 import torch
 from torch import fx, nn
 
+from trimtab.graph import ModelGraph, Scope, follow
 from trimtab.nn.drop_path import DropPath as DropPathPart
-from trimtab.nn.flow import Flow, Scope, follow
 from trimtab.nn.rates import rates_by_depth
-from trimtab.recipe import Change, Technique, TrainingLike
-from trimtab.techniques.surgery import Hung, names, nothing, training_now
-from trimtab.techniques.zero_init_residual import PASSING, branches
+from trimtab.reading.branches import PASSING, branches
+from trimtab.recipe import Change, Suite, Technique, TrainingLike
+from trimtab.techniques.engines.surgery import Hung, names, nothing, training_now
 
 _FOUND = ("DropPath", "StochasticDepth")  # ours, timm's, torchvision's
 _PRODUCTS = (operator.mul, torch.mul)
@@ -47,7 +47,9 @@ class DropPath(Technique):
     """
 
     acts_on = "model"
+    moment = "noise"
     group = "regularization"
+    suite = Suite(network="normed")
 
     p: float = 0.1
 
@@ -106,7 +108,7 @@ def _ends(model: nn.Module, passed_over: list[str]) -> Iterator[nn.Module]:
                 )
 
 
-def _end(flow: Flow, scope: Scope, node: fx.Node) -> nn.Module | str:
+def _end(flow: ModelGraph, scope: Scope, node: fx.Node) -> nn.Module | str:
     """The last module of a branch, or why there is none to act on."""
     while len(node.users) == 1:
         module = scope.module(node)

@@ -15,9 +15,9 @@ from trimtab.nn.dropout import check_dropout
 from trimtab.nn.rates import rates_by_width
 from trimtab.reading.order import LINEAR, behind_the_first
 from trimtab.recipe import Change, Technique, TrainingLike
-from trimtab.techniques.hang_noise import check_rate, hang_noise, hidden_inputs
-from trimtab.techniques.plain import between
-from trimtab.techniques.surgery import training_now
+from trimtab.techniques.engines.hang_noise import check_rate, hang_noise, hidden_inputs
+from trimtab.techniques.engines.plain import between
+from trimtab.techniques.engines.surgery import training_now
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,7 @@ class Dropout(Technique):
     """
 
     acts_on = "model"
+    moment = "noise"
     group = "regularization"
 
     p: float = 0.5

@@ -12,10 +12,8 @@ from trimtab.optim.early_stopping import EarlyStopping as Judge
 from trimtab.optim.early_stopping import check
 from trimtab.optim.tensors import copied, fitting, write
 from trimtab.quantities import goal_of, judging, named, told
-from trimtab.recipe import Change, Technique, TrainingLike
-from trimtab.techniques.averages import tensors_of
-
-_AVERAGED = "the evaluations would judge averaged weights, and the ones that are put back are not averaged"
+from trimtab.recipe import Change, Suite, Technique, TrainingLike
+from trimtab.techniques.engines.averages import tensors_of
 
 
 @dataclass(frozen=True)
@@ -60,8 +58,10 @@ class EarlyStopping(Technique):
     """
 
     acts_on = "loop"
+    moment = "stop"
+    takes = ("final weights",)
     group = "regularization"
-    clashes = {"ema": _AVERAGED, "swa": _AVERAGED}
+    suite = Suite(text="early_stopping(patience=1, criterion='patience', min_improvement=1.0)", judged=True)
 
     patience: int = 5
     metric: str = ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from trimtab.recipe import Change, Technique, TrainingLike
-from trimtab.techniques.penalties import check_factors, penalize
+from trimtab.techniques.engines.penalties import check_factors, penalize
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,9 @@ class ElasticNet(Technique):
     """
 
     acts_on = "update"
+    moment = "penalty"
+    takes = ("L1 penalty", "L2 penalty")
     group = "regularization"
-    clashes = {"l1": "both have an L1 penalty", "l2": "both have an L2 penalty"}
 
     l1: float = 1e-4
     l2: float = 1e-4

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from trimtab.optim.averaging import EMA
-from trimtab.recipe import Change, Technique, TrainingLike
-from trimtab.techniques.averages import evaluate_with
+from trimtab.recipe import Change, Suite, Technique, TrainingLike
+from trimtab.techniques.engines.averages import evaluate_with
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,10 @@ class Ema(Technique):
     """
 
     acts_on = "loop"
+    moment = "average"
+    takes = ("final weights",)
     group = "regularization"
-    clashes = {"swa": "both would put their own average into the model"}
+    suite = Suite(same_losses="acts in evaluation")
 
     decay: float = 0.999
     batches: int = 0

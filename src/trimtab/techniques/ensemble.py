@@ -16,13 +16,13 @@ from torch.nn.utils.prune import BasePruningMethod
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
+from trimtab.copies import copied_module
 from trimtab.data import content_weights
-from trimtab.nn.copies import copied_module
 from trimtab.nn.ensemble import OF, average_members
 from trimtab.reading.order import CONV, LINEAR, NORM
-from trimtab.recipe import Change, LossCall, Technique, TrainingLike
-from trimtab.techniques.choose import trained
-from trimtab.techniques.surgery import nothing, training_now
+from trimtab.reading.weights import trained
+from trimtab.recipe import Change, LossCall, Suite, Technique, TrainingLike
+from trimtab.techniques.engines.surgery import nothing, training_now
 
 
 @dataclass(frozen=True)
@@ -56,9 +56,11 @@ class DeepEnsemble(Technique):
     """
 
     acts_on = "loss"  # after all changes to the model, so that every member has them
+    moment = "members"
+    takes = ("members",)
     group = "regularization"
     evaluates = True
-    clashes = {"bagging": "both would add members"}
+    suite = Suite(always=True, same_losses="acts in evaluation")
 
     members: int = 4
 
@@ -97,9 +99,11 @@ class Bagging(Technique):
     """
 
     acts_on = "loss"
+    moment = "members"
+    takes = ("members",)
     group = "regularization"
     evaluates = True
-    clashes = {"deep_ensemble": "both would add members"}
+    suite = Suite(always=True)
 
     members: int = 4
 

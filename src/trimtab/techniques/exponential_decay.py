@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from trimtab.optim.schedules import Exponential
-from trimtab.recipe import Technique, TrainingLike
-from trimtab.techniques.rates import Scheduled, other_schedules
+from trimtab.recipe import Suite, Technique, TrainingLike
+from trimtab.techniques.engines.schedules import Scheduled
 
 
 @dataclass(frozen=True)
@@ -39,9 +39,11 @@ class ExponentialDecay(Scheduled, Technique):
     """
 
     acts_on = "update"
+    moment = "rate"
+    takes = ("schedule",)
     group = "optimization"
     part = Exponential
-    clashes = other_schedules("exponential_decay")
+    suite = Suite(text="exponential_decay(beta=0.5)", always=True)
 
     beta: float
 

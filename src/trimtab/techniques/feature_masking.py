@@ -8,7 +8,7 @@ import torch
 
 from trimtab.data import FeatureMasking as FeatureMaskingPart
 from trimtab.recipe import Change, Technique, TrainingLike
-from trimtab.techniques.augmentation import NO_TABLE, augment_inputs
+from trimtab.techniques.engines.augmentation import augment_inputs
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,9 @@ class FeatureMasking(Technique):
     """
 
     acts_on = "data"
+    moment = "parts"
+    inputs = ("tables",)
     group = "augmentation"
-    clashes = NO_TABLE
 
     p: float = 0.1
     fill: str = "mean"

@@ -8,7 +8,7 @@ import torch
 
 from trimtab.data import FeatureScaling as FeatureScalingPart
 from trimtab.recipe import Change, Technique, TrainingLike
-from trimtab.techniques.augmentation import NO_TABLE, augment_inputs
+from trimtab.techniques.engines.augmentation import augment_inputs
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,9 @@ class FeatureScaling(Technique):
     """
 
     acts_on = "data"
+    moment = "values"
+    inputs = ("tables",)
     group = "augmentation"
-    clashes = NO_TABLE
 
     std: float = 0.1
 

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from trimtab.data import RandomHorizontalFlip, RandomVerticalFlip
-from trimtab.recipe import Change, Technique, TrainingLike
-from trimtab.techniques.augmentation import augment_inputs
+from trimtab.recipe import Change, Suite, Technique, TrainingLike
+from trimtab.techniques.engines.augmentation import augment_inputs
 
 FLIPS = {
     "horizontal": (RandomHorizontalFlip,),
@@ -44,7 +44,10 @@ class Flip(Technique):
     """
 
     acts_on = "data"
+    moment = "geometry"
+    inputs = ("images",)
     group = "augmentation"
+    suite = Suite(network="images")
 
     p: float = 0.5
     direction: str = "horizontal"

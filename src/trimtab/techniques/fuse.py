@@ -15,8 +15,8 @@ from torch.nn import functional as F
 
 from trimtab import nn as tn
 from trimtab.nn.layer_norm import add_norm
-from trimtab.recipe import Change, Technique, TrainingLike
-from trimtab.techniques.surgery import nothing
+from trimtab.recipe import Change, Suite, Technique, TrainingLike
+from trimtab.techniques.engines.surgery import nothing
 
 DROP_INS: dict[type[nn.Module], type[nn.Module]] = {
     nn.BatchNorm1d: tn.BatchNorm1d,
@@ -73,8 +73,10 @@ class Fuse(Technique):
     """
 
     acts_on = "model"
+    moment = "fuse"
     group = "normalization"
     evaluates = True
+    suite = Suite(network="normed")
 
     def apply(self, training: TrainingLike) -> Change:
         surgeon = _Surgeon()

@@ -10,7 +10,7 @@ from torch import nn
 from trimtab.nn.gaussian_dropout import GaussianDropout as GaussianDropoutPart
 from trimtab.nn.gaussian_dropout import check_gaussian
 from trimtab.recipe import Change, Technique, TrainingLike
-from trimtab.techniques.hang_noise import check_rate, hang_noise, hidden_inputs
+from trimtab.techniques.engines.hang_noise import check_rate, hang_noise, hidden_inputs
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,7 @@ class GaussianDropout(Technique):
     """
 
     acts_on = "model"
+    moment = "noise"
     group = "regularization"
 
     p: float = 0.5

@@ -9,12 +9,12 @@ from typing import Any
 from torch import nn
 from torch.nn.utils import parametrize
 
-from trimtab.nn.flow import follow
+from trimtab.graph import follow
 from trimtab.nn.weight_norms import weight_standardization
 from trimtab.reading.order import followed_by_norm, layers
-from trimtab.recipe import Change, NothingToDo, Technique, TrainingLike
-from trimtab.techniques.convert_norm import ConvertNorm
-from trimtab.techniques.surgery import names, nothing
+from trimtab.recipe import Change, NothingToDo, Suite, Technique, TrainingLike
+from trimtab.techniques.engines.converting import convert_norms
+from trimtab.techniques.engines.surgery import names, nothing
 
 
 @dataclass(frozen=True)
@@ -44,9 +44,11 @@ class GnWs(Technique):
     """
 
     acts_on = "model"
+    moment = "convert"
+    takes = ("norms",)
     group = "normalization"
     evaluates = True
-    clashes = {"convert_norm": "both would convert the same norms"}
+    suite = Suite(network="normed")
 
     groups: int = 32
     eps: float = 1e-6
@@ -57,7 +59,7 @@ class GnWs(Technique):
 
     def apply(self, training: TrainingLike) -> Change:
         try:
-            converted = ConvertNorm("group_norm", self.groups, from_="batch_norm").apply(training)
+            converted = convert_norms(self, training, "group_norm", self.groups, from_="batch_norm")
         except NothingToDo:  # its norms may be group norms from the start
             converted = Change("no norm converted", lambda: None)
         found = _convolutions(training)

@@ -12,8 +12,8 @@ from torch import nn
 from trimtab import nn as tnn
 from trimtab.nn.layouts import GroupNormLast
 from trimtab.recipe import Change, Technique, TrainingLike
-from trimtab.techniques.insert import CLASHES, Site, check_place, insert_norms, plain_norms
-from trimtab.techniques.norms import fitting_groups
+from trimtab.techniques.engines.converting import fitting_groups
+from trimtab.techniques.engines.insert import Site, check_place, insert_norms, plain_norms
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,9 @@ class GroupNorm(Technique):
     """
 
     acts_on = "model"
+    moment = "norm"
+    takes = ("outputs",)
     group = "normalization"
-    clashes = {name: why for name, why in CLASHES.items() if name != "group_norm"}
 
     groups: int = 32
     after: str = "all"

@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
+from trimtab.reading.following import Following
 from trimtab.recipe import Change, Technique, TrainingLike
-from trimtab.techniques.following import Following
-from trimtab.techniques.initialize import check_distribution, clashes_of, draw_anew, fans, fill
+from trimtab.techniques.engines.initialize import check_distribution, draw_anew, fans, fill
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,9 @@ class HeInit(Technique):
     """
 
     acts_on = "model"
+    moment = "draw"
+    takes = ("weights",)
     group = "optimization"
-    clashes = clashes_of("he_init")
 
     distribution: str = "normal"
     mode: str = "fan_in"

@@ -10,11 +10,11 @@ from typing import Any
 
 from trimtab.nn.identity_init import PER_CHANNEL, PER_ROW
 from trimtab.reading.order import is_norm
-from trimtab.recipe import Change, Technique, TrainingLike
-from trimtab.techniques.choose import trained
-from trimtab.techniques.initialize import redraw
-from trimtab.techniques.insert import Recover, forget
-from trimtab.techniques.surgery import names, nothing
+from trimtab.reading.weights import trained
+from trimtab.recipe import Change, Suite, Technique, TrainingLike
+from trimtab.techniques.engines.initialize import redraw
+from trimtab.techniques.engines.insert import Recover, forget
+from trimtab.techniques.engines.surgery import names, nothing
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class IdentityInit(Technique):
     ``gamma = sqrt(sigma^2 + eps)``, ``beta = mu``, with mean and variance of the norm's own input, one norm after the other as they are called.
     For batch norms, whose running statistics are set too, the identity is exact in training and evaluation; layer, group, instance and
     RMS norms, whose statistics are each sample's own, come as near to it as one gain and shift for all samples can. The model then
-    computes what it would without norms, and learns from there. Norms that the model has and norms that stand before this name in the recipe are
+    computes what it would without norms, and learns from there. Norms that the model has and norms that the recipe puts in are
     both meant: ``"layer_norm, identity_init"``. A checkpoint that is loaded before the first batch keeps its gains. The
     optimizer's state of gains and shifts is forgotten; undo brings values and state back.
 
@@ -47,7 +47,9 @@ class IdentityInit(Technique):
     """
 
     acts_on = "model"
+    moment = "set"
     group = ("normalization", "optimization")
+    suite = Suite(network="normed")
 
     only: str = "*"
 
@@ -68,8 +70,7 @@ class IdentityInit(Technique):
         if not found:
             raise nothing(
                 self,
-                " ".join(left[:3])
-                or "the model has no normalization with a gain; one that a technique puts in must stand before it in the recipe.",
+                " ".join(left[:3]) or "the model has no normalization with a gain.",
             )
         errors: dict[str, float | str] = {}
         undos: list[Callable[[], None]] = []

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from trimtab.optim.schedules import InverseTime
-from trimtab.recipe import Technique
-from trimtab.techniques.rates import Scheduled, other_schedules
+from trimtab.recipe import Suite, Technique
+from trimtab.techniques.engines.schedules import Scheduled
 
 
 @dataclass(frozen=True)
@@ -39,9 +39,11 @@ class InverseTimeDecay(Scheduled, Technique):
     """
 
     acts_on = "update"
+    moment = "rate"
+    takes = ("schedule",)
     group = "optimization"
     part = InverseTime
-    clashes = other_schedules("inverse_time_decay")
+    suite = Suite(text="inverse_time_decay(beta=0.5)", always=True)
 
     beta: float
 

@@ -8,7 +8,7 @@ import torch
 
 from trimtab.nn.activation_penalties import jacobian_penalty
 from trimtab.recipe import Change, Technique, TrainingLike
-from trimtab.techniques.penalties import check_factors
+from trimtab.techniques.engines.penalties import check_factors
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,7 @@ class JacobianPenalty(Technique):
     """
 
     acts_on = "loss"
+    moment = "term"
     group = "regularization"
 
     factor: float = 0.01

@@ -12,10 +12,11 @@ from torch._compile import _disable_dynamo  # torch.compiler.disable would impor
 from trimtab.nn.drop_connect import put_in, take_out
 from trimtab.nn.hard_concrete import HardConcrete, check_hard_concrete, expected_l0
 from trimtab.reading.order import layers
+from trimtab.reading.weights import trained, weight_of
 from trimtab.recipe import Change, Technique, TrainingLike
-from trimtab.techniques.choose import chosen, left_alone, trained
-from trimtab.techniques.penalties import act_on, check_factors, gradient_of
-from trimtab.techniques.surgery import Hung, names, nothing, training_now, weight_of
+from trimtab.techniques.engines.choose import chosen, left_alone
+from trimtab.techniques.engines.penalties import act_on, check_factors, gradient_of
+from trimtab.techniques.engines.surgery import Hung, names, nothing, training_now
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ class L0(Technique):
     """
 
     acts_on = "model"
+    moment = "noise"
     group = "regularization"
 
     factor: float = 1e-5

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from trimtab.recipe import Change, Technique, TrainingLike
-from trimtab.techniques.penalties import check_factors, penalize
+from trimtab.techniques.engines.penalties import check_factors, penalize
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,9 @@ class L1(Technique):
     """
 
     acts_on = "update"
+    moment = "penalty"
+    takes = ("L1 penalty",)
     group = "regularization"
-    clashes = {"elastic_net": "both have an L1 penalty"}
 
     factor: float = 1e-4
     proximal: bool = False

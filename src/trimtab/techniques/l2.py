@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from trimtab.recipe import Change, Technique, TrainingLike
-from trimtab.techniques.penalties import check_factors, penalize
-from trimtab.techniques.plain import COUPLED, decay
+from trimtab.techniques.engines.penalties import check_factors, penalize
+from trimtab.techniques.engines.plain import COUPLED, decay
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,9 @@ class L2(Technique):
     """
 
     acts_on = "update"
+    moment = "penalty"
+    takes = ("L2 penalty",)
     group = "regularization"
-    clashes = {"elastic_net": "both have an L2 penalty"}
 
     factor: float = 1e-4
     only: str = ""

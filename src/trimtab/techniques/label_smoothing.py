@@ -35,6 +35,7 @@ class LabelSmoothing(Technique):
     """
 
     acts_on = "loss"
+    moment = "loss"
     group = "regularization"
 
     smoothing: float = 0.1

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from trimtab.recipe import Change, Technique, TrainingLike
-from trimtab.techniques.insert import CLASHES, Site, check_place, insert_norms, plain_norms
+from trimtab.techniques.engines.insert import Site, check_place, insert_norms, plain_norms
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,9 @@ class LayerNorm(Technique):
     """
 
     acts_on = "model"
+    moment = "norm"
+    takes = ("outputs",)
     group = "normalization"
-    clashes = {name: why for name, why in CLASHES.items() if name != "layer_norm"}
 
     after: str = "all"
     eps: float = 1e-5

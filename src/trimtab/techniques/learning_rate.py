@@ -6,10 +6,10 @@ import math
 from dataclasses import dataclass
 
 from trimtab.optim.weight_decay import scheduled_base_lr
-from trimtab.recipe import Change, Technique, TrainingLike
-from trimtab.techniques.plain import number_of
-from trimtab.techniques.rates import check_rates
-from trimtab.techniques.surgery import nothing
+from trimtab.recipe import Change, Suite, Technique, TrainingLike
+from trimtab.techniques.engines.plain import number_of
+from trimtab.techniques.engines.schedules import check_rates
+from trimtab.techniques.engines.surgery import nothing
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,10 @@ class LearningRate(Technique):
     """
 
     acts_on = "update"
+    moment = "rate"
+    takes = ("rate",)
     group = "optimization"
+    suite = Suite(text="learning_rate(lr=0.02)", always=True)
 
     lr: float
 

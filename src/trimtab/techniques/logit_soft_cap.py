@@ -10,7 +10,7 @@ from torch import nn
 from trimtab.nn.soft_cap import SoftCap, check_cap
 from trimtab.reading.order import answers, doubts, layers
 from trimtab.recipe import Change, LossCall, Technique, TrainingLike
-from trimtab.techniques.surgery import Hung, names, nothing
+from trimtab.techniques.engines.surgery import Hung, names, nothing
 
 OF_LOGITS = (
     "cross_entropy",
@@ -49,6 +49,7 @@ class LogitSoftCap(Technique):
     """
 
     acts_on = "model"
+    moment = "answer"
     group = "regularization"
     evaluates = True
 

@@ -8,7 +8,7 @@ import torch
 
 from trimtab.optim.penalties import check_p, lp_sum
 from trimtab.recipe import Change, Technique, TrainingLike
-from trimtab.techniques.penalties import act_on_chosen, check_factors, gradient_of
+from trimtab.techniques.engines.penalties import act_on_chosen, check_factors, gradient_of
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,7 @@ class Lp(Technique):
     """
 
     acts_on = "update"
+    moment = "penalty"
     group = "regularization"
 
     factor: float = 1e-4

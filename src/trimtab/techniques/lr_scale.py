@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from trimtab.recipe import Change, Technique, TrainingLike
-from trimtab.techniques.plain import number_of
-from trimtab.techniques.rates import check_rates
+from trimtab.recipe import Change, Suite, Technique, TrainingLike
+from trimtab.techniques.engines.plain import number_of
+from trimtab.techniques.engines.schedules import check_rates
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,9 @@ class LrScale(Technique):
     """
 
     acts_on = "update"
+    moment = "rate"
     group = "optimization"
+    suite = Suite(text="lr_scale(factor=0.5)", always=True)
 
     factor: float
 

@@ -13,8 +13,8 @@ from torch._compile import _disable_dynamo  # torch.compiler.disable would impor
 
 from trimtab.nn.lsuv import LsuvLayer, orthogonal_, scale_in_order
 from trimtab.recipe import Change, Technique, TrainingLike
-from trimtab.techniques.initialize import bias_of, clashes_of, redraw, weights_of
-from trimtab.techniques.surgery import names, nothing, training_now
+from trimtab.techniques.engines.initialize import bias_of, redraw, weights_of
+from trimtab.techniques.engines.surgery import names, nothing, training_now
 
 Found = list[tuple[str, Any, nn.Parameter]]
 
@@ -51,8 +51,9 @@ class LsuvInit(Technique):
     """
 
     acts_on = "model"
+    moment = "draw"
+    takes = ("weights",)
     group = "optimization"
-    clashes = clashes_of("lsuv_init")
 
     tolerance: float = 0.1
     iterations: int = 10

@@ -11,10 +11,11 @@ from torch import nn
 
 from trimtab import optim
 from trimtab.reading.order import answers, doubts, first_layers
-from trimtab.recipe import Change, Technique, TrainingLike
-from trimtab.techniques.choose import chosen, trained
-from trimtab.techniques.optimizers import Becomes, Turn, check_lr, defaults_of
-from trimtab.techniques.surgery import names, nothing
+from trimtab.reading.weights import trained
+from trimtab.recipe import Change, Suite, Technique, TrainingLike
+from trimtab.techniques.engines.becoming import Becomes, Turn, check_lr, defaults_of
+from trimtab.techniques.engines.choose import chosen
+from trimtab.techniques.engines.surgery import names, nothing
 
 EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
 
@@ -124,6 +125,7 @@ class Muon(Becomes, Technique):
     """
 
     part = MuonWithAdamW
+    suite = Suite(network="mlp", anew=True)
 
     lr: float = 0.02
     momentum: float = 0.95

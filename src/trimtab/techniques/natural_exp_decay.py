@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from trimtab.optim.schedules import NaturalExponential
-from trimtab.recipe import Technique
-from trimtab.techniques.rates import Scheduled, other_schedules
+from trimtab.recipe import Suite, Technique
+from trimtab.techniques.engines.schedules import Scheduled
 
 
 @dataclass(frozen=True)
@@ -39,9 +39,11 @@ class NaturalExpDecay(Scheduled, Technique):
     """
 
     acts_on = "update"
+    moment = "rate"
+    takes = ("schedule",)
     group = "optimization"
     part = NaturalExponential
-    clashes = other_schedules("natural_exp_decay")
+    suite = Suite(text="natural_exp_decay(beta=0.5)", always=True)
 
     beta: float
 

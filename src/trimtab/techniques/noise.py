@@ -8,7 +8,7 @@ import torch
 
 from trimtab.data import FeatureNoise, GaussianNoise
 from trimtab.recipe import Change, Technique, TrainingLike
-from trimtab.techniques.augmentation import augment_inputs
+from trimtab.techniques.engines.augmentation import augment_inputs
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,7 @@ class Noise(Technique):
     """
 
     acts_on = "data"
+    moment = "values"
     group = "augmentation"
 
     std: float = 0.1

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from trimtab.optim import schedules
-from trimtab.recipe import Technique
-from trimtab.techniques.rates import Scheduled, other_schedules
+from trimtab.recipe import Suite, Technique
+from trimtab.techniques.engines.schedules import Scheduled
 
 
 @dataclass(frozen=True)
@@ -48,9 +48,11 @@ class OneCycle(Scheduled, Technique):
     """
 
     acts_on = "update"
+    moment = "rate"
+    takes = ("schedule", "warm-up")
     group = "optimization"
     part = schedules.OneCycle
-    clashes = other_schedules("one_cycle")
+    suite = Suite(text="one_cycle(steps=5)", always=True)
 
     steps: int
     peak_share: float = 0.3

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from trimtab.nn.lsuv import orthogonal_
+from trimtab.reading.weights import trained
 from trimtab.recipe import Change, NothingToDo, Technique, TrainingLike
-from trimtab.techniques.choose import trained
-from trimtab.techniques.initialize import check_gain, clashes_of, draw_anew, redraw
+from trimtab.techniques.engines.initialize import check_gain, draw_anew, redraw
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,9 @@ class OrthogonalInit(Technique):
     """
 
     acts_on = "model"
+    moment = "draw"
+    takes = ("weights",)
     group = "optimization"
-    clashes = clashes_of("orthogonal_init")
 
     gain: float | None = None
 

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 import torch
 
 from trimtab.nn.orthogonal import orthogonal_penalty
+from trimtab.reading.weights import trained
 from trimtab.recipe import Change, Technique, TrainingLike
-from trimtab.techniques.choose import chosen, left_alone, trained
-from trimtab.techniques.penalties import act_on, check_factors, gradient_of
-from trimtab.techniques.surgery import names, nothing
+from trimtab.techniques.engines.choose import chosen, left_alone
+from trimtab.techniques.engines.penalties import act_on, check_factors, gradient_of
+from trimtab.techniques.engines.surgery import names, nothing
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ class OrthogonalPenalty(Technique):
     """
 
     acts_on = "update"
+    moment = "penalty"
     group = "regularization"
 
     factor: float = 0.001

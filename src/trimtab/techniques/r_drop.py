@@ -12,8 +12,8 @@ from torch import nn
 
 from trimtab.nn.draws import OwnGenerator
 from trimtab.nn.r_drop import r_drop_divergence
-from trimtab.recipe import Change, LossCall, Refused, Technique, TrainingLike
-from trimtab.techniques.surgery import nothing
+from trimtab.recipe import Change, LossCall, Refused, Suite, Technique, TrainingLike
+from trimtab.techniques.engines.surgery import nothing
 
 
 @dataclass(frozen=True)
@@ -49,11 +49,13 @@ class RDrop(Technique):
 
     name = "r_drop"
     acts_on = "loss"
+    moment = "pass"
     group = "regularization"
     clashes = {
         **dict.fromkeys(("bagging", "deep_ensemble"), "their members would be given the doubled batch"),
         "surrogate_loss": "it computes the loss anew, from one of both answers",
     }
+    suite = Suite(network="dropout")
 
     alpha: float = 1.0
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 
 from trimtab.data import RandAugment as RandAugmentPart
-from trimtab.recipe import Change, Technique, TrainingLike
-from trimtab.techniques.augmentation import augment_inputs
+from trimtab.recipe import Change, Suite, Technique, TrainingLike
+from trimtab.techniques.engines.augmentation import augment_inputs
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,10 @@ class RandAugment(Technique):
     """
 
     acts_on = "data"
+    moment = "values"
+    inputs = ("images",)
     group = "augmentation"
+    suite = Suite(text="rand_augment(value_range=(-1.0, 1.0))", network="images")
 
     ops: int = 2
     magnitude: float = 9.0

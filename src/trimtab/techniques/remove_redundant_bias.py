@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from trimtab.nn.flow import Flow, follow
+from trimtab.graph import ModelGraph, follow
 from trimtab.reading.norms import Norm, recognise
 from trimtab.reading.order import BEFORE, NORM, layers
-from trimtab.recipe import Change, Technique, TrainingLike
-from trimtab.techniques.insert import features_of
-from trimtab.techniques.surgery import names, nothing
+from trimtab.recipe import Change, Suite, Technique, TrainingLike
+from trimtab.techniques.engines.insert import features_of
+from trimtab.techniques.engines.surgery import names, nothing
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,10 @@ class RemoveRedundantBias(Technique):
     """
 
     acts_on = "model"
+    moment = "prune"
     group = "normalization"
     evaluates = True
+    suite = Suite(network="normed", same_losses="takes away what has no effect")
 
     only: str = "*"
 
@@ -76,7 +78,7 @@ class RemoveRedundantBias(Technique):
         return Change(summary, undo, details=(*told, *left))
 
 
-def _norm_behind(flow: Flow, layer: nn.Module) -> Norm | None:
+def _norm_behind(flow: ModelGraph, layer: nn.Module) -> Norm | None:
     """The norm that alone takes the layer's output, and takes nothing else."""
     for role, child in layer.named_children():
         if isinstance(child, NORM) and role not in BEFORE:  # hung on the layer by a technique

@@ -12,7 +12,7 @@ from torch import nn
 from trimtab import nn as tnn
 from trimtab.nn.layouts import RMSNormFirst
 from trimtab.recipe import Change, Technique, TrainingLike
-from trimtab.techniques.insert import CLASHES, Site, check_place, insert_norms, plain_norms
+from trimtab.techniques.engines.insert import Site, check_place, insert_norms, plain_norms
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,9 @@ class RmsNorm(Technique):
     """
 
     acts_on = "model"
+    moment = "norm"
+    takes = ("outputs",)
     group = "normalization"
-    clashes = {name: why for name, why in CLASHES.items() if name != "rms_norm"}
 
     after: str = "all"
     eps: float = 1e-6

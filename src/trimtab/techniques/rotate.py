@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 
 from trimtab.data import RandomRotation
-from trimtab.recipe import Change, Technique, TrainingLike
-from trimtab.techniques.augmentation import augment_inputs
+from trimtab.recipe import Change, Suite, Technique, TrainingLike
+from trimtab.techniques.engines.augmentation import augment_inputs
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,11 @@ class Rotate(Technique):
     """
 
     acts_on = "data"
+    moment = "geometry"
+    takes = ("rotation",)
+    inputs = ("images",)
     group = "augmentation"
+    suite = Suite(network="images")
 
     degrees: float = 15.0
     padding: str = "border"

@@ -14,8 +14,8 @@ from torch import nn
 from torch._compile import _disable_dynamo  # torch.compiler.disable would import the compiler at once
 
 from trimtab.optim.sam import check_rho, climb_
-from trimtab.recipe import Change, LossCall, Technique, TrainingLike
-from trimtab.techniques.surgery import nothing
+from trimtab.recipe import Change, LossCall, Suite, Technique, TrainingLike
+from trimtab.techniques.engines.surgery import nothing
 
 
 @dataclass(frozen=True)
@@ -55,12 +55,14 @@ class SAM(Technique):
     """
 
     acts_on = "update"
+    moment = "optimizer"
     group = "optimization"
     clashes = {
         "jacobian_penalty": "it differentiates by the inputs too, which a second pass has no use for",
         "bagging": "the losses of its members would each seek a worst point of all weights",
         "deep_ensemble": "the losses of its members would each seek a worst point of all weights",
     }
+    suite = Suite(always=True)
 
     rho: float = 0.05
     adaptive: bool = False

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from trimtab.data import MinMax
 from trimtab.data.min_max import check_bounds
 from trimtab.recipe import Change, Technique, TrainingLike
-from trimtab.techniques.inputs import check_batches, normalize_inputs
+from trimtab.techniques.engines.inputs import check_batches, normalize_inputs
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,9 @@ class ScaleInputs(Technique):
     """
 
     acts_on = "data"
+    moment = "scale"
+    takes = ("input scale",)
     group = "normalization"
-    clashes = {"standardize_inputs": "both would set the scale of the inputs"}
 
     low: float = 0.0
     high: float = 1.0

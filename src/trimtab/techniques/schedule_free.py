@@ -10,11 +10,10 @@ import torch
 from trimtab.optim.averaging import WeightAverage
 from trimtab.optim.tensors import Tensors, tensors_of, write
 from trimtab.recipe import Change, Technique, TrainingLike
-from trimtab.techniques.averages import evaluate_with
-from trimtab.techniques.optimizers import Becomes, Turn, check_lr, defaults_of
+from trimtab.techniques.engines.averages import evaluate_with
+from trimtab.techniques.engines.becoming import Becomes, Turn, check_lr, defaults_of
 
 FORMS = ("adamw", "sgd")
-_OWN = "schedule_free has an average of its own, which it evaluates with"
 
 
 @dataclass(frozen=True)
@@ -61,11 +60,7 @@ class ScheduleFree(Becomes, Technique):
     1.5
     """
 
-    clashes = {
-        "ema": _OWN,
-        "swa": _OWN,
-        "early_stopping": "the weights that it puts back are not those that were judged",
-    }
+    takes = ("optimizer", "rate", "final weights")
 
     form: str = "adamw"
     lr: float | None = None

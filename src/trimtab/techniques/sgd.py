@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from trimtab import optim
-from trimtab.recipe import Technique
-from trimtab.techniques.optimizers import Becomes
+from trimtab.recipe import Suite, Technique
+from trimtab.techniques.engines.becoming import Becomes
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,7 @@ class SGD(Becomes, Technique):
     """
 
     part = optim.SGD
+    suite = Suite(text="sgd(lr=0.05)", always=True, anew=True)
 
     lr: float
     momentum: float = 0.9

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import torch
 
 from trimtab.optim.gradients import grad_norm
-from trimtab.optim.rollback import Snapshot, buffers_of
+from trimtab.optim.snapshot import Snapshot, buffers_of
 from trimtab.optim.spikes import SpikeGuard
-from trimtab.recipe import Change, Technique, TrainingLike
-from trimtab.techniques.clips import scale_of, skipped_by_scaler
+from trimtab.recipe import Change, Suite, Technique, TrainingLike
+from trimtab.techniques.engines.clips import scale_of, skipped_by_scaler
 
 _WHAT = {"both": "loss or gradient", "loss": "loss", "gradient": "gradient"}
 
@@ -31,8 +31,7 @@ class SkipSpikes(Technique):
     optimizers go back to the last snapshot, taken before an accepted update every ``every`` of them: that takes the memory of
     one copy of all of these.
 
-    Put it before clipping in a recipe: it judges the gradients as they are at its turn, and what comes after it finds none in a step
-    that is left out. With a closure (LBFGS) the first evaluation of a step is judged, and decay that stands before the step is
+    It judges the gradients with the penalties of the recipe and before any clipping, which finds none in a step that is left out. With a closure (LBFGS) the first evaluation of a step is judged, and decay that stands before the step is
     done already. Each optimizer has its own statistics, and those that step after the same backward are left out together. Where
     several processes train together the gradients alone are judged: they are the same in all of them, the losses are not.
 
@@ -63,8 +62,10 @@ class SkipSpikes(Technique):
     """
 
     acts_on = "update"
+    moment = "spikes"
     group = "optimization"
     unbounded = ("threshold",)
+    suite = Suite(text="skip_spikes(threshold=0.01, window=2, warmup=2)", always=True)
 
     threshold: float = 8.0
     by: str = "both"

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from trimtab.data import Standardize
 from trimtab.recipe import Change, Technique, TrainingLike
-from trimtab.techniques.inputs import check_batches, normalize_inputs
+from trimtab.techniques.engines.inputs import check_batches, normalize_inputs
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,8 @@ class StandardizeInputs(Technique):
     """
 
     acts_on = "data"
+    moment = "scale"
+    takes = ("input scale",)
     group = "normalization"
 
     batches: int | None = None

@@ -10,7 +10,7 @@ from torch import nn
 from trimtab.nn.standout import StandoutMask, check_standout
 from trimtab.reading.order import doubts, hidden_layers
 from trimtab.recipe import Change, Technique, TrainingLike
-from trimtab.techniques.surgery import Hung, names, nothing, training_now
+from trimtab.techniques.engines.surgery import Hung, names, nothing, training_now
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,7 @@ class Standout(Technique):
     """
 
     acts_on = "model"
+    moment = "noise"
     group = "regularization"
     evaluates = True
 

@@ -65,6 +65,7 @@ class SurrogateLoss(Technique):
     """
 
     acts_on = "loss"
+    moment = "loss"
     group = "regularization"
     clashes = {"label_smoothing": "a surrogate loss has one class as its target, and nothing to smooth"}
 

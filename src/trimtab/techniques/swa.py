@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from trimtab.optim.averaging import SWA
-from trimtab.recipe import Change, Technique, TrainingLike
-from trimtab.techniques.averages import evaluate_with
+from trimtab.recipe import Change, Suite, Technique, TrainingLike
+from trimtab.techniques.engines.averages import evaluate_with
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,10 @@ class Swa(Technique):
     """
 
     acts_on = "loop"
+    moment = "average"
+    takes = ("final weights",)
     group = "regularization"
-    clashes = {"ema": "both would put their own average into the model"}
+    suite = Suite(text="swa(start=1, every=1)", same_losses="acts in evaluation")
 
     start: int = 100
     every: int = 10

@@ -8,7 +8,7 @@ import torch
 
 from trimtab.data import TimeMasking as TimeMaskingPart
 from trimtab.recipe import Change, Technique, TrainingLike
-from trimtab.techniques.augmentation import NO_SEQUENCE, augment_inputs
+from trimtab.techniques.engines.augmentation import augment_inputs
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,9 @@ class TimeMasking(Technique):
     """
 
     acts_on = "data"
+    moment = "parts"
+    inputs = ("sequences",)
     group = "augmentation"
-    clashes = NO_SEQUENCE
 
     share: float = 0.1
     masks: int = 2

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from trimtab.optim import schedules
-from trimtab.recipe import Technique
-from trimtab.techniques.rates import Scheduled
+from trimtab.recipe import Suite, Technique
+from trimtab.techniques.engines.schedules import Scheduled
 
 
 @dataclass(frozen=True)
@@ -42,12 +42,11 @@ class Warmup(Scheduled, Technique):
     """
 
     acts_on = "update"
+    moment = "rate"
+    takes = ("warm-up",)
     group = "optimization"
     part = schedules.Warmup
-    clashes = {
-        "warmup_stable_decay": "it has a warm-up of its own",
-        "one_cycle": "it has a warm-up of its own",
-    }
+    suite = Suite(always=True)
 
     steps: int = 100
     start: float = 0.0

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from trimtab.optim import schedules
-from trimtab.recipe import Technique
-from trimtab.techniques.rates import Scheduled, other_schedules
+from trimtab.recipe import Suite, Technique
+from trimtab.techniques.engines.schedules import Scheduled
 
 
 @dataclass(frozen=True)
@@ -45,9 +45,11 @@ class WarmupStableDecay(Scheduled, Technique):
     """
 
     acts_on = "update"
+    moment = "rate"
+    takes = ("schedule", "warm-up")
     group = "optimization"
     part = schedules.WarmupStableDecay
-    clashes = other_schedules("warmup_stable_decay")
+    suite = Suite(text="warmup_stable_decay(steps=5, decay=0.6)", always=True)
 
     steps: int
     warmup: float = 0.1

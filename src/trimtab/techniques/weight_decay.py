@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import torch
 
 from trimtab.optim.weight_decay import check_kind, scheduled_base_lr, weight_decay_
+from trimtab.reading.weights import trained
 from trimtab.recipe import Change, Technique, TrainingLike
-from trimtab.techniques.choose import chosen, left_alone, trained
-from trimtab.techniques.plain import COUPLED, decay
+from trimtab.techniques.engines.choose import chosen, left_alone
+from trimtab.techniques.engines.plain import COUPLED, decay
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,7 @@ class WeightDecay(Technique):
     """
 
     acts_on = "update"
+    moment = "decay"
     group = "regularization"
 
     factor: float = 0.01

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from trimtab.data import Whiten
 from trimtab.data.whiten import check_kind
 from trimtab.recipe import Change, Technique, TrainingLike
-from trimtab.techniques.inputs import check_batches, normalize_inputs
+from trimtab.techniques.engines.inputs import check_batches, normalize_inputs
 
 MOST = 1024  # features: their axes take 0.8 s of a core each time
 
@@ -49,11 +49,9 @@ class WhitenInputs(Technique):
     """
 
     acts_on = "data"
+    moment = "scale"
+    takes = ("input scale",)
     group = "normalization"
-    clashes = {
-        "standardize_inputs": "whitening sets mean and scale of the inputs itself",
-        "scale_inputs": "whitening sets mean and scale of the inputs itself",
-    }
 
     kind: str = "zca"
     batches: int | None = None

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from trimtab.recipe import Change, Technique, TrainingLike
-from trimtab.techniques.initialize import check_distribution, check_gain, clashes_of, draw_anew, fans, fill
+from trimtab.techniques.engines.initialize import check_distribution, check_gain, draw_anew, fans, fill
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,9 @@ class XavierInit(Technique):
     """
 
     acts_on = "model"
+    moment = "draw"
+    takes = ("weights",)
     group = "optimization"
-    clashes = clashes_of("xavier_init")
 
     gain: float | None = None
     distribution: str = "normal"

@@ -34,6 +34,7 @@ class ZLoss(Technique):
 
     name = "z_loss"
     acts_on = "loss"
+    moment = "loss"
     group = "regularization"
     clashes = {"surrogate_loss": "it takes the place of the cross entropy that z-loss belongs to"}
 

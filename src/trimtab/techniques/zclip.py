@@ -9,8 +9,8 @@ import torch
 
 from trimtab.optim.adaptive_clipping import ZClip as Clipper
 from trimtab.optim.clip_stats import ClipStats
-from trimtab.recipe import Change, Technique, TrainingLike
-from trimtab.techniques.clips import clipping
+from trimtab.recipe import Change, Suite, Technique, TrainingLike
+from trimtab.techniques.engines.clips import clipping
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Zclip(Technique):
     mean and deviation of the norm: the further out it lies, the nearer to the mean it is clipped. Each optimizer has statistics of
     its own. A gradient that is not finite is left as it is, with a warning, and enters no statistics.
 
-    It acts on the gradients as they are at its turn in the recipe: after ``clip_norm`` it judges norms that are clipped already.
+    It judges the gradients with all penalties of the recipe, before other techniques clip them.
 
     Helps: long runs whose usual norm changes slowly in their course, rare bad batches. Hurts: a spike among the first ``warmup_steps``
     steps, which are not clipped and give the first statistics; norms that rise for good, since clipped norms narrow the statistics, and
@@ -47,7 +47,9 @@ class Zclip(Technique):
     """
 
     acts_on = "update"
+    moment = "spikes"
     group = "optimization"
+    suite = Suite(text="zclip(warmup_steps=2, z_threshold=0.01)", always=True)
 
     alpha: float = 0.97
     z_threshold: float = 2.5

@@ -11,18 +11,14 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from trimtab.nn.flow import Scope, follow
+from trimtab.graph import Scope, follow
+from trimtab.reading.branches import PASSING, branches
 from trimtab.reading.norms import Norm, recognise
 from trimtab.reading.order import CONV, LINEAR
-from trimtab.recipe import Change, Technique, TrainingLike
-from trimtab.techniques.choose import trained
-from trimtab.techniques.initialize import redraw
-from trimtab.techniques.surgery import names, nothing, weight_of
-
-_ADDITIONS = (operator.add, operator.iadd, torch.add)
-PASSING = frozenset(
-    "permute transpose contiguous view reshape movedim flatten squeeze unsqueeze dropout dropout2d".split()
-)
+from trimtab.reading.weights import trained, weight_of
+from trimtab.recipe import Change, Suite, Technique, TrainingLike
+from trimtab.techniques.engines.initialize import redraw
+from trimtab.techniques.engines.surgery import names, nothing
 
 
 @dataclass(frozen=True)
@@ -61,7 +57,9 @@ class ZeroInitResidual(Technique):
     """
 
     acts_on = "model"
+    moment = "set"
     group = "optimization"
+    suite = Suite(network="normed")
 
     only: str = "*"
     weights: bool = False
@@ -111,39 +109,6 @@ def _scales(scope: Scope, weights: bool) -> Iterator[list[nn.Parameter]]:
         scales = _scales_at_the_end(scope, end, weights)
         if scales:
             yield scales
-
-
-def branches(scope: Scope) -> Iterator[tuple[fx.Node, set[fx.Node]]]:
-    """The residual branches in a scope: the node that is added to the shortcut, and all nodes of the branch alone."""
-    for node in scope.graph.nodes:
-        sides = [a for a in node.args if isinstance(a, fx.Node)]
-        if node.op != "call_function" or node.target not in _ADDITIONS or len(sides) != 2:
-            continue
-        above = [_above(side) for side in sides]
-        if not any(n.op == "placeholder" or n.op.startswith("call") for n in above[0] & above[1]):
-            continue  # nothing in common: two streams, not a branch and its shortcut
-        alone = [_layers(scope, above[0] - above[1]), _layers(scope, above[1] - above[0])]
-        branch = 0 if alone[0] > alone[1] else 1
-        if alone[0] == alone[1] or alone[1 - branch] > 1:
-            continue
-        yield sides[branch], above[branch] - above[1 - branch]
-
-
-def _above(node: fx.Node) -> set[fx.Node]:
-    """The node and all that it is computed from."""
-    seen, todo = set(), [node]
-    while todo:
-        one = todo.pop()
-        if one not in seen:
-            seen.add(one)
-            todo += one.all_input_nodes
-    return seen
-
-
-def _layers(scope: Scope, nodes: set[fx.Node]) -> int:
-    """How many linear and convolution layers are among the nodes, also inside of modules that were not followed."""
-    called = (module for module in map(scope.module, nodes) if module is not None)
-    return sum(isinstance(part, LINEAR + CONV) for module in called for part in module.modules())
 
 
 def _of_encoders(model: nn.Module) -> Iterator[list[nn.Parameter]]:

@@ -8,8 +8,8 @@ from typing import Any
 from torch import nn
 
 from trimtab.nn.zoneout import ZoneoutGRU, ZoneoutLSTM, ZoneoutMask, ZoneoutRNN, check_zoneout
-from trimtab.recipe import Change, Technique, TrainingLike
-from trimtab.techniques.surgery import names, nothing, training_now
+from trimtab.recipe import Change, Suite, Technique, TrainingLike
+from trimtab.techniques.engines.surgery import names, nothing, training_now
 
 KINDS: dict[type[nn.Module], type[nn.Module]] = {nn.LSTM: ZoneoutLSTM, nn.GRU: ZoneoutGRU, nn.RNN: ZoneoutRNN}
 
@@ -40,8 +40,10 @@ class Zoneout(Technique):
     """
 
     acts_on = "model"
+    moment = "noise"
     group = "regularization"
     evaluates = True
+    suite = Suite(network="recurrent")
 
     p: float = 0.1
     p_cell: float | None = None

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 
 from trimtab.data import RandomScale
-from trimtab.recipe import Change, Technique, TrainingLike
-from trimtab.techniques.augmentation import augment_inputs, check_scale
+from trimtab.recipe import Change, Suite, Technique, TrainingLike
+from trimtab.techniques.engines.augmentation import augment_inputs, check_scale
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,11 @@ class Zoom(Technique):
     """
 
     acts_on = "data"
+    moment = "geometry"
+    takes = ("zoom",)
+    inputs = ("images",)
     group = "augmentation"
+    suite = Suite(network="images")
 
     low: float = 0.8
     high: float = 1.2

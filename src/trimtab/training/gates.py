@@ -148,7 +148,7 @@ class Gates:
             self._gates.append(model.register_forward_pre_hook(entry, prepend=True, with_kwargs=True))
             self._gates.append(model.register_forward_hook(leave, always_call=True))
 
-    def _emit(self, event: str, *what: Any) -> None:
+    def emit(self, event: str, *what: Any) -> None:
         raise NotImplementedError
 
     def _enter(self, model: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]] | None:
@@ -159,7 +159,7 @@ class Gates:
         self._at = self._training_place(model)
         now.evaluating = self.evaluating and model.training  # else the modes of its parts say what they do
         if not self._repeats:
-            self._emit("forward", model)
+            self.emit("forward", model)
         if self._at is None or self._repeats or not self._inputs:
             return None
         listed, keys = list(args), list(kwargs)

@@ -8,14 +8,14 @@ import threading
 import weakref
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
 from trimtab.recipe import Change, Event, NothingToDo, Recipe, Technique
-from trimtab.records import CodePlace, Flow
+from trimtab.records import CodePlace, Flow, front_door
 from trimtab.structure import parts, size, weights
 from trimtab.training import taps, twins
 from trimtab.training.evaluations import Labels
@@ -24,9 +24,6 @@ from trimtab.training.gates import Gates
 from trimtab.training.rates import Factor, Rates
 from trimtab.training.stage import stage
 from trimtab.training.steps import Backward, Member
-
-if TYPE_CHECKING:
-    from trimtab.training.recorder import Recorder
 
 
 class Training(Gates):
@@ -142,7 +139,7 @@ class Training(Gates):
         """Whether somebody hears of such events."""
         return bool(self._events.get(event))
 
-    def _emit(self, event: str, *what: Any) -> None:
+    def emit(self, event: str, *what: Any) -> None:
         with taps.theirs():
             for call in tuple(self._events.get(event, ())):
                 call(*what)
@@ -152,7 +149,7 @@ class Training(Gates):
 
         Losses that are evaluated without gradients, their accuracies, and what a watched script prints are told without it.
         """
-        self._emit("evaluation", name, value)
+        self.emit("evaluation", name, value)
 
     def join(self, optimizer: torch.optim.Optimizer) -> None:
         """Let another optimizer take part in this training. Before the first step, what was applied is applied anew: it now speaks of
@@ -199,10 +196,10 @@ class Training(Gates):
         self._rates.enter(optimizer)
         if not callable(closure) or isinstance(closure, (nn.Module, type)):
             self._use(optimizer)
-            self._emit("gradients", optimizer)
-            self._emit("before_step", optimizer)
+            self.emit("gradients", optimizer)
+            self.emit("before_step", optimizer)
             return None
-        self._emit("before_step", optimizer)
+        self.emit("before_step", optimizer)
         calls = 0
 
         @functools.wraps(closure)
@@ -216,7 +213,7 @@ class Training(Gates):
                 else:  # the optimizer tries other points: not the loss of this step
                     self._member(optimizer).take()
                 calls += 1
-                self._emit("gradients", optimizer)
+                self.emit("gradients", optimizer)
             return result
 
         return ((args[0], watched, *args[2:]), kwargs) if place else (args, {**kwargs, "closure": watched})
@@ -249,7 +246,7 @@ class Training(Gates):
     def _made_step(self, optimizer: torch.optim.Optimizer) -> None:
         stage.stepped = self
         self._uses.step()
-        self._emit("after_step", optimizer)
+        self.emit("after_step", optimizer)
         if not self._losses:
             # Another optimizer after the same backward, or gradients that were set by hand?
             joins = self._stepped is not None and id(optimizer) not in self._stepped
@@ -259,7 +256,7 @@ class Training(Gates):
                 return
         loss = self.loss
         self._losses, self._stepped = [], {id(optimizer)}
-        self._emit("step", loss)
+        self.emit("step", loss)
         self.step += 1
 
     @property
@@ -273,20 +270,13 @@ class Training(Gates):
         """Whether the rates that are used are others than those that the optimizers show."""
         return self._rates.any
 
-    def watch(self, **options: Any) -> Recorder:
+    def watch(self, **options: Any) -> Any:
         """Begin to record this training: ``with tt.attach(model, optimizer).watch() as recorder: ...``.
 
-        ``recorder.close()`` ends it and gives the :class:`~trimtab.records.RunRecord` that :func:`trimtab.diagnose` reads.
+        The recorder's ``close()`` ends it and gives the :class:`~trimtab.records.RunRecord` that :func:`trimtab.diagnose` reads.
         Options are those of :class:`trimtab.Recorder` (``store=``, ``every=`` ...).
         """
-        from trimtab.training.edits import code_place
-        from trimtab.training.recorder import Recorder
-
-        place = code_place(self.model)
-        recorder = Recorder(**{"subject": place.file if place else "attached code", **options})
-        recorder.watch(self, place)
-        recorder.kept = self
-        return recorder
+        return front_door().Recorder.of(self, **options)
 
     def close(self) -> None:
         """The training is over: what was applied stays as it is, nothing is listened to or changed any more."""

@@ -10,25 +10,47 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from torch import nn
 
+from trimtab.recipe import LossCall
 from trimtab.structure import weights
 from trimtab.training import taps
 from trimtab.training.evaluations import Evaluations, Labels
 from trimtab.training.steps import Backward, Member
 from trimtab.training.twins import Treated
 
-if TYPE_CHECKING:
-    from trimtab.training.handle import Training
+
+class Live(Protocol):
+    """What the stage asks of a training."""
+
+    members: list[Member]
+    labels: Labels
+    thread: int
+    evaluating: bool
+    loss_changes: list[Callable[[LossCall], torch.Tensor | None]]
+    terms: list[Callable[[], torch.Tensor | None]]
+
+    @property
+    def models(self) -> tuple[nn.Module, ...]: ...
+    @property
+    def optimizers(self) -> list[torch.optim.Optimizer]: ...
+    @property
+    def asking(self) -> int: ...
+    @property
+    def tells(self) -> bool: ...
+    def listens_to(self, event: str) -> bool: ...
+    def stand(self, wanted: int) -> None: ...
+    def emit(self, event: str, *what: Any) -> None: ...
+    def evaluated(self, name: str, value: float) -> None: ...
 
 
 class Hearer:
     """Hears of every evaluation with the training that it judges, and of every loss that is trained on."""
 
-    def evaluation(self, training: Training | None, name: str, value: float) -> None:
+    def evaluation(self, training: Live | None, name: str, value: float) -> None:
         """A number was measured; ``None`` where no training has stepped yet."""
 
     def loss(self, name: str, output: Any, target: Any, value: torch.Tensor) -> None:
@@ -39,13 +61,13 @@ class Stage:
     """Trainings enter when they are made and leave when they are closed or collected."""
 
     def __init__(self) -> None:
-        self.trainings: weakref.WeakKeyDictionary[Training, None] = (
+        self.trainings: weakref.WeakKeyDictionary[Live, None] = (
             weakref.WeakKeyDictionary()
         )  # in the order of their beginnings
         self.treated = Treated()
         self.evaluations = Evaluations()  # what was evaluated since the last step
-        self._stepped: weakref.ref[Training] | None = None
-        self._called: weakref.ref[Training] | None = None
+        self._stepped: weakref.ref[Live] | None = None
+        self._called: weakref.ref[Live] | None = None
         self._labels = Labels()  # of what was evaluated before any training
         self._hearers: list[Hearer] = []
         self._settling = self._unsettled = False
@@ -55,38 +77,38 @@ class Stage:
 
     # -- who is there ------------------------------------------------------------------------------------------------
 
-    def enter(self, training: Training) -> None:
+    def enter(self, training: Live) -> None:
         """A training begins."""
         self.trainings[training] = None
         weakref.finalize(training, self.settle).atexit = False
         self.settle()
 
-    def leave(self, training: Training) -> None:
+    def leave(self, training: Live) -> None:
         """A training is over."""
         self.trainings.pop(training, None)
         self.settle()
 
-    def alive(self) -> list[Training]:
+    def alive(self) -> list[Live]:
         """The trainings of this process."""
         return list(self.trainings)
 
     @property
-    def stepped(self) -> Training | None:
+    def stepped(self) -> Live | None:
         """The training that made the last step: evaluations speak of it. Tensors that belong to no model are trained beside one."""
         return self._stepped() if self._stepped is not None else None
 
     @stepped.setter
-    def stepped(self, training: Training) -> None:
+    def stepped(self, training: Live) -> None:
         if training.models or not any(one.models for one in self.alive()):
             self._stepped = weakref.ref(training)
 
     @property
-    def called(self) -> Training | None:
+    def called(self) -> Live | None:
         """The training whose model was called last with gradients: losses from here on are its own."""
         return self._called() if self._called is not None else None
 
     @called.setter
-    def called(self, training: Training) -> None:
+    def called(self, training: Live) -> None:
         self._called = weakref.ref(training)
 
     def hear(self, hearer: Hearer) -> Callable[[], None]:
@@ -141,7 +163,7 @@ class Stage:
     def _tap_losses(self) -> Iterator[Callable[[], None]]:
         yield taps.listen("loss", self._loss)
 
-    def _current(self) -> list[Training]:
+    def _current(self) -> list[Live]:
         """Whose changes apply now: the training whose model was called last, if that was in training.
 
         Where no model was called, those whose parameters are in none.
@@ -186,7 +208,7 @@ class Stage:
 
     # -- steps -------------------------------------------------------------------------------------------------------
 
-    def _here(self) -> list[Training]:
+    def _here(self) -> list[Live]:
         """The trainings of this thread. Another one's gradients must not even be looked at: they may be being written."""
         return [one for one in self.alive() if one.thread == threading.get_ident()]
 
@@ -196,7 +218,7 @@ class Stage:
     def _before_backward(self) -> None:
         self.close_evaluations()
         for training in self._here():
-            training._emit("backward")
+            training.emit("backward")
         for member in self._members():
             member.look()
             if member.waiting and all(p.grad is None for p in member.parameters()):

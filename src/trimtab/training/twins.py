@@ -155,7 +155,7 @@ def _is_ours(hook: Any) -> bool:
     hook = getattr(hook, "hook", hook)  # of a state_dict, with its module
     hook = getattr(hook, "func", hook)  # of a partial
     home = getattr(hook, "__module__", None) or type(hook).__module__
-    return home.startswith("trimtab.") and not home.startswith("trimtab.training.")
+    return home.startswith("trimtab.") and not home.startswith(("trimtab.training.", "trimtab.watching."))
 
 
 def become_twin(other: nn.Module, original: nn.Module) -> None:

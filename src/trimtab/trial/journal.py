@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from trimtab.training.late import when_imported
+from trimtab.watching.late import when_imported
 
 MOST = 20_000  # files in the view that are remembered
 NAME, KEPT, DISTURBS = "journal", "kept", "disturbs"

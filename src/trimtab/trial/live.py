@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -12,8 +11,10 @@ from trimtab.doctor.rules.exploding_gradient import exploding_gradient
 from trimtab.doctor.rules.lr_too_high import lr_too_high
 from trimtab.quantities import judged
 from trimtab.records import Finding, Metric, RunRecord, Series, TrainingRecord
-from trimtab.training import Recorder, Training
-from trimtab.training.watch import Watch
+from trimtab.training import Training
+from trimtab.watching import Recorder
+from trimtab.watching.budget import Budget
+from trimtab.watching.sampler import Sampler
 
 SHARE = 0.02  # of the run's time that the doctor may take
 REPORTS = 50  # of a trial at most: more tell a pruner nothing
@@ -88,44 +89,44 @@ class Follower:
         self._size = live.size(metric)
         self._reported = 0
         self._next = live.rests
-        self._spent, self._began = 0.0, time.perf_counter()
+        self._budget = Budget(SHARE, allowance=0.0)
 
-    def follow(self, training: Training, watch: Watch) -> None:
+    def follow(self, training: Training, sampler: Sampler) -> None:
         """Hear of every step of a training, after the recorder has."""
-        training.on("step", self._recorder.guarded(lambda loss: self._stepped(watch)))
+        training.on("step", self._recorder.guard(lambda loss: self._stepped(sampler)))
 
-    def _stepped(self, watch: Watch) -> None:
-        if len(self._recorder.watches) > 1:
+    def _stepped(self, sampler: Sampler) -> None:
+        if len(self._recorder.samplers) > 1:
             return
-        if "first_nonfinite_loss" in watch.facts:
-            self._look_at_losses(watch)
-        values, size = watch.series[name][1] if (name := self._metric.name) in watch.series else [], self._size
+        if "first_nonfinite_loss" in sampler.log.facts:
+            self._look_at_losses(sampler)
+        values, size = (
+            sampler.log.series[name][1] if (name := self._metric.name) in sampler.log.series else [],
+            self._size,
+        )
         while len(values) >= (end := size * (self._reported + 1)):
-            self._tell(Report(self._reported, watch.step, _reported(values[end - size : end], self._metric)))
+            self._tell(Report(self._reported, sampler.step, _reported(values[end - size : end], self._metric)))
             self._reported += 1
-        if watch.step >= self._next:
-            began = time.perf_counter()
-            self._look(watch)
-            self._spent += time.perf_counter() - began
-            elapsed = time.perf_counter() - self._began
-            late = math.ceil(watch.step * max(0.0, self._spent / SHARE - elapsed) / elapsed)
-            self._next = watch.step + max(self._live.every, late)
+        if sampler.step >= self._next:
+            with self._budget.spending():
+                self._look(sampler)
+            self._next = sampler.step + max(self._live.every, self._budget.late(sampler.step))
 
-    def _look_at_losses(self, watch: Watch) -> None:
+    def _look_at_losses(self, sampler: Sampler) -> None:
         """One loss that is not finite may be a batch whose gradients a technique refuses; two in a row are the weights."""
-        losses = watch.series["loss"][1][-2:] if "loss" in watch.series else []
+        losses = sampler.log.series["loss"][1][-2:] if "loss" in sampler.log.series else []
         if len(losses) == 2 and not any(map(math.isfinite, losses)):
             self._tell(
-                Report(self._reported, watch.step, diverged=f"the loss is {losses[-1]} at step {watch.step - 1}")
+                Report(self._reported, sampler.step, diverged=f"the loss is {losses[-1]} at step {sampler.step - 1}")
             )
 
-    def _look(self, watch: Watch) -> None:
-        watch.settle()  # losses on an accelerator are fetched here only
-        self._look_at_losses(watch)
-        for finding in _grave(watch.record()):
+    def _look(self, sampler: Sampler) -> None:
+        sampler.log.settle()  # losses on an accelerator are fetched here only
+        self._look_at_losses(sampler)
+        for finding in _grave(sampler.record()):
             if finding.problem not in self._live.known:
-                said = f"{finding.problem} at step {watch.step}: {finding.title[0].lower()}{finding.title[1:]}"
-                self._tell(Report(self._reported, watch.step, finding=said))
+                said = f"{finding.problem} at step {sampler.step}: {finding.title[0].lower()}{finding.title[1:]}"
+                self._tell(Report(self._reported, sampler.step, finding=said))
                 return
 
 

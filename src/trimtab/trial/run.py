@@ -15,11 +15,12 @@ from trimtab.quantities import judged, may_judge, value
 from trimtab.recipe import NothingToDo, Recipe
 from trimtab.records import Applied, Asked, CodePlace, Flow, Metric, RunRecord, Series, TrainingRecord, Trial
 from trimtab.store import Keeping
-from trimtab.training import Recorder, Training, shifted
+from trimtab.training import Training, shifted
 from trimtab.training.stage import stage
 from trimtab.trial.journal import Deeds
 from trimtab.trial.live import Follower, Live, Report
 from trimtab.trial.subjects import Heard, Subject
+from trimtab.watching import Recorder
 
 BASELINE = ""
 CURVE = 200  # points that a trial keeps of a series at most
@@ -86,7 +87,7 @@ def run_job(
     refused: list[str] = []
 
     def on_training(training: Training, code: CodePlace | None) -> None:
-        place = len(recorder.watches)
+        place = len(recorder.samplers)
         training.seen = job.flows[place] if place < len(job.flows) else None
         try:
             tried[place] = training
@@ -96,15 +97,15 @@ def run_job(
             training.kept = list(training.models) if recipe else []  # what they have become is read at the end
         except NothingToDo as error:
             refused.append(str(error))
-        recorder.guarded(recorder.watch)(training, code)
-        if follower is not None and not recorder.off:
-            follower.follow(training, recorder.watches[-1])
+        recorder.guard(recorder.watch)(training, code)
+        if follower is not None and not recorder.guard.off:
+            follower.follow(training, recorder.samplers[-1])
 
     heard = Heard(
         training=on_training,
-        line=recorder.guarded(recorder.line, "printed numbers"),
-        evaluated=recorder.guarded(recorder.evaluated),
-        written=recorder.guarded(recorder.written, "written numbers"),
+        line=recorder.guard(recorder.line, "printed numbers"),
+        evaluated=recorder.guard(recorder.evaluated),
+        written=recorder.guard(recorder.written, "written numbers"),
         at_end=at_end,
         file=file,
     )
@@ -113,7 +114,7 @@ def run_job(
     recorder.exit_code, recorder.error = outcome.exit_code, outcome.error
     run = recorder.close()
     idle, acted = _idle(job, run, tried, refused)
-    trial = _judge(job, run, idle, acted, recorder.unheard, outcome.error if outcome.refused else "")
+    trial = _judge(job, run, idle, acted, recorder.guard.unheard, outcome.error if outcome.refused else "")
     if trial.status != "ok":
         return Result(trial, run)
     stepped = [index for index, training in tried.items() if training.changes and run.trainings[index].steps]

@@ -20,7 +20,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import msgspec
 
-from trimtab.records import Metric, Probe, Series, Trial
+from trimtab.records import Attempt, Metric, Series, Trial
 from trimtab.store import PATIENCE
 from trimtab.trial.live import Live, Report
 from trimtab.trial.run import CURVE
@@ -39,7 +39,7 @@ FINISHED = 5  # trials that must have come to their end before one is pruned, an
 KEPT = 75.0  # percent
 WARM_UP = 1 / 5
 AGAIN = 25  # recipes in a row that are known already, before one is drawn blindly
-TOP = 5  # probes that importances need among the best (as the method's authors advise), and twice as many in all
+TOP = 5  # attempts that importances need among the best (as the method's authors advise), and twice as many in all
 
 
 class MissingOptuna(ImportError):
@@ -85,7 +85,7 @@ class Search:
         fresh: forget an earlier study of the same name.
 
     Attributes:
-        probes: what was tried, in the order in which it was asked for.
+        attempts: what was tried, in the order in which it was asked for.
         kept: how many recipes of these an earlier session had run.
         exhausted: whether the space has nothing more to give.
         impossible: recipes of the space whose techniques cannot be combined, and why.
@@ -115,7 +115,7 @@ class Search:
         judge = (metric.name, metric.goal, metric.best, metric.folds, pattern)
         self._name = f"{subject}-{hashlib.sha256(repr((space.texts, judge)).encode()).hexdigest()[:16]}"
         self._warm_up = math.ceil(WARM_UP * reports)
-        self._known: dict[str, Probe] = {}  # by recipe, as is what follows; their numbers are those of the study
+        self._known: dict[str, Attempt] = {}  # by recipe, as is what follows; their numbers are those of the study
         self._running: dict[str, _Asked] = {}
         self._lock = self._locked(folder)
         self._quiet = self._optuna.logging.get_verbosity()
@@ -243,7 +243,7 @@ class Search:
             self.impossible[about["recipe"]] = about["impossible"]
         elif trial.state.is_finished() and "status" in about:
             reports = trial.intermediate_values
-            self._known[about["recipe"]] = Probe(
+            self._known[about["recipe"]] = Attempt(
                 number=trial.number,
                 recipe=about["recipe"],
                 status=about["status"],
@@ -255,11 +255,11 @@ class Search:
             )
 
     @property
-    def probes(self) -> tuple[Probe, ...]:
-        return tuple(msgspec.structs.replace(probe, number=number) for number, probe in enumerate(self._listed()))
+    def attempts(self) -> tuple[Attempt, ...]:
+        return tuple(msgspec.structs.replace(attempt, number=number) for number, attempt in enumerate(self._listed()))
 
-    def _listed(self) -> list[Probe]:
-        return sorted(self._known.values(), key=lambda probe: probe.number)
+    def _listed(self) -> list[Attempt]:
+        return sorted(self._known.values(), key=lambda attempt: attempt.number)
 
     # -- asking and telling ------------------------------------------------------------------------------------------
 
@@ -322,7 +322,7 @@ class Search:
                 told = self.live.reports(whole, self.metric)
                 for step, value in zip(told.steps, told.values, strict=True):
                     asked.report(step, value)
-            probe = Probe(
+            attempt = Attempt(
                 number=asked.trial.number,
                 recipe=trial.recipe,
                 status=trial.status,
@@ -333,16 +333,16 @@ class Search:
                 reports=Series(steps=tuple(asked.steps), values=tuple(asked.values)),
             )
             for name in ("status", "seconds", "error"):
-                asked.trial.set_user_attr(name, getattr(probe, name))
+                asked.trial.set_user_attr(name, getattr(attempt, name))
             asked.trial.set_user_attr("steps", asked.steps)
-            self._tell(asked.trial, probe)
-        self._known[trial.recipe] = probe
+            self._tell(asked.trial, attempt)
+        self._known[trial.recipe] = attempt
         self.kept += before
 
-    def _tell(self, trial: optuna.Trial, probe: Probe) -> None:
+    def _tell(self, trial: optuna.Trial, attempt: Attempt) -> None:
         """Every end but a number counts as pruned: the sampler keeps away from it."""
-        if probe.status == "ok":
-            self._study.tell(trial, probe.value)
+        if attempt.status == "ok":
+            self._study.tell(trial, attempt.value)
         else:
             self._study.tell(trial, state=self._optuna.trial.TrialState.PRUNED)
 
@@ -365,31 +365,33 @@ class Search:
     # -- what mattered -----------------------------------------------------------------------------------------------
 
     def importances(self) -> tuple[dict[str, float], float]:
-        """Each axis' share of what tells the best probes from the rest, and how large a part of them counts as the best.
+        """Each axis' share of what tells the best attempts from the rest, and how large a part of them counts as the best.
 
-        Probes without a number count as not among the best. Empty with fewer than ten probes, when all are equal, or with one axis.
+        Attempts without a number count as not among the best. Empty with fewer than ten attempts, when all are equal, or with one axis.
 
         Source: Watanabe et al. 2023, PED-ANOVA; for axes of some recipes only, its conditional form (Optuna 5).
         """
-        probes = self._listed()
+        attempts = self._listed()
         values = [
-            probe.value if self.metric.goal == "min" else -probe.value for probe in probes if probe.status == "ok"
+            attempt.value if self.metric.goal == "min" else -attempt.value
+            for attempt in attempts
+            if attempt.status == "ok"
         ]
-        if len(self.space.axes) < 2 or len(probes) < 2 * TOP or len(values) < TOP or min(values) == max(values):
+        if len(self.space.axes) < 2 or len(attempts) < 2 * TOP or len(values) < TOP or min(values) == max(values):
             return {}, 0.0
-        quantile = max(0.1, TOP / len(probes))
+        quantile = max(0.1, TOP / len(attempts))
         optuna, worst = self._optuna, max(values) + 1.0
         with self._calm():
             known = self._study.get_trials(deepcopy=False)
             study = optuna.create_study(direction="minimize")
-            for probe in probes:
-                trial = known[probe.number]
-                loss = probe.value if self.metric.goal == "min" else -probe.value
+            for attempt in attempts:
+                trial = known[attempt.number]
+                loss = attempt.value if self.metric.goal == "min" else -attempt.value
                 study.add_trial(
                     optuna.trial.create_trial(
                         params=trial.params,
                         distributions=trial.distributions,
-                        value=loss if probe.status == "ok" else worst,
+                        value=loss if attempt.status == "ok" else worst,
                     )
                 )
             evaluator = optuna.importance.PedAnovaImportanceEvaluator(target_quantile=quantile)

@@ -24,9 +24,10 @@ from torch import nn
 from trimtab.recipe import Refused
 from trimtab.records import CodePlace
 from trimtab.store import FOLDER
-from trimtab.training import Outcome, Training, run_script
+from trimtab.training import Training
 from trimtab.training.loop import Pair, fit
-from trimtab.training.script import trainings_found
+from trimtab.watching import Outcome, run_script
+from trimtab.watching.script import trainings_found
 
 OnTraining = Callable[[Training, CodePlace | None], None]
 

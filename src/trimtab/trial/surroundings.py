@@ -21,7 +21,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from trimtab.training.late import when_imported
+from trimtab.watching.late import when_imported
 
 TRIAL = {"TRIMTAB_TRIAL": "1"}
 """How a script can tell that it runs in a trial."""

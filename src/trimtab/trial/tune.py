@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from trimtab.quantities import judged
 from trimtab.recipe import Recipe
-from trimtab.records import Arm, Asked, Comparison, Metric, Probe, RunRecord, Status, Tuning
+from trimtab.records import Arm, Asked, Attempt, Comparison, Metric, RunRecord, Status, Tuning
 from trimtab.trial.compare import of_trials
 from trimtab.trial.live import Live
 from trimtab.trial.pace import pace_words
@@ -107,20 +107,20 @@ def tune_watched(
     with search:
         session.reused += search.kept
         session.stop_at = _search_until(session, run, seeds, candidates)
-        session.progress.stage("searching", max(0, trials - len(search.probes)))
+        session.progress.stage("searching", max(0, trials - len(search.attempts)))
         session.explore(search.recipes(trials), SEED, live, search.report, search.ended)
-        probes, (importances, quantile) = search.probes, search.importances()
-    words = _search_words(search, probes, trials, session.budget)
-    best = _best(probes, metric, untreated)[:candidates]
+        attempts, (importances, quantile) = search.attempts, search.importances()
+    words = _search_words(search, attempts, trials, session.budget)
+    best = _best(attempts, metric, untreated)[:candidates]
     confirmation, winner = None, None
     if best:
         session.stop_at = math.inf  # the confirmation is never cut short: without it there is no result
         fresh = range(FRESH, FRESH + seeds)
-        confirmation = of_trials(session, [probe.recipe for probe in best], fresh, "confirming on fresh seeds")
+        confirmation = of_trials(session, [attempt.recipe for attempt in best], fresh, "confirming on fresh seeds")
         winner = _winner(confirmation)
         words += filter(None, [pace_words(confirmation, winner)] if winner is not None else [])
         words += _confirmation_words(confirmation, winner)
-    elif any(probe.recipe for probe in probes):
+    elif any(attempt.recipe for attempt in attempts):
         words.append("No recipe was better than the untreated run on the seed of the search; nothing was confirmed.")
     recipe = winner.recipe if winner is not None else ""
     tuning = Tuning(
@@ -129,7 +129,7 @@ def tune_watched(
         metric=metric,
         run=run.id,
         axes=space.axes,
-        probes=probes,
+        attempts=attempts,
         untreated=untreated,
         importances=importances,
         quantile=quantile,
@@ -151,13 +151,15 @@ def _search_until(session: Session, run: RunRecord, seeds: int, candidates: int)
     return session.started + max(session.budget - confirming, session.budget / 2)
 
 
-def _best(probes: Sequence[Probe], metric: Metric, untreated: float) -> list[Probe]:
-    """The probes that beat the untreated run, the best first; of equal ones the simpler."""
+def _best(attempts: Sequence[Attempt], metric: Metric, untreated: float) -> list[Attempt]:
+    """The attempts that beat the untreated run, the best first; of equal ones the simpler."""
     sign = -1 if metric.goal == "max" else 1
     better = [
-        probe for probe in probes if probe.recipe and probe.status == "ok" and metric.better(probe.value, untreated)
+        attempt
+        for attempt in attempts
+        if attempt.recipe and attempt.status == "ok" and metric.better(attempt.value, untreated)
     ]
-    return sorted(better, key=lambda probe: (sign * probe.value, len(Recipe.parse(probe.recipe)), probe.number))
+    return sorted(better, key=lambda attempt: (sign * attempt.value, len(Recipe.parse(attempt.recipe)), attempt.number))
 
 
 def _winner(confirmation: Comparison) -> Arm | None:
@@ -171,25 +173,25 @@ def _winner(confirmation: Comparison) -> Arm | None:
     return max(helped, key=lambda arm: sign * arm.mean, default=None)
 
 
-def _search_words(search: Search, probes: Sequence[Probe], trials: int, budget: float) -> list[str]:
+def _search_words(search: Search, attempts: Sequence[Attempt], trials: int, budget: float) -> list[str]:
     """What the search came to: how many recipes ended how, and why there were not more."""
-    tried = [probe for probe in probes if probe.recipe]
+    tried = [attempt for attempt in attempts if attempt.recipe]
     if not tried and not search.exhausted:
         return [f"The budget of {budget:g} s was over before a recipe could be tried. Give more, or none."]
-    ends = Counter(probe.status for probe in tried)
-    doctored = sum(probe.status == "pruned" and BY_DOCTOR in probe.error for probe in tried)
+    ends = Counter(attempt.status for attempt in tried)
+    doctored = sum(attempt.status == "pruned" and BY_DOCTOR in attempt.error for attempt in tried)
     by = " by the doctor" if doctored == ends["pruned"] else f" ({doctored} by the doctor)" if doctored else ""
     said = ", ".join(f"{ends[end]} {_ENDS[end]}{by if end == 'pruned' else ''}" for end in _ENDS if ends[end])
     words = [f"Recipes tried on seed {SEED}: {len(tried)}{f', of which {said}' if tried else ''}."]
-    lost = [probe for probe in tried if probe.status in ("failed", "no_effect")]
-    for probe in list({probe.error: probe for probe in lost}.values())[:REASONS]:
-        words.append(f"{probe.recipe} {_ENDS[probe.status]}: {probe.error.rstrip('.')}.")
+    lost = [attempt for attempt in tried if attempt.status in ("failed", "no_effect")]
+    for attempt in list({attempt.error: attempt for attempt in lost}.values())[:REASONS]:
+        words.append(f"{attempt.recipe} {_ENDS[attempt.status]}: {attempt.error.rstrip('.')}.")
     if search.kept:
         words.append(f"Kept from before and not repeated: {search.kept} of these.")
     if search.impossible:
         recipe, reason = next(iter(search.impossible.items()))
         words.append(f"Proposed and impossible: {len(search.impossible)}, the first was {recipe}: {reason}")
-    if len(probes) < trials:
+    if len(attempts) < trials:
         why = "the space holds no other recipe" if search.exhausted else f"the budget of {budget:g} s was over"
         words.append(f"The search ended before {trials} trials: {why}.")
     return words

@@ -51,7 +51,7 @@ class CoordinatesData:
 
 def coordinates_data(tuning: Tuning, most: int = 12) -> CoordinatesData | None:
     """The coordinates of a search; ``None`` without an axis or a result. Of more than ``most`` axes the important ones are shown."""
-    done = [probe.value for probe in tuning.probes if probe.status == "ok"]
+    done = [attempt.value for attempt in tuning.attempts if attempt.status == "ok"]
     if not done or not tuning.axes:
         return None
     chosen = sorted(tuning.axes, key=lambda axis: -tuning.importances.get(axis.name, 0.0))[:most]
@@ -59,12 +59,14 @@ def coordinates_data(tuning: Tuning, most: int = 12) -> CoordinatesData | None:
     result = Axis(name=tuning.metric.name, low=min(done), high=max(done))
     confirmed = {arm.recipe for arm in tuning.confirmation.arms} if tuning.confirmation is not None else set()
     lines = []
-    for probe in tuning.probes:
-        ended = probe.status == "ok"
-        group = 0 if not ended else 1 if probe.recipe not in confirmed else 3 if probe.recipe == tuning.recipe else 2
-        places = [_place(axis, probe.at.get(axis.name)) for axis in axes] + [_place(result, probe.value)]
-        shown = number(probe.value) if ended else probe.status.replace("_", " ")
-        lines.append(Line(probe.recipe or "untreated", shown, group, np.array(places)))
+    for attempt in tuning.attempts:
+        ended = attempt.status == "ok"
+        group = (
+            0 if not ended else 1 if attempt.recipe not in confirmed else 3 if attempt.recipe == tuning.recipe else 2
+        )
+        places = [_place(axis, attempt.at.get(axis.name)) for axis in axes] + [_place(result, attempt.value)]
+        shown = number(attempt.value) if ended else attempt.status.replace("_", " ")
+        lines.append(Line(attempt.recipe or "untreated", shown, group, np.array(places)))
     names = [*(axis.name for axis in axes), spelled(result.name)]
     scales = tuple(
         Scale(name, tuple(_marks(axis)), bool(axis.choices)) for name, axis in zip(names, [*axes, result], strict=True)

@@ -40,11 +40,14 @@ class HistoryData:
 
 def history_data(tuning: Tuning) -> HistoryData | None:
     """The history of a search; ``None`` if no trial of it has a number."""
-    values = np.array([probe.value if probe.status == "ok" else math.nan for probe in tuning.probes], dtype=float)
+    values = np.array(
+        [attempt.value if attempt.status == "ok" else math.nan for attempt in tuning.attempts], dtype=float
+    )
     if not np.isfinite(values).any():
         return None
     last = np.array(
-        [probe.reports.finite.last if probe.status == "pruned" else math.nan for probe in tuning.probes], dtype=float
+        [attempt.reports.finite.last if attempt.status == "pruned" else math.nan for attempt in tuning.attempts],
+        dtype=float,
     )
     more = tuning.metric.goal == "max"
     worst = -math.inf if more else math.inf
@@ -55,8 +58,8 @@ def history_data(tuning: Tuning) -> HistoryData | None:
     return HistoryData(
         metric=tuning.metric.name,
         goal=tuning.metric.goal,
-        recipes=tuple(probe.recipe for probe in tuning.probes),
-        statuses=tuple(probe.status for probe in tuning.probes),
+        recipes=tuple(attempt.recipe for attempt in tuning.attempts),
+        statuses=tuple(attempt.status for attempt in tuning.attempts),
         values=values,
         last=last,
         best=np.where(np.isfinite(best), best, math.nan),

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from trimtab.nn.copies import copied_module
+from trimtab.copies import copied_module
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Scope:
 
 
 @dataclass(frozen=True)
-class Flow:
+class ModelGraph:
     """The scopes of a model that could be followed."""
 
     scopes: tuple[Scope, ...]
@@ -84,7 +84,7 @@ def _stand_in(module: nn.Module) -> Any:
     return copied_module(module, memo)
 
 
-def follow(model: nn.Module) -> Flow:
+def follow(model: nn.Module) -> ModelGraph:
     """The data flow of a model.
 
     >>> model = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3), nn.ReLU())
@@ -103,7 +103,7 @@ def follow(model: nn.Module) -> Flow:
             called = scope.module(node)
             if called is not None:
                 calls[id(called)] = (*calls.get(id(called), ()), Call(node, scope))
-    return Flow(tuple(scopes), calls)
+    return ModelGraph(tuple(scopes), calls)
 
 
 def _graphs(name: str, module: nn.Module, seen: set[int]) -> Iterator[tuple[str, nn.Module, fx.Graph]]:

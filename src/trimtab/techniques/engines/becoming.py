@@ -20,9 +20,9 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 
 from trimtab.optim.weight_decay import KINDS, scheduled_base_lr
-from trimtab.recipe import Change, NothingToDo, Place, TrainingLike
-from trimtab.techniques.plain import number_of, one_optimizer
-from trimtab.techniques.surgery import nothing
+from trimtab.recipe import Change, NothingToDo, Place, Suite, TrainingLike
+from trimtab.techniques.engines.plain import number_of, one_optimizer
+from trimtab.techniques.engines.surgery import nothing
 
 _MARK = "optimizer"  # in a group: the method that its numbers, and the state beside it, belong to
 _FUSED = "_step_supports_amp_scaling"  # with it a GradScaler leaves unscaling to the step
@@ -33,19 +33,10 @@ class Becomes:
 
     acts_on: ClassVar[Place] = "update"
     group: ClassVar[str | tuple[str, ...]] = "optimization"
-    clashes: ClassVar[dict[str, str]] = {}
+    moment: ClassVar[str] = "optimizer"
+    takes: ClassVar[tuple[str, ...]] = ("optimizer", "rate")
+    suite: ClassVar[Suite] = Suite(always=True, anew=True)
     part: ClassVar[type[torch.optim.Optimizer]]
-    _members: ClassVar[list[type]] = []
-
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        others = {one.name: "both would turn the optimizer into another one" for one in Becomes._members}  # type: ignore[attr-defined]
-        cls.clashes = {
-            **cls.clashes,
-            **{name: reason for name, reason in others.items() if name != cls.name},  # type: ignore[attr-defined]
-            "learning_rate": "the new optimizer needs a rate of its own; give it as its lr",
-        }
-        Becomes._members.append(cls)
 
     def __post_init__(self) -> None:
         check_lr(self.numbers()["lr"])

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from trimtab.nn.flow import follow
+from trimtab.graph import follow
 
 
 class Branches(nn.Module):

@@ -17,8 +17,8 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from trimtab.training.printed import Lines
 from trimtab.training.safe import suppressed
+from trimtab.watching.printed import Lines
 
 LARGEST = 5_000_000  # bytes that are read, of one file and of all together
 _KINDS = (".json", ".jsonl", ".csv", ".tsv", ".txt", ".log")

@@ -16,7 +16,7 @@ from types import CodeType, FrameType
 from trimtab.quantities import Quantity, plain_words, score_in
 from trimtab.records import Goal
 from trimtab.training.find import is_installed
-from trimtab.training.printed import printed_numbers
+from trimtab.watching.printed import printed_numbers
 
 _NOT_THE_USERS = (str(Path(__file__).parents[1]), os.path.dirname(os.__file__), "<")
 

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.utils import parametrizations, prune, spectral_norm, weight_norm
 
 from trimtab import nn as tn
-from trimtab.nn.copies import copied_module
+from trimtab.copies import copied_module
 
 
 def pruned(layer: nn.Module) -> nn.Module:

@@ -9,23 +9,17 @@ from typing import Any
 import torch
 from torch import nn
 
+from trimtab.reading.following import ANSWER, Following, following
 from trimtab.reading.order import layers
+from trimtab.reading.weights import trained, weight_of
 from trimtab.recipe import Change, Technique, TrainingLike
-from trimtab.techniques.choose import trained
-from trimtab.techniques.following import ANSWER, Following, following
-from trimtab.techniques.surgery import names, nothing, weight_of
+from trimtab.techniques.engines.surgery import names, nothing
 
-DRAWING = ("he_init", "lsuv_init", "orthogonal_init", "xavier_init")
 DISTRIBUTIONS = ("normal", "uniform")
 
 LINEAR = Following(1.0, "assumed linear")
 
 Draw = Callable[[Any, torch.Tensor, float, torch.Generator], None]
-
-
-def clashes_of(name: str) -> dict[str, str]:
-    """The clashes of an initialization: all others."""
-    return {other: "both would draw the same weights" for other in DRAWING if other != name}
 
 
 def check_distribution(distribution: str) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from trimtab.nn.flow import Flow, follow, only_user
+from trimtab.graph import ModelGraph, follow, only_user
 from trimtab.nn.identity_init import identity_init
 from trimtab.nn.layouts import BatchNormLast, GroupNormLast
 from trimtab.reading.order import (
@@ -29,14 +29,12 @@ from trimtab.reading.order import (
     is_activation,
     preceded_by_norm,
 )
+from trimtab.reading.weights import weight_of
 from trimtab.recipe import Change, TrainingLike
-from trimtab.techniques.plain import between
-from trimtab.techniques.surgery import Hung, names, nothing, training_now, weight_of
+from trimtab.techniques.engines.plain import between
+from trimtab.techniques.engines.surgery import Hung, names, nothing, training_now
 
 PLACES = (*KINDS, "activation")
-CLASHES = {
-    one: "both would normalize the same outputs" for one in ("batch_norm", "group_norm", "layer_norm", "rms_norm")
-}
 
 
 @dataclass(frozen=True)
@@ -210,7 +208,9 @@ def _at_activations(technique: Any, training: TrainingLike, passed_over: list[st
                 yield Site(named[id(at)], at, layer, features_of(layer), before)
 
 
-def _behind(flow: Flow, call: Any, node: fx.Node, module: nn.Module | None) -> tuple[nn.Module, bool] | str | None:
+def _behind(
+    flow: ModelGraph, call: Any, node: fx.Node, module: nn.Module | None
+) -> tuple[nn.Module, bool] | str | None:
     """What to hang a norm on so that it acts on the activation's value; or why nothing can be."""
     after = only_user(node)
     following = call.scope.module(after)

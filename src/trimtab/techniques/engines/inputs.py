@@ -12,7 +12,7 @@ from trimtab.data.input_report import KINDS
 from trimtab.data.preprocessing import Preprocessing
 from trimtab.reading.order import CONV, doubts, is_norm, takes_input
 from trimtab.recipe import Change, Technique, TrainingLike
-from trimtab.techniques.surgery import Hung, names, nothing, training_now
+from trimtab.techniques.engines.surgery import Hung, names, nothing, training_now
 
 
 def normalize_inputs(

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
-from trimtab.training.late import when_imported
 from trimtab.training.safe import suppressed
+from trimtab.watching.late import when_imported
 
 Tell = Callable[[str, float], None]
 Read = Callable[..., Iterator[tuple[str, Any]]]

@@ -1,6 +1,6 @@
 """Which activation follows each layer: what decides the gain of an initialization.
 
-It is read from the code of the model (:mod:`trimtab.nn.flow`), where activations may be modules or function calls; norms, dropouts, pooling,
+It is read from the code of the model (:mod:`trimtab.graph`), where activations may be modules or function calls; norms, dropouts, pooling,
 reshaping and residual additions may stand in between. Where the code cannot be followed, a forward pass that was recorded says it, and where there
 is none the order in which modules are defined; then it is said so.
 """
@@ -17,11 +17,10 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
-from trimtab.nn.copies import copied_module
-from trimtab.nn.flow import Flow, Scope, follow
+from trimtab.copies import copied_module
+from trimtab.graph import ModelGraph, Scope, follow
 from trimtab.nn.gains import calculate_gain
-from trimtab.reading.order import answers, is_activation, is_norm, layers, recorded_behind
-from trimtab.recipe import TrainingLike
+from trimtab.reading.order import Models, answers, is_activation, is_norm, layers, recorded_behind
 
 # Where torch's gain does not do what it is for. A sigmoid has slope 1/4 at 0, and its outputs have a mean that carries no signal: with torch's
 # gain of 1 the signal, and the gradient, of a deep network shrink by 4 with every layer. So the slope decides (Glorot & Bengio 2010, whose
@@ -51,7 +50,7 @@ ANSWER = Following(1.0, "its output is the model's")
 _LAST = Following(1.0, "the last layer by the order of definition")
 
 
-def following(training: TrainingLike) -> dict[int, Following]:
+def following(training: Models) -> dict[int, Following]:
     """What follows each linear and convolution layer, by the ``id`` of the layer."""
     found: dict[int, Following] = {}
     ends = answers(training)
@@ -68,7 +67,7 @@ def following(training: TrainingLike) -> dict[int, Following]:
     return found
 
 
-def _read(flow: Flow, layer: nn.Module) -> Following | None:
+def _read(flow: ModelGraph, layer: nn.Module) -> Following | None:
     """What the code says of a layer that is called once or several times; ``None`` where it says nothing."""
     found = [_behind(call.scope, call.node) for call in flow.calls.get(id(layer), ())]
     if len({one.gain for one in found}) > 1:
@@ -76,7 +75,7 @@ def _read(flow: Flow, layer: nn.Module) -> Following | None:
     return found[0] if found else None
 
 
-def _seen(training: TrainingLike, layer: nn.Module) -> Following | None:
+def _seen(training: Models, layer: nn.Module) -> Following | None:
     """What a recorded forward pass says of a layer."""
     ways = recorded_behind(training, layer)
     for activation, ends in ways:

@@ -14,9 +14,10 @@ import torch
 
 from trimtab.optim.penalties import add_penalty_gradient_, elastic_net_penalty, proximal_step_
 from trimtab.optim.sgd import SGD
+from trimtab.reading.weights import trained
 from trimtab.recipe import Change, TrainingLike
-from trimtab.techniques.choose import chosen, left_alone, trained
-from trimtab.techniques.surgery import names, nothing
+from trimtab.techniques.engines.choose import chosen, left_alone
+from trimtab.techniques.engines.surgery import names, nothing
 
 Penalty = Callable[[list[torch.Tensor]], torch.Tensor]
 Act = Callable[[list[torch.Tensor], torch.optim.Optimizer, dict[str, Any]], None]

@@ -8,9 +8,9 @@ import warnings
 from trimtab.doctor import diagnose
 from trimtab.records import Asked, RunRecord
 from trimtab.store import Store, StoreError
-from trimtab.training import Recorder, WatchWarning
 from trimtab.trial.subjects import Heard, Subject, subject_of
 from trimtab.user_folders import remember_store
+from trimtab.watching import Recorder, WatchWarning
 
 
 def watch(subject: Subject | str | os.PathLike, *, metric: str | Asked | None = None, every: int = 10) -> RunRecord:
@@ -38,12 +38,12 @@ def watch(subject: Subject | str | os.PathLike, *, metric: str | Asked | None = 
             f"{error} This run is watched all the same; its record stays in memory.", WatchWarning, stacklevel=2
         )
     recorder = Recorder(subject.label, store, metric, every=every)
-    guarded = recorder.guarded
+    guard = recorder.guard
     heard = Heard(
-        training=guarded(recorder.watch),
-        line=guarded(recorder.line),
-        evaluated=guarded(recorder.evaluated),
-        written=guarded(recorder.written),
+        training=guard(recorder.watch),
+        line=guard(recorder.line),
+        evaluated=guard(recorder.evaluated),
+        written=guard(recorder.written),
     )
     outcome = subject.run(heard)
     recorder.exit_code, recorder.error = outcome.exit_code, outcome.error

@@ -1,7 +1,6 @@
 """Clipping in a live training: what ``clip_norm``, ``clip_value``, ``agc`` and ``zclip`` share.
 
-They clip the gradients as these are when their turn comes, in the order of the recipe: after accumulation and unscaling, and after
-penalties and coupled decay that stand before them.
+They clip the gradients after accumulation and unscaling, and after the penalties of the recipe.
 """
 
 from __future__ import annotations

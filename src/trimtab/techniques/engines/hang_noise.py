@@ -12,7 +12,7 @@ from torch import nn
 from trimtab.nn.rates import linear_ramp
 from trimtab.reading.order import behind_the_first, doubts
 from trimtab.recipe import Change, TrainingLike
-from trimtab.techniques.surgery import Hung, names, nothing, training_now
+from trimtab.techniques.engines.surgery import Hung, names, nothing, training_now
 
 Call = Callable[[Any, torch.Tensor], torch.Tensor]
 

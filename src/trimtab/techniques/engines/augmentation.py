@@ -9,12 +9,6 @@ from torch import nn
 
 from trimtab.recipe import Change, Refused, Technique, TrainingLike, said_by
 
-# Techniques that act on images; on the same input nothing else can be a table.
-NO_TABLE = {
-    name: "it acts on images, this on tables"
-    for name in ("affine", "cutmix", "cutout", "flip", "rand_augment", "rotate", "translate", "zoom")
-}
-
 
 def check_scale(low: float, high: float) -> None:
     """Refuse factors of size that are not positive, or stand in the wrong order."""
@@ -22,9 +16,6 @@ def check_scale(low: float, high: float) -> None:
         raise ValueError(
             f"low={low} and high={high} must be positive factors, the smaller first, such as low=0.9, high=1.1."
         )
-
-
-NO_SEQUENCE = dict.fromkeys(NO_TABLE, "it acts on images, this on sequences")
 
 
 def augment_inputs(

@@ -1,4 +1,4 @@
-"""The watch on one training: every step its loss and learning rate, on sampled steps its layers, gradients and updates.
+"""Looking at one training: every step at its loss and learning rate, on sampled steps at its layers, gradients and updates.
 
 Every tenth step is sampled while the time spent on it stays within 1.5 % of the run (and a tenth of a second to begin with);
 beyond that, samples are spread more thinly.
@@ -12,57 +12,70 @@ from __future__ import annotations
 import math
 import re
 import statistics
-import time
 import weakref
-from collections import defaultdict, deque
+from collections import deque
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from torch import nn
 
 import trimtab.signals as signals
-from trimtab.records import CodePlace, Flow, Layer, Profile, Series, TrainingRecord
+from trimtab.records import CodePlace, Flow, Layer, TrainingRecord
 from trimtab.signals.signal import norms
 from trimtab.structure import children, own, parameters_made, weight
 from trimtab.training import taps
 from trimtab.training.evaluations import accuracy
 from trimtab.training.find import is_compiled
-from trimtab.training.flow import FlowReader
 from trimtab.training.handle import Training
 from trimtab.training.safe import of_script
+from trimtab.watching.budget import Budget
+from trimtab.watching.flow import FlowReader
+from trimtab.watching.guard import Guard
+from trimtab.watching.log import Log
 
-if TYPE_CHECKING:
-    from trimtab.training.recorder import Recorder
-
-SHARE = 0.015  # of the run's time that measuring may take
-ALLOWANCE = 0.1  # seconds that it may take beyond that
 FOLLOWED = 250_000  # entries of the gradient: up to here its norm is read on every step
 SPIKE = 5.0  # times the median of the last gradient norms
 COMPILED = "Code of this run is compiled: layers' outputs are not measured inside it, gradients and updates are."
 
 
-class Watch:
-    """The watch on one training: its series, and the signals on sampled steps."""
+class Run(Protocol):
+    """What the samplers of a run have in common, and whom they tell."""
 
-    def __init__(self, recorder: Recorder, training: Training, index: int, code: CodePlace | None) -> None:
-        self.recorder, self.index, self.code = recorder, index, code
+    every: int
+    sampled: bool
+    compiled: bool
+    guard: Guard
+
+    @property
+    def steps(self) -> int: ...
+    @property
+    def alone(self) -> bool: ...
+    def stepped(self, sampler: Sampler) -> None: ...
+    def forwarded(self, sampler: Sampler) -> None: ...
+    def on_compile(self) -> None: ...
+
+
+class Sampler:
+    """Looks at one training: at every step, and at its signals on sampled steps.
+
+    Args:
+        run: what it is a part of.
+        training: what is looked at.
+        log: where the numbers go.
+        budget: the time that looking may take.
+        code: where in the code the training begins.
+    """
+
+    def __init__(self, run: Run, training: Training, log: Log, budget: Budget, code: CodePlace | None) -> None:
+        self.run, self.log, self.code = run, log, code
         self.training = weakref.ref(training)
         self.changes = training.changes
         self.model = " + ".join(type(model).__name__ for model in training.models) or "loose parameters"
         self.optimizers = tuple(type(optimizer).__name__ for optimizer in training.optimizers)
         self.step = 0
         self.epochs: set[int] = set()
-        self.series: dict[str, tuple[list[int], list[float]]] = defaultdict(lambda: ([], []))
-        self.profiles: dict[str, tuple[dict[str, None], list[int], list[dict[str, float]]]] = defaultdict(
-            lambda: ({}, [], [])
-        )
-        self.facts: dict[str, float] = {"parameters": parameters_made(p for _, p in training.named_parameters())}
-        self.layers: dict[str, Layer] = {}
-        self.notes: list[str] = []
-        self.new_points: list[tuple[int, str, int, float]] = []
-        self.new_profiles: list[tuple[int, str, int, list[float]]] = []
-        self._waiting: list[tuple[str, int, torch.Tensor]] = []  # numbers still on an accelerator
+        self.log.facts["parameters"] = parameters_made(p for _, p in training.named_parameters())
         self._rates: tuple[float, ...] = ()
         self._targets: dict[
             tuple[str, int], torch.Tensor
@@ -80,7 +93,7 @@ class Watch:
         self._gradients_of: set[int] = set()  # optimizers whose gradients, and whose steps, this sample has seen
         self._stepped: set[int] = set()
         self._samples = 0
-        self._spent, self._began, self._next = 0.0, time.perf_counter(), 0
+        self._budget, self._next = budget, 0
         self._recent_norms: deque[float] = deque(maxlen=25)
         self._last_norm_at = -1
         self._hook: Any = None
@@ -88,9 +101,9 @@ class Watch:
         self._seen: set[str] = set()
         self.flow: Flow | None = None
         self._reader: FlowReader | None = None  # until each model's forward pass was seen once
-        self.began = self.seen_at = recorder.steps
+        self.began = self.seen_at = run.steps
         self.has_model = bool(training.models)
-        safe = recorder.guarded
+        safe = run.guard
         self._stops = [
             training.on("backward", safe(self._on_backward)),
             training.on("gradients", safe(self._look_for_spike)),
@@ -100,45 +113,20 @@ class Watch:
             training.on("step", safe(self._on_step)),
         ]
         if any(is_compiled(model) for model in training.models):
-            recorder.on_compile()
-        if recorder.sampled:
+            run.on_compile()
+        if run.sampled:
             safe(self._begin_sample)()
-
-    def note(self, text: str) -> None:
-        """A remark for the record, once."""
-        if text not in self.notes:
-            self.notes.append(text)
 
     def _timed(self, call: Callable[..., None]) -> Callable[..., None]:
         def timed(*args: Any) -> None:
             if self._sample is None and self._upcoming is None:
                 return
-            began = time.perf_counter()
-            call(*args)
-            self._spent += time.perf_counter() - began
+            with self._budget.spending():
+                call(*args)
 
         return timed
 
     # -- every step --------------------------------------------------------------------------------------------------
-
-    def add(self, name: str, step: int, value: float | torch.Tensor) -> None:
-        """One number of one series."""
-        if isinstance(value, torch.Tensor):
-            if value.device.type != "cpu":
-                self._waiting.append((name, step, value))
-                return
-            value = value.item()
-        steps, values = self.series[name]
-        steps.append(step)
-        values.append(float(value))
-        if self.recorder.store:
-            self.new_points.append((self.index, name, step, float(value)))
-
-    def settle(self) -> None:
-        """Fetch numbers that still lie on an accelerator."""
-        waiting, self._waiting = self._waiting, []
-        for name, step, value in waiting:
-            self.add(name, step, value.cpu())
 
     def _on_backward(self) -> None:
         self._habit |= self._rewritten()
@@ -152,7 +140,7 @@ class Watch:
     def look_at_weights(self) -> None:
         """Note it when weights are put back after the last step, as the best ones of a run are."""
         if self._rewritten() and not self._habit:
-            self.facts["restored"] = self.step
+            self.log.facts["restored"] = self.step
 
     def _on_step(self, loss: torch.Tensor | None) -> None:
         training = self.training()
@@ -161,25 +149,25 @@ class Watch:
         failed = False
         if loss is not None:
             self._compare(loss)
-            self.add("loss", self.step, loss)
-            if loss.device.type == "cpu" and not math.isfinite(loss) and "first_nonfinite_loss" not in self.facts:
-                self.facts["first_nonfinite_loss"] = self.step
+            self.log.add("loss", self.step, loss)
+            if loss.device.type == "cpu" and not math.isfinite(loss) and "first_nonfinite_loss" not in self.log.facts:
+                self.log.facts["first_nonfinite_loss"] = self.step
                 failed = True
         weight = next(
             (p for optimizer in training.optimizers for group in optimizer.param_groups for p in group["params"]), None
         )
         self._weight = (weakref.ref(weight), weight._version) if weight is not None else None
-        self.facts.pop("restored", None)  # training goes on from them
+        self.log.facts.pop("restored", None)  # training goes on from them
         rates = tuple(training.rates())
         if rates != self._rates:
             self._rates = rates
             for number, rate in enumerate(rates):
-                self.add("lr" if number == 0 else f"lr {number}", self.step, rate)
+                self.log.add("lr" if number == 0 else f"lr {number}", self.step, rate)
         self.unhook()
         self._read_due = self._sample is not None
         self.step += 1
-        self.recorder.stepped(self)
-        if self.recorder.sampled and (failed or (self.step >= self._next and not self._postponed())):
+        self.run.stepped(self)
+        if self.run.sampled and (failed or (self.step >= self._next and not self._postponed())):
             self._begin_sample()
 
     def _compare(self, loss: torch.Tensor) -> None:
@@ -188,7 +176,7 @@ class Watch:
             value, trained = float(self._value), float(loss)
             self._comparable = 0.5 * abs(value) <= abs(trained) <= 2 * abs(value)
             if not self._comparable:
-                self.facts.pop("constant_loss", None)
+                self.log.facts.pop("constant_loss", None)
         self._value = None
 
     def on_training_loss(self, name: str, output: Any, target: Any, value: torch.Tensor) -> None:
@@ -200,14 +188,14 @@ class Watch:
         self._timed(self._turn)()
         if self._sample is None or not isinstance(output, torch.Tensor) or not isinstance(target, torch.Tensor):
             return
-        if len(self.recorder.watches) == 1 and len(self.optimizers) == 1:  # else it may be the loss of another network
+        if self.run.alone and len(self.optimizers) == 1:  # else it may be the loss of another network
             self._timed(self._tell_of_loss)(name, output, target)
         if target.ndim:
-            self.facts["batch_size"] = target.shape[0]
+            self.log.facts["batch_size"] = target.shape[0]
         self._value = value.detach() if value.numel() == 1 else None
         constant = None
         if name in ("cross_entropy", "nll_loss") and output.ndim > 1 and not target.is_floating_point():
-            self.facts["classes"] = output.shape[1]
+            self.log.facts["classes"] = output.shape[1]
             counts = torch.bincount(target[target >= 0].reshape(-1).cpu(), minlength=output.shape[1])
             known = self._targets_of(name, counts)
             shares = known[known > 0] / known.sum()
@@ -220,10 +208,10 @@ class Watch:
             count, total, squares = self._targets_of(name, moments).tolist()
             constant = squares / count - (total / count) ** 2
         if constant is not None and self._comparable is not False:
-            self.facts["constant_loss"] = constant
+            self.log.facts["constant_loss"] = constant
         hits = accuracy(name, output.detach(), target)
         if hits is not None:
-            self.add("train accuracy", self.step, hits)
+            self.log.add("train accuracy", self.step, hits)
 
     def _targets_of(self, name: str, more: torch.Tensor) -> torch.Tensor:
         """What is known of the targets of one task; a head with other classes begins another."""
@@ -245,7 +233,7 @@ class Watch:
                     raise
                 self._signals.remove(signal)
                 name = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", type(signal).__name__).lower()
-                self.recorder.turn_off(error, f"the signal {name!r}")
+                self.run.guard.turn_off(error, f"the signal {name!r}")
         return given
 
     # -- sampled steps -----------------------------------------------------------------------------------------------
@@ -255,26 +243,28 @@ class Watch:
         training = self.training()
         if training is None:
             return
-        began = time.perf_counter()
-        self._upcoming = self.step
-        # Optimizers that take turns would meet an even distance always in the same turn.
-        self._samples += 1
-        shift = self._samples % max(1, len(training.optimizers)) if self.recorder.every > 1 else 0
-        self._next = self.step - self.step % self.recorder.every + self.recorder.every + shift
-        self._seen = set()
-        if not self.recorder.compiled:
-            self._table = {
-                id(module): name
-                for name, module in training.named_modules()
-                if not isinstance(module, (nn.Sequential, nn.ModuleList, nn.ModuleDict))
-                and (not children(module) or own(module))
-            }
-            if self._samples == 1:
-                self._reader = FlowReader(training.models, self._table, training.heads)
-            self._hook = nn.modules.module.register_module_forward_hook(
-                self.recorder.guarded(self._forward, "the outputs of layers")
-            )
-        self._spent += time.perf_counter() - began
+        with self._budget.spending():
+            self._upcoming = self.step
+            # Optimizers that take turns would meet an even distance always in the same turn.
+            self._samples += 1
+            shift = self._samples % max(1, len(training.optimizers)) if self.run.every > 1 else 0
+            self._next = self.step - self.step % self.run.every + self.run.every + shift
+            self._seen = set()
+            if not self.run.compiled:
+                self._look_at_layers(training)
+
+    def _look_at_layers(self, training: Training) -> None:
+        self._table = {
+            id(module): name
+            for name, module in training.named_modules()
+            if not isinstance(module, (nn.Sequential, nn.ModuleList, nn.ModuleDict))
+            and (not children(module) or own(module))
+        }
+        if self._samples == 1:
+            self._reader = FlowReader(training.models, self._table, training.heads)
+        self._hook = nn.modules.module.register_module_forward_hook(
+            self.run.guard(self._forward, "the outputs of layers")
+        )
 
     def _turn(self) -> None:
         """The next step has begun: close the last sample (another optimizer may have stepped for it until now)."""
@@ -289,7 +279,7 @@ class Watch:
         if (name is None and self._reader is None) or not torch.is_grad_enabled():
             return
         if torch.compiler.is_compiling():
-            self.recorder.compiled = True
+            self.run.compiled = True
             return
         if taps.transformed():
             return
@@ -300,28 +290,22 @@ class Watch:
         tensor = _first_tensor(output)
         if tensor is None or not tensor.requires_grad or not taps.has_values(tensor):
             return
-        began = time.perf_counter()
-        self._turn()
-        if self._sample is None:
-            return
-        self._seen.add(name)
-        self.recorder.forwarded(self)
-        if name not in self.layers:
-            parameters = tuple(f"{name}.{key}" if name else key for key, _ in own(module))
-            held = weight(module)
-            units = int(held.shape[0]) if held is not None and held.ndim else 0
-            self.layers[name] = Layer(name=name, kind=type(module).__name__, parameters=parameters, units=units)
-        self._ask("forward", name, module, inputs, tensor)
-        self._spent += time.perf_counter() - began
+        with self._budget.spending():
+            self._turn()
+            if self._sample is not None:
+                self._seen.add(name)
+                self.run.forwarded(self)
+                if name not in self.log.layers:
+                    self.log.layers[name] = _described(name, module)
+                self._ask("forward", name, module, inputs, tensor)
 
     def _read_flow(self, module: nn.Module, inputs: tuple, output: Any) -> None:
         reader = self._reader
         assert reader is not None
-        began = time.perf_counter()
-        reader.forward(module, inputs, output)
-        if reader.done:
-            self.flow, self._reader = reader.flow(), None
-        self._spent += time.perf_counter() - began
+        with self._budget.spending():
+            reader.forward(module, inputs, output)
+            if reader.done:
+                self.flow, self._reader = reader.flow(), None
 
     def _of(self, optimizer: torch.optim.Optimizer) -> list[tuple[str, torch.Tensor]]:
         training = self.training()
@@ -330,7 +314,7 @@ class Watch:
         own: list[tuple[str, torch.Tensor]] = [(name, p) for name, p in parameters if id(p) in mine]
         measured = [(n, p) for n, p in own if taps.has_values(p) and (p.grad is None or taps.has_values(p.grad))]
         if len(measured) < len(own):
-            self.note(
+            self.log.note(
                 "Some weights are not measured: they are sharded, have no values, or do their operations themselves."
             )
         return measured
@@ -341,7 +325,7 @@ class Watch:
         so what is found does not depend on the clock; for larger networks the pass over all gradients would cost too much."""
         self._turn_for(optimizer)
         training = self.training()
-        if self._sample is not None or not self.recorder.sampled or training is None or len(training.optimizers) > 1:
+        if self._sample is not None or not self.run.sampled or training is None or len(training.optimizers) > 1:
             return
         if self._last_norm_at == self.step or getattr(optimizer, "grad_scale", None) is not None:
             return  # a closure is called again, or a fused optimizer has not unscaled yet
@@ -357,7 +341,7 @@ class Watch:
         if len(self._recent_norms) > 9 and norm > SPIKE * statistics.median(self._recent_norms):
             self._sample, self._gradients_of, self._stepped = self.step, set(), set()
         else:
-            self.add("grad_norm", self.step, norm)
+            self.log.add("grad_norm", self.step, norm)
         self._recent_norms.append(norm)
 
     def _on_gradients(self, optimizer: torch.optim.Optimizer) -> None:
@@ -366,7 +350,7 @@ class Watch:
             return
         self._gradients_of.add(id(optimizer))
         if getattr(optimizer, "grad_scale", None) is not None:  # a fused optimizer unscales inside its step
-            self.note("Gradients are not measured: they are still scaled when the fused optimizer takes them.")
+            self.log.note("Gradients are not measured: they are still scaled when the fused optimizer takes them.")
             return
         self._ask("gradients", self._of(optimizer))
 
@@ -390,9 +374,9 @@ class Watch:
         for reading in self._ask("read"):
             for name, value in reading.items():
                 if isinstance(value, Mapping):
-                    self._add_profile(name, self._sample, value)
+                    self.log.add_profile(name, self._sample, value)
                 else:
-                    self.add(name, self._sample, value)
+                    self.log.add(name, self._sample, value)
         self._sample, self._read_due = None, False
         if self._postponed():
             self._upcoming = None
@@ -400,20 +384,9 @@ class Watch:
 
     def _postponed(self) -> bool:
         """Whether measuring has taken more than its share: then the next sample waits, at the pace of the steps so far."""
-        elapsed = time.perf_counter() - self._began
-        wait = (self._spent - ALLOWANCE) / SHARE - elapsed
-        if wait <= 0:
-            return False
-        self._next = max(self._next, self.step + math.ceil(wait * max(1, self.step) / elapsed))
-        return True
-
-    def _add_profile(self, name: str, step: int, values: Mapping[str, float]) -> None:
-        names, steps, rows = self.profiles[name]
-        names |= dict.fromkeys(values)  # an ordered set
-        steps.append(step)
-        rows.append(dict(values))
-        if self.recorder.store:
-            self.new_profiles.append((self.index, name, step, [values.get(column, math.nan) for column in names]))
+        late = self._budget.late(self.step)
+        self._next = max(self._next, self.step + late)
+        return late > 0
 
     # -- the end -----------------------------------------------------------------------------------------------------
 
@@ -422,7 +395,7 @@ class Watch:
         if self._read_due:
             self._read()
         self.look_at_weights()
-        self.settle()
+        self.log.settle()
 
     def release(self) -> None:
         """Take all hooks and listeners off the training."""
@@ -445,27 +418,29 @@ class Watch:
             training is not None and training.optimizers
         ):  # at the end the script's may be gone, and the handle still there
             self.optimizers = tuple(type(optimizer).__name__ for optimizer in training.optimizers)
-        order = list(self.layers)
-        profiles = {}
-        for name, (names, steps, rows) in self.profiles.items():
-            whole = () if heads else tuple(tuple(row.get(column, math.nan) for column in names) for row in rows)
-            profiles[name] = Profile(names=tuple(names), steps=() if heads else tuple(steps), rows=whole)
         return TrainingRecord(
-            name=f"training {self.index + 1}" if len(self.recorder.watches) > 1 else "training",
+            name="training" if self.run.alone else f"training {self.log.index + 1}",
             model=self.model,
             optimizers=self.optimizers,
             steps=self.step,
             epochs=len(self.epochs - {0}) or None,
-            layers=tuple(self.layers[name] for name in order),
-            series={} if heads else {k: Series(steps=tuple(s), values=tuple(v)) for k, (s, v) in self.series.items()},
-            profiles=profiles,
-            facts=dict(self.facts),
+            layers=tuple(self.log.layers.values()),
+            series={} if heads else self.log.whole_series(),
+            profiles=self.log.whole_profiles(heads),
+            facts=dict(self.log.facts),
             code=self.code,
-            notes=tuple(self.notes + ([COMPILED] if self.recorder.compiled else [])),
+            notes=tuple(self.log.notes + ([COMPILED] if self.run.compiled else [])),
             began=self.began,
             ended=self.seen_at,
             flow=self.flow or (self._reader.flow() if self._reader else None),
         )
+
+
+def _described(name: str, module: nn.Module) -> Layer:
+    parameters = tuple(f"{name}.{key}" if name else key for key, _ in own(module))
+    held = weight(module)
+    units = int(held.shape[0]) if held is not None and held.ndim else 0
+    return Layer(name=name, kind=type(module).__name__, parameters=parameters, units=units)
 
 
 def _first_tensor(output: Any) -> torch.Tensor | None:

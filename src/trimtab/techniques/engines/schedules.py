@@ -11,16 +11,7 @@ from typing import Any, ClassVar
 import torch
 
 from trimtab.recipe import Change, TrainingLike
-from trimtab.techniques.surgery import nothing
-
-_SCHEDULES = (
-    "inverse_time_decay", "exponential_decay", "natural_exp_decay", "cosine_decay", "warmup_stable_decay", "one_cycle",
-)  # fmt: skip
-
-
-def other_schedules(name: str) -> dict[str, str]:
-    """The clashes of a technique that schedules the rate from the first update to the last."""
-    return {other: "both schedule the learning rate" for other in _SCHEDULES if other != name}
+from trimtab.techniques.engines.surgery import nothing
 
 
 def check_rates(technique: Any, training: TrainingLike) -> None:

@@ -24,11 +24,11 @@ from trimtab.recipe import Refused
 from trimtab.records import CodePlace
 from trimtab.training import taps
 from trimtab.training.edits import Site, site_of
-from trimtab.training.files import written
 from trimtab.training.find import models_of
 from trimtab.training.handle import Training
-from trimtab.training.printed import read_along
 from trimtab.training.safe import suppressed
+from trimtab.watching.files import written
+from trimtab.watching.printed import read_along
 
 ALLOWANCE, SHARE = 10.0, 0.05  # seconds of the processor, and of the run, for finding the models of optimizers
 _KEPT = {*sys.builtin_module_names, "__main__", "torch", "numpy", "trimtab"} | {  # what Python has when a script begins

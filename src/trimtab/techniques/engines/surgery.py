@@ -12,17 +12,8 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.utils import parametrize
 
 from trimtab.recipe import NothingToDo, now
-
-
-def weight_of(layer: Any) -> nn.Parameter | None:
-    """The parameter that a layer's weight is, or is computed from; ``None`` where that is not one of its shape."""
-    if not parametrize.is_parametrized(layer, "weight"):
-        return layer.weight
-    original = getattr(layer.parametrizations.weight, "original", None)
-    return original if original is not None and original.shape == layer.weight.shape else None
 
 
 def training_now(module: nn.Module) -> bool:
