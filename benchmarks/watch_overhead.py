@@ -6,12 +6,17 @@ watched/plain - 1, by processor time over all blocks, and by wall time as the me
 a noisy machine hurts both alike. The plain copy runs in the same process, so the calls of the taps themselves (microseconds a
 step) are in both. The size is measured on a run of 10 000 steps: the peak of Python's and the process's memory beyond the plain run, and the file.
 
+Evaluations are measured by themselves, since scripts evaluate in loops of their own: batches without gradients, with the loss of each, in
+turn with nothing there, under a watch, under a technique that hears of evaluations (early_stopping), and under both; the ratio is the median
+over rounds, each of which has all four.
+
     python benchmarks/watch_overhead.py [--quick]
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import platform
 import resource
@@ -109,6 +114,48 @@ def cost(make, seconds: float) -> dict[str, float]:
     }
 
 
+def evaluated(make, seconds: float) -> dict[str, float]:
+    """Times of an evaluated batch beside that of one with nothing there."""
+    began, rounds = time.perf_counter(), []
+    while time.perf_counter() - began < seconds or len(rounds) < 5:
+        times = {}
+        for who in ("plain", "watched", "listened", "both"):
+            model, optimizer, step = training(make)
+            with contextlib.ExitStack() as stack:
+                if who != "plain":
+                    handle = stack.enter_context(tt.attach(model, optimizer))
+                if who in ("listened", "both"):
+                    handle.apply("early_stopping(patience=1000)")
+                if who in ("watched", "both"):
+                    stack.enter_context(handle.watch())
+                step()
+                times[who] = batch_time(model, make()[1])
+        rounds.append([times[who] / times["plain"] for who in ("watched", "listened", "both")] + [times["plain"]])
+    watched, listened, both, plain = np.median(np.array(rounds), axis=0)
+    return {
+        "evaluated_batch_us": 1e6 * float(plain),
+        "watched": float(watched),
+        "heard_by_a_technique": float(listened),
+        "both": float(both),
+        "rounds": len(rounds),
+    }
+
+
+def batch_time(model: nn.Module, x: torch.Tensor) -> float:
+    """Seconds for a batch, the median of seven loops."""
+    y = torch.randint(0, 10, (len(x),))
+    model.eval()
+    loops, count = [], 20
+    with torch.no_grad():
+        for _ in range(8):
+            began = time.perf_counter()
+            for _ in range(count):
+                nn.functional.cross_entropy(model(x), y)
+            loops.append((time.perf_counter() - began) / count)
+            count = max(5, min(400, int(0.02 / loops[-1])))
+    return float(np.median(loops[1:]))
+
+
 def size(steps: int) -> dict[str, float]:
     """The record of a long run of the small network: memory and disk."""
     model, optimizer, step = training(tiny)
@@ -137,6 +184,14 @@ def main() -> None:
         print(
             f"{make.__name__:10s} {result['step_ms']:8.2f} {result['cost_percent']:+14.2f} % "
             f"{result['cost_of_wall_time_percent']:+9.2f} % {result['sampled_every']:10.1f} steps"
+        )
+    print("network     evaluated batch   watched   heard by a technique   both")
+    for make in (mlp, cnn, encoder, tiny):
+        result = evaluated(make, 4 if quick else 15)
+        results[make.__name__]["evaluation"] = result
+        print(
+            f"{make.__name__:10s} {result['evaluated_batch_us']:12.1f} us {result['watched']:9.2f} x {result['heard_by_a_technique']:20.2f} x "
+            f"{result['both']:5.2f} x"
         )
     long = results["record of a long run"]
     print(f"{long['steps']:,} steps: {long['memory_mb']:.1f} MB of memory, {long['disk_mb']:.1f} MB on disk")

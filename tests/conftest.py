@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import copy
+import gc
 import os
 import shutil
 import subprocess
@@ -24,7 +25,6 @@ from sklearn.datasets import load_digits
 from torch import nn
 
 import trimtab as tt
-from trimtab.training.stage import stage
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -38,12 +38,10 @@ def one_thread():
     torch.set_num_threads(1)
 
 
-@pytest.fixture(autouse=True)
-def trainings_end_with_their_test():
-    """A training lives as long as its optimizer, until the garbage collector comes by; it shall not last so long."""
-    yield
-    for training in stage.alive():
-        training.close()
+@pytest.fixture
+def no_other_training():
+    """Trainings of other tests end with their optimizers, which the garbage collector finds."""
+    gc.collect()
 
 
 @pytest.fixture

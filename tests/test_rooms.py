@@ -217,6 +217,56 @@ def test_an_allowed_import_is_left_alone(tmp_path: Path, path: str, source: str)
     assert forbidden_imports(tmp_path / "trimtab") == []
 
 
+def state_of_the_process(package: Path) -> list[str]:
+    """What a module could keep from one training to the next: empty containers, objects of classes of ours, names that functions set."""
+    found = []
+    containers = (
+        "dict",
+        "list",
+        "set",
+        "defaultdict",
+        "deque",
+        "WeakSet",
+        "WeakKeyDictionary",
+        "WeakValueDictionary",
+        "local",
+    )
+    for module, (path, _) in files_of(package).items():
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        classes = {node.name for node in tree.body if isinstance(node, ast.ClassDef)}
+        for node in tree.body:
+            value = node.value if isinstance(node, (ast.Assign, ast.AnnAssign)) else None
+            empty = isinstance(value, (ast.List, ast.Dict)) and not (
+                value.elts if isinstance(value, ast.List) else value.keys
+            )
+            made = ast.unparse(value.func).rpartition(".")[2] if isinstance(value, ast.Call) else ""
+            target = ast.unparse(node.targets[0] if isinstance(node, ast.Assign) else node.target) if value else ""
+            if empty or made in containers or (made in classes and not target.isupper()):
+                found.append(f"{module}: {target}")
+        found += [f"{module}: {node.names[0]}" for node in ast.walk(tree) if isinstance(node, ast.Global)]
+    return found
+
+
+def test_only_the_stage_keeps_what_is_one_per_process():
+    """Besides it there is the registry of techniques, and tables that modules fill while they are imported."""
+    assert state_of_the_process(PACKAGE) == ["trimtab.training.stage: stage"]
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "kept = []",
+        "import weakref\nkept: set = weakref.WeakSet()",
+        "class A: ...\nkept = A()",
+        "def f():\n    global kept",
+    ],
+)
+def test_planted_state_is_found(tmp_path: Path, source: str):
+    (room := tmp_path / "trimtab").mkdir()
+    (room / "a.py").write_text(source)
+    assert state_of_the_process(room) == ["trimtab.a: kept"]
+
+
 def loaded(code: str) -> set[str]:
     """The packages and modules that are there after some code, in a fresh process."""
     code = f"import sys\n{code}\nprint(*sys.modules)"

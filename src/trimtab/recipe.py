@@ -130,6 +130,8 @@ class TrainingLike(Protocol):
     def optimizers(self) -> Sequence[torch.optim.Optimizer]: ...
     @property
     def seen(self) -> Flow | None: ...
+    @property
+    def read(self) -> dict[int, Any]: ...
     def named_modules(self) -> Iterator[tuple[str, nn.Module]]: ...
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]: ...
     @property
@@ -149,17 +151,28 @@ class TrainingLike(Protocol):
 
 
 class Now:
-    """What goes on in this process, for the parts that techniques put into models.
+    """What goes on in this process, for the parts that techniques put into models. A treated model knows it: see :func:`evaluated`.
 
     Attributes:
         evaluating: a model is being evaluated, although it may be in training mode and record gradients.
     """
 
-    evaluating = False
+    KEY = "_trimtab_now"  # the attribute of modules
+
+    def __init__(self) -> None:
+        self.evaluating = False
+
+    def __deepcopy__(self, memo: dict) -> Now:
+        return self
+
+    def __reduce__(self) -> tuple:
+        return Now, ()
 
 
-now = Now()
-"""The one of this process."""
+def evaluated(module: nn.Module) -> bool:
+    """Whether a module of a treated model is called in an evaluation, although it may be in training mode and record gradients."""
+    now = getattr(module, Now.KEY, None)
+    return now is not None and now.evaluating
 
 
 @dataclasses.dataclass(frozen=True)

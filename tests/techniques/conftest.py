@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from trimtab.training import taps
+from trimtab.training.stage import stage
 
 
 @pytest.fixture
 def trained_values() -> Iterator[None]:
     """Losses have the values that they are trained on, and not those that the script would have without techniques."""
-    with taps.true_values():
+    with stage.taps.true_values():
         yield

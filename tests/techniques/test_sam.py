@@ -14,7 +14,7 @@ from torch.nn import functional as F
 import trimtab as tt
 from tests.conftest import network, torchrun, train
 from trimtab import optim
-from trimtab.training import taps
+from trimtab.training.stage import stage
 
 
 def begin(text: str, model: nn.Module, lr: float = 0.1, **given):
@@ -434,7 +434,7 @@ def test_copies_and_pickles_of_the_model_know_nothing_of_it(digits):
     for twin in twins:
         loss = F.cross_entropy(twin(digits[0]), digits[1])
         assert type(loss.grad_fn).__name__ == "NllLossBackward0"
-    with taps.true_values():
+    with stage.taps.true_values():
         assert type(F.cross_entropy(model(digits[0]), digits[1]).grad_fn).__name__ == "_WorstBackward"
     training.undo()
     assert type(F.cross_entropy(model(digits[0]), digits[1]).grad_fn).__name__ == "NllLossBackward0"

@@ -17,7 +17,8 @@ from torch import nn
 
 import trimtab as tt
 from tests.conftest import network, train
-from trimtab.training import attach, taps
+from trimtab.training import attach
+from trimtab.training.stage import stage
 from trimtab.watching.script import trainings_found
 
 
@@ -673,10 +674,10 @@ def test_a_listener_can_stop(digits):
 def test_pytorch_is_as_it_was_without_listeners():
     code = """
 import torch
-from trimtab.training import taps
+from trimtab.training.stage import stage
 places = [(torch.autograd, "backward"), (torch.optim.Optimizer, "__init__"), (torch.nn.functional, "mse_loss"), (torch, "compile")]
 before = [getattr(owner, name) for owner, name in places]
-stops = [taps.listen("backward", print), taps.listen("loss", print)]
+stops = [stage.taps.listen("backward", print), stage.taps.listen("loss", print)]
 assert all(getattr(owner, name) is not old for (owner, name), old in zip(places, before))
 for stop in stops: stop()
 assert all(getattr(owner, name) is old for (owner, name), old in zip(places, before))
@@ -685,8 +686,37 @@ assert all(getattr(owner, name) is old for (owner, name), old in zip(places, bef
     assert done.returncode == 0, done.stderr
 
 
+def test_two_hundred_trainings_that_are_gone_leave_nothing_behind():
+    code = """
+import gc, torch, torch._dynamo, trimtab as tt
+from trimtab.training.stage import stage
+F = torch.nn.functional
+owners = torch.nn.functional, torch.optim.Optimizer, torch.nn.Module, torch.autograd, torch
+before = [dict(vars(owner)) for owner in owners]
+x, y = torch.randn(8, 4), torch.randint(0, 3, (8,))
+for number in range(200):
+    model = torch.nn.Linear(4, 3)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    training = tt.attach(model, optimizer)
+    training.on("evaluation", lambda name, value: None)
+    if number % 2: training.apply("early_stopping, clip_norm, label_smoothing")
+    if number % 3 == 0:
+        with training.watch(): F.cross_entropy(model(x), y).backward(); optimizer.step()
+    else: F.cross_entropy(model(x), y).backward(); optimizer.step()
+    with torch.no_grad(): F.cross_entropy(model(x), y)
+    del training, model, optimizer
+gc.collect()
+changed = [name for owner, old in zip(owners, before) for name in old if vars(owner).get(name) is not old[name]]
+assert not changed, changed
+assert not stage.alive() and not any(stage.taps._listeners.values()), stage.taps._listeners
+assert not torch.nn.modules.module._global_forward_hooks and not stage.taps._changers and not stage.taps._terms
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ)
+    assert done.returncode == 0, done.stderr
+
+
 def test_taps_keep_names_and_docs():
-    stop = taps.listen("loss", lambda *_: None)
+    stop = stage.taps.listen("loss", lambda *_: None)
     try:
         assert F.cross_entropy.__name__ == "cross_entropy"
         assert "Compute the cross entropy" in F.cross_entropy.__doc__

@@ -106,11 +106,11 @@ for path in sys.argv[1:]:
 WATCHED = """
 import sys, torch
 torch.set_num_threads(1)
-from trimtab.training import taps
+from trimtab.training.stage import stage
 from trimtab.watching import Recorder, run_script
 from trimtab.watching import budget
 budget.ALLOWANCE = 60.0
-taps.listen("backward", lambda value: print("loss", repr(value.item())))
+stage.taps.listen("backward", lambda value: print("loss", repr(value.item())))
 for path in sys.argv[1:]:
     print("example", path)
     recorder = Recorder(every=1)
@@ -162,7 +162,7 @@ def hooks(model):
     return len(mine), len(nn.modules.module._global_forward_hooks)
 
 
-def test_hooks_are_there_on_sampled_steps_only(digits):
+def test_hooks_are_there_on_sampled_steps_only(digits, no_other_training):
     model = network()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     recorder = tt.Recorder(every=4)
@@ -178,7 +178,7 @@ def test_hooks_are_there_on_sampled_steps_only(digits):
     assert not any(training._events.values())
 
 
-def test_a_model_copied_or_pickled_between_steps_carries_nothing_of_ours(digits):
+def test_a_model_copied_or_pickled_between_steps_carries_nothing_of_ours(digits, no_other_training):
     model = network()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     with tt.Recorder(every=1) as recorder:

@@ -838,7 +838,7 @@ builtins.print = lambda *a, **k: shown("mine", *a, **k); fit(m, o, 3)
 # == an alarm
 import signal
 def ring(*a): raise TimeoutError("late")
-signal.signal(signal.SIGALRM, ring); signal.setitimer(signal.ITIMER_REAL, 0.4); m = net(); o = sgd(m)
+m = net(); o = sgd(m); signal.signal(signal.SIGALRM, ring); signal.setitimer(signal.ITIMER_REAL, 0.4)
 try:
     while True: step(m, o)
 except TimeoutError as e: print(e)

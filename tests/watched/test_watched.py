@@ -18,13 +18,18 @@ from tests.watched.corpus import BEGIN, FIRST, SCRIPTS
 HERE = Path(__file__).parent
 
 
+ENVIRONMENT = os.environ | {
+    "PYTHONHASHSEED": "0",
+    "MPLBACKEND": "agg",
+}  # sets of names have the same order in all processes
+
+
 @pytest.fixture(scope="module")
 def server():
     """Forks processes, which need not import all anew."""
-    environment = os.environ | {"PYTHONHASHSEED": "0", "MPLBACKEND": "agg"}
     started = [sys.executable, "-W", "default", str(HERE / "server.py")]
     with subprocess.Popen(
-        started, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        started, env=ENVIRONMENT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
         yield process
         process.stdin.close()
@@ -41,7 +46,7 @@ def started(job: dict) -> int:
     program = [sys.executable, *["-m", "trimtab", "watch"] * job["watch"], *job["command"]]
     with open(job["out"], "wb") as out, open(job["err"], "wb") as err:
         return subprocess.run(
-            program, cwd=job["folder"], stdin=subprocess.DEVNULL, stdout=out, stderr=err, timeout=200
+            program, cwd=job["folder"], env=ENVIRONMENT, stdin=subprocess.DEVNULL, stdout=out, stderr=err, timeout=200
         ).returncode
 
 

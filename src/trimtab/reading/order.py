@@ -7,7 +7,6 @@ and only where there is none, from the order of definition.
 
 from __future__ import annotations
 
-import weakref
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -42,12 +41,14 @@ _MIXING = frozenset(  # functions that are layers without a module
 
 
 class Models(Protocol):
-    """What is read here of a training."""
+    """What is read here of a training. ``read`` is what was read of it already, by the ids of its models and what they were made of then."""
 
     @property
     def models(self) -> Sequence[nn.Module]: ...
     @property
     def seen(self) -> Flow | None: ...
+    @property
+    def read(self) -> dict[int, tuple[tuple, Order]]: ...
     def named_modules(self) -> Iterator[tuple[str, nn.Module]]: ...
 
 
@@ -229,8 +230,6 @@ def is_layer_itself(module: nn.Module) -> bool:
 
 # -- all models of a training ----------------------------------------------------------------------------------------
 
-_read: weakref.WeakKeyDictionary[nn.Module, tuple[tuple, Order]] = weakref.WeakKeyDictionary()
-
 
 def orders(training: Models) -> list[Order]:
     """The order of each model of a training, in the order of the models."""
@@ -238,9 +237,10 @@ def orders(training: Models) -> list[Order]:
     named = list(training.named_modules())
     for model in training.models:
         signature = (tuple(id(module) for module in model.modules()), training.seen)
-        if model not in _read or _read[model][0] != signature:
-            _read[model] = signature, order_of(model, named, training.seen)
-        found.append(_read[model][1])
+        kept = training.read.get(id(model))
+        if kept is None or kept[0] != signature:
+            training.read[id(model)] = kept = signature, order_of(model, named, training.seen)
+        found.append(kept[1])
     return found
 
 

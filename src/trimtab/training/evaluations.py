@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any
@@ -50,23 +50,46 @@ class Uses:
         value.register_hook(came_back)
 
 
+Hits = tuple[torch.Tensor, torch.Tensor]  # which predictions are right, and which count, both of bools
+KEPT = 4096  # predictions of a batch that are kept until the means are asked for
+
+
 @dataclass
 class _Sum:
-    """Running means of one stream of evaluations, weighted by the number of samples."""
+    """One stream of evaluations. Of each batch it keeps small tensors of its own; the means over batches are taken when they are asked for."""
 
-    losses: list[torch.Tensor] = field(default_factory=list)
-    hits: list[torch.Tensor] = field(default_factory=list)
+    losses: list[float | torch.Tensor] = field(
+        default_factory=list
+    )  # a number of an accelerator is waited for at the end
+    hits: list[Hits] = field(default_factory=list)
+    shares: list[torch.Tensor] = field(default_factory=list)  # of right predictions, in batches of many of them
     counts: list[int] = field(default_factory=list)
     doubtful: bool = False  # it was made with gradients, and one may come back yet
     steps: int = 0  # that it has waited for that
+
+    def add(self, value: torch.Tensor, count: int, hits: Hits | None) -> None:
+        """One batch, of ``count`` samples."""
+        if value.numel() > 1:
+            value = value.detach().float().mean()
+        self.losses.append(value.item() if value.is_cpu else value.detach().float().reshape(()).clone())
+        self.counts.append(count)
+        if hits is not None and (self.shares or hits[0].numel() > KEPT):
+            self.shares += [*map(_share, self.hits), _share(hits)]  # in the order of the batches
+            self.hits.clear()
+        elif hits is not None:
+            self.hits.append(hits)
 
     def means(self) -> Iterator[tuple[str, float]]:
         """``("loss", 0.31), ("accuracy", 0.92)``"""
         weights = torch.tensor(self.counts, dtype=torch.float64)
         weights /= weights.sum()
-        yield "loss", float(torch.stack(self.losses).double().cpu() @ weights)
-        if len(self.hits) == len(self.counts):
-            yield "accuracy", float(torch.stack(self.hits).double().cpu() @ weights)
+        tensors = [value for value in self.losses if isinstance(value, torch.Tensor)]
+        waited = iter(torch.stack(tensors).tolist() if tensors else ())
+        losses = [next(waited) if isinstance(value, torch.Tensor) else value for value in self.losses]
+        yield "loss", float(torch.tensor(losses, dtype=torch.float64) @ weights)
+        if len(self.hits) + len(self.shares) == len(self.counts):
+            shares = torch.stack(self.shares) if self.shares else _shares(self.hits)
+            yield "accuracy", float(shares.double().cpu() @ weights)
 
 
 class Labels:
@@ -99,11 +122,11 @@ class Evaluations:
         value: torch.Tensor,
         kwargs: dict[str, Any],
         frame: FrameType | None,
-        training_mode: bool = True,
+        training_mode: Callable[[], bool] = lambda: True,
     ) -> bool:
         """Take in one loss call, unless it is trained on; whether it was taken. Cheap: the numbers stay tensors until they are asked for.
 
-        ``frame`` is where it was called, ``training_mode`` whether the model is in training mode.
+        ``frame`` is where it was called, ``training_mode()`` whether the model is in training mode.
         """
         graph = torch.is_grad_enabled()
         if not isinstance(target, torch.Tensor) or not isinstance(output, torch.Tensor) or value.requires_grad != graph:
@@ -111,18 +134,16 @@ class Evaluations:
         place = self.places.at(frame)
         if graph:
             self.uses.follow(place, value)
-        if not self.uses.evaluates(place, training_mode):
-            return False
-        stream = self._sums.setdefault((place.key, graph), _Sum())
+            if not self.uses.evaluates(place, training_mode()):
+                return False
+        stream = self._sums.get((place.key, graph))
+        if stream is None:
+            stream = self._sums[place.key, graph] = _Sum()
         stream.doubtful = graph and place.key not in self.uses.sure
         count = max(1, target.shape[0] if target.ndim else 1)
         if kwargs.get("reduction") == "sum":
             value = value.detach() / count
-        stream.losses.append(value.detach().float().mean())
-        stream.counts.append(count)
-        hits = accuracy(name, output.detach(), target, kwargs.get("ignore_index", -100))
-        if hits is not None:
-            stream.hits.append(hits)
+        stream.add(value, count, _hits(name, output.detach(), target, kwargs.get("ignore_index", -100)))
         return True
 
     def close(self, over: bool = False) -> Iterator[tuple[tuple, str, float]]:
@@ -154,13 +175,30 @@ def accuracy(name: str, output: torch.Tensor, target: torch.Tensor, ignore: int 
     Shapes: ``output`` (N, C, ...) with ``target`` (N, ...) of class indices for the (cross-entropy) losses over classes;
     equal shapes with 0/1 targets for the binary ones.
     """
-    with torch.no_grad():
-        if name in ("cross_entropy", "nll_loss", "multi_margin_loss") and not target.is_floating_point():
-            right = (output.argmax(1 if output.ndim > 1 else 0) == target)[target != ignore]
-        elif name in ("binary_cross_entropy", "binary_cross_entropy_with_logits") and output.shape == target.shape:
-            if not bool(((target == 0) | (target == 1)).all()):
-                return None
-            right = (output > (0.0 if name.endswith("logits") else 0.5)) == (target > 0.5)
-        else:
+    hits = _hits(name, output.detach(), target, ignore)
+    return None if hits is None else _share(hits)
+
+
+def _hits(name: str, output: torch.Tensor, target: torch.Tensor, ignore: int) -> Hits | None:
+    """Of an output without a graph."""
+    if name in ("cross_entropy", "nll_loss", "multi_margin_loss") and not target.is_floating_point():
+        return torch.eq(output.argmax(1 if output.ndim > 1 else 0), target), torch.ne(target, ignore)
+    if name in ("binary_cross_entropy", "binary_cross_entropy_with_logits") and output.shape == target.shape:
+        if not bool(((target == 0) | (target == 1)).all()):
             return None
-        return right.float().mean()
+        right = (output > (0.0 if name.endswith("logits") else 0.5)) == (target > 0.5)
+        return right, torch.ones_like(right)
+    return None
+
+
+def _share(hits: Hits) -> torch.Tensor:
+    right, counts = hits
+    return (right & counts).sum().float() / counts.sum().float()
+
+
+def _shares(hits: list[Hits]) -> torch.Tensor:
+    """The share of each batch; those of one size are reckoned at once."""
+    if len({right.shape for right, _ in hits}) > 1:
+        return torch.stack([_share(one) for one in hits])
+    right, counts = (torch.stack(some).flatten(1) for some in zip(*hits, strict=True))
+    return (right & counts).sum(1).float() / counts.sum(1).float()

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import gc
 import itertools
-import weakref
+import sys
 from collections.abc import Iterable, Iterator
 
 import torch
 from torch import nn
 
 from trimtab.structure import children, own, parts, weights
-
-_compiled: dict[int, weakref.ref[nn.Module]] = {}  # by id: a module that compares itself has no hash
 
 
 def models_of(parameters: Iterable[torch.Tensor]) -> tuple[nn.Module, ...]:
@@ -107,8 +105,6 @@ def unwrap(module: nn.Module) -> nn.Module:
             inner = _child(module, "module") or _child(module, "_forward_module")
         if inner is None:
             return module
-        if _child(module, "_orig_mod") is inner:
-            _compiled[id(inner)] = weakref.ref(inner)
         module = inner
 
 
@@ -118,8 +114,12 @@ def _child(module: nn.Module, name: str) -> nn.Module | None:
 
 def is_compiled(module: nn.Module) -> bool:
     """Whether the module is known to run compiled, by ``torch.compile(module)`` or ``module.compile()``."""
-    known = _compiled.get(id(module))
-    return (known is not None and known() is module) or module.__dict__.get("_compiled_call_impl") is not None
+    if module.__dict__.get("_compiled_call_impl") is not None:
+        return True
+    if "torch._dynamo.eval_frame" not in sys.modules:
+        return False
+    wrapper = sys.modules["torch._dynamo.eval_frame"].OptimizedModule
+    return any(_child(thing, "_orig_mod") is module for thing in gc.get_objects() if type(thing) is wrapper)
 
 
 def is_installed(file: str) -> bool:

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 from torch._compile import _disable_dynamo  # torch.compiler.disable would import the compiler at once
 
-from trimtab.recipe import LossCall, now
+from trimtab.recipe import LossCall
 from trimtab.training.evaluations import Uses
 from trimtab.training.find import called
 from trimtab.training.places import Place, Places
@@ -144,6 +144,8 @@ class Gates:
         while self._gates:
             self._gates.pop().remove()
         for model in self.heads if wanted else ():
+            if isinstance(model, torch.jit.ScriptModule):  # which takes no hooks with another's arguments
+                continue
             entry, leave = _Entry(self, wanted > 1), _Exit(self, wanted > 1)
             self._gates.append(model.register_forward_pre_hook(entry, prepend=True, with_kwargs=True))
             self._gates.append(model.register_forward_hook(leave, always_call=True))
@@ -157,7 +159,7 @@ class Gates:
         if self._depth > 1:
             return None
         self._at = self._training_place(model)
-        now.evaluating = self.evaluating and model.training  # else the modes of its parts say what they do
+        stage.now.evaluating = self.evaluating and model.training  # else the modes of its parts say what they do
         if not self._repeats:
             self.emit("forward", model)
         if self._at is None or self._repeats or not self._inputs:
@@ -191,7 +193,7 @@ class Gates:
         self._depth = max(0, self._depth - 1)
         if self._depth:
             return None
-        place, self._at, now.evaluating = self._at, None, False
+        place, self._at, stage.now.evaluating = self._at, None, False
         if torch.is_grad_enabled() and model.training and not self._repeats:
             self._follow(place or self._places.at(sys._getframe(1)), output)
         if not self._outputs or place is None:

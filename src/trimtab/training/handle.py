@@ -14,16 +14,18 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-from trimtab.recipe import Change, Event, NothingToDo, Recipe, Technique
+from trimtab.recipe import Change, Event, NothingToDo, Now, Recipe, Technique
 from trimtab.records import CodePlace, Flow, front_door
 from trimtab.structure import parts, size, weights
-from trimtab.training import taps, twins
+from trimtab.training import twins
 from trimtab.training.evaluations import Labels
 from trimtab.training.find import unwrap
 from trimtab.training.gates import Gates
-from trimtab.training.rates import Factor, Rates
+from trimtab.training.rates import Factor, Opened, Rates
+from trimtab.training.safe import theirs
 from trimtab.training.stage import stage
 from trimtab.training.steps import Backward, Member
+from trimtab.training.taps import uncompiled
 
 
 class Training(Gates):
@@ -56,9 +58,10 @@ class Training(Gates):
         self._losses: list[Backward] = []
         self._stepped: set[int] | None = None  # the optimizers that took part in the last step
         self.seen: Flow | None = None  # what goes where in the models, if a forward pass of theirs was recorded before
+        self.read: dict[int, Any] = {}  # the order of the layers of each model, as long as it is made of the same
         self.labels = Labels()  # of the places where it is evaluated
         self._generators = 0
-        self._rates = Rates()
+        self._rates = Rates(stage.own(Opened))
         for optimizer in optimizers:
             self.join(optimizer)
         stage.enter(self)
@@ -140,7 +143,7 @@ class Training(Gates):
         return bool(self._events.get(event))
 
     def emit(self, event: str, *what: Any) -> None:
-        with taps.theirs():
+        with theirs():
             for call in tuple(self._events.get(event, ())):
                 call(*what)
 
@@ -205,9 +208,9 @@ class Training(Gates):
         @functools.wraps(closure)
         def watched(*given: Any, **named: Any) -> Any:
             nonlocal calls
-            with taps.true_values():  # the optimizer compares them: they must be those of the gradient
+            with stage.taps.true_values():  # the optimizer compares them: they must be those of the gradient
                 result = closure(*given, **named)
-            with taps.ours():
+            with stage.taps.ours():
                 if calls == 0:
                     self._use(optimizer)
                 else:  # the optimizer tries other points: not the loss of this step
@@ -279,13 +282,22 @@ class Training(Gates):
         return front_door().Recorder.of(self, **options)
 
     def close(self) -> None:
-        """The training is over: what was applied stays as it is, nothing is listened to or changed any more."""
+        """The training is over: what was applied stays as it is, nothing is listened to or changed any more.
+
+        The end of ``with tt.attach(model, optimizer) as training:`` does it, too. A training that is not closed ends with its optimizers.
+        """
         self.end_changes()
         for member in self.members:
             for hook in member.hooks:
                 hook.remove()
         self.members, self._events = [], {}
         stage.leave(self)
+
+    def __enter__(self) -> Training:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     # -- techniques --------------------------------------------------------------------------------------------------
 
@@ -308,13 +320,14 @@ class Training(Gates):
                         f"{technique}: TorchScript has compiled the model, and nothing can be put into it."
                     )
         self._recipes.append(recipe)
-        held = twins.revert(self.models)
+        held = stage.treated.revert(self.models)
         names = self._names or [set(model.state_dict()) for model in self.models]
         try:
             with _at_rest(self.models):
                 self.changes += recipe.apply(self)
         finally:
             twins.restore(held)
+        self._mark()
         if any(twins.treated(model, before) for model, before in zip(self.models, names, strict=True)):
             self._names = names
             stage.treated.add(self.models, names)
@@ -326,9 +339,18 @@ class Training(Gates):
         while self.changes:
             self.changes.pop().undo()
         self._recipes, self._names = [], []
+        self._mark()
         stage.treated.discard(self.models)
         stage.settle()
         return self
+
+    def _mark(self) -> None:
+        """Let all modules of treated models know what goes on."""
+        for _, part in self.named_modules():
+            if self.changes:
+                part.__dict__[Now.KEY] = stage.now
+            else:
+                part.__dict__.pop(Now.KEY, None)
 
     def add_parameters(self, parameters: Iterable[nn.Parameter], beside: nn.Parameter | None) -> None:
         """Give new parameters to the optimizer, in the group of ``beside`` (the parameter of the layer they follow).
@@ -479,19 +501,24 @@ def _at_rest(models: Sequence[nn.Module]) -> Iterator[None]:
 class _Hook:
     """A hook of an optimizer that tells its training. A copy of the optimizer, or one read from a file, has lost the training."""
 
+    taps = stage.taps
+
     def __init__(self, call: Callable[..., Any] | None = None) -> None:
         self._call = call
 
     def __call__(self, *step: Any) -> Any:
         return None if torch.compiler.is_compiling() else self._tell(*step)  # compiled code is as if we were not there
 
-    @taps.uncompiled
+    @uncompiled
     def _tell(self, *step: Any) -> Any:
-        with taps.ours():
+        with stage.taps.ours():
             return None if self._call is None else self._call(*step)
 
     def __reduce__(self) -> tuple:
         return type(self), ()
+
+
+stage.taps.pass_by(_Hook._tell)
 
 
 def _listed(what: Any, kind: type) -> list[Any]:

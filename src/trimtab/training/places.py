@@ -32,6 +32,19 @@ _CALLS = torch.nn.Module.__call__.__code__.co_filename
 Chain = tuple[tuple[CodeType, int], ...]
 
 
+class Key(tuple):
+    """A tuple that is asked for its hash again and again: that of code takes long."""
+
+    _hash: int
+
+    def __hash__(self) -> int:
+        try:
+            return self._hash
+        except AttributeError:
+            self._hash = super().__hash__()
+            return self._hash
+
+
 @dataclass(frozen=True)
 class Place:
     """Where something is called from: two calls come from one place when everything is the same up to the words that say ``split``.
@@ -39,8 +52,17 @@ class Place:
     ``key`` tells places apart; ``split`` is the part of the data that the code speaks of, "eval" where it does not say.
     """
 
-    key: tuple
+    key: Key
     split: str
+
+
+@dataclass
+class _Known:
+    """A chain of callers that was met: which of their variables hold text, and the place by the values of these."""
+
+    variables: list[tuple[int, str]]  # by frame and name
+    places: dict[tuple[str, ...], Place]
+    codes: tuple[CodeType, ...]  # kept, so that no other code gets their ids
 
 
 class Places:
@@ -52,44 +74,53 @@ class Places:
     """
 
     def __init__(self) -> None:
-        self._known: dict[tuple, list[tuple[int, str]]] = {}  # the variables that hold text, by frame and name
-        self._read: dict[tuple, Place] = {}
+        self._known: dict[tuple[int, ...], _Known] = {}
 
     def at(self, frame: FrameType | None) -> Place:
         """The place from which a frame was reached."""
         frames = list(_callers(frame))
-        chain = tuple((one.f_code, one.f_lasti) for one in frames)
-        # Code of two files that reads alike is equal.
-        files = tuple(one.f_code.co_filename for one in frames)
-        if (files, chain) not in self._known:
-            self._known[files, chain] = list(_texts_in_variables(frames))
-        variables = self._known[files, chain]
-        values = tuple(str(variable(frames[depth], name)) for depth, name in variables)
-        if (files, chain, values) not in self._read:
-            said: dict[int, list[str]] = {}
-            for (depth, _), value in zip(variables, values, strict=True):
-                said.setdefault(depth, []).append(value)
-            split, depth, text = _split_of(chain, said)
-            # Positions, not instructions: an instruction's number moves when the interpreter specializes a call.
-            # Where no word decides, all of the script's own code does: on which line a library calls it back may change.
-            said_so = depth < len(chain) or text
-            inner = tuple(
-                (code.co_filename, code, _position(code, number))
-                for code, number in chain[:depth]
-                if said_so or not is_installed(code.co_filename)
-            )
-            told = tuple(value for at, one in said.items() if at <= depth for value in one if _split(value))
-            self._read[files, chain, values] = Place((split, inner, text, told), split)
-        return self._read[files, chain, values]
+        key = tuple([number for one in frames for number in (id(one.f_code), one.f_lasti)])
+        known = self._known.get(key)
+        if known is None:
+            codes = tuple(one.f_code for one in frames)
+            self._known[key] = known = _Known(list(_texts_in_variables(frames)), {}, codes)
+        values = tuple([str(variable(frames[depth], name)) for depth, name in known.variables])
+        place = known.places.get(values)
+        if place is None:
+            known.places[values] = place = _read(frames, known.variables, values)
+        return place
+
+
+def _read(frames: Sequence[FrameType], variables: Sequence[tuple[int, str]], values: Sequence[str]) -> Place:
+    """What the code of a chain of callers says, with the values of its variables that hold text."""
+    chain = tuple((one.f_code, one.f_lasti) for one in frames)
+    said: dict[int, list[str]] = {}
+    for (depth, _), value in zip(variables, values, strict=True):
+        said.setdefault(depth, []).append(value)
+    split, depth, text = _split_of(chain, said)
+    # Positions, not instructions: an instruction's number moves when the interpreter specializes a call.
+    # Where no word decides, all of the script's own code does: on which line a library calls it back may change.
+    # Code of two files that reads alike is equal, so the file belongs to it.
+    said_so = depth < len(chain) or text
+    inner = tuple(
+        (code.co_filename, code, _position(code, number))
+        for code, number in chain[:depth]
+        if said_so or not is_installed(code.co_filename)
+    )
+    told = tuple(value for at, one in said.items() if at <= depth for value in one if _split(value))
+    return Place(Key((split, inner, text, told)), split)
 
 
 def _callers(frame: FrameType | None) -> Iterator[FrameType]:
     """The callers, innermost first; not further out than the script."""
-    while frame is not None and frame.f_code.co_filename != "<frozen runpy>":
-        file = frame.f_code.co_filename
+    while frame is not None:
+        code = frame.f_code
+        file = code.co_filename
+        if file == "<frozen runpy>":
+            return
         if (file == _LOOP or not file.startswith(_OURS)) and file != _CALLS:
             yield frame
-        if frame.f_code.co_name == "<module>" and frame.f_globals.get("__name__") == "__main__":
+        if code.co_name == "<module>" and frame.f_globals.get("__name__") == "__main__":
             return
         frame = frame.f_back
 

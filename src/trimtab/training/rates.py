@@ -10,9 +10,17 @@ import torch
 
 Factor = Callable[[torch.optim.Optimizer], float]
 
-# Of steps that are happening: what changed the optimizer's groups, as (group, the script's rate, what stands there now).
-_open: weakref.WeakKeyDictionary[torch.optim.Optimizer, dict[Rates, list[tuple[dict[str, Any], Any, Any]]]]
-_open = weakref.WeakKeyDictionary()
+
+class Opened(weakref.WeakKeyDictionary):
+    """Of steps that are happening, by optimizer and then by :class:`Rates`: what changed the optimizer's groups, as (group, the script's rate,
+    what stands there now)."""
+
+    def put_back(self, optimizer: torch.optim.Optimizer) -> None:
+        """A step is over: its groups show what the script has set."""
+        for changes in reversed(self.pop(optimizer, {}).values()):
+            for group, script, ours in changes:
+                if group.get("lr") is ours:  # unless somebody has set another rate meanwhile
+                    _put(group, script)
 
 
 class Rates:
@@ -23,7 +31,8 @@ class Rates:
     trainings (a script that attaches its own, and is watched): then both multiply.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, opened: Opened) -> None:
+        self._open = opened
         self._factors: list[Factor] = []
 
     def scale(self, factor: Factor) -> Callable[[], None]:
@@ -38,8 +47,8 @@ class Rates:
 
     def enter(self, optimizer: torch.optim.Optimizer) -> None:
         """A step begins."""
-        if self in _open.get(optimizer, ()):  # the last step ended in an exception
-            _put_back(optimizer)
+        if self in self._open.get(optimizer, ()):  # the last step ended in an exception
+            self._open.put_back(optimizer)
         if not self._factors:
             return
         factor = self._factor(optimizer)
@@ -50,16 +59,16 @@ class Rates:
             changes.append((group, script, script * factor))
         for group, _, ours in changes:  # only now: groups may share one tensor
             _put(group, ours)
-        _open.setdefault(optimizer, {})[self] = [(group, script, group["lr"]) for group, script, _ in changes]
+        self._open.setdefault(optimizer, {})[self] = [(group, script, group["lr"]) for group, script, _ in changes]
 
     def leave(self, optimizer: torch.optim.Optimizer) -> None:
         """A step is over. The last that entered puts back what the script has set."""
-        if self in list(_open.get(optimizer, ()))[-1:]:
-            _put_back(optimizer)
+        if self in list(self._open.get(optimizer, ()))[-1:]:
+            self._open.put_back(optimizer)
 
     def now(self, optimizer: torch.optim.Optimizer) -> list[float]:
         """The rate of every group that has one: the one used by the step that is happening, else by the next one."""
-        factor = 1.0 if self in _open.get(optimizer, ()) else self._factor(optimizer)
+        factor = 1.0 if self in self._open.get(optimizer, ()) else self._factor(optimizer)
         return [float(group["lr"]) * factor for group in with_rate(optimizer)]
 
     def _factor(self, optimizer: torch.optim.Optimizer) -> float:
@@ -79,10 +88,3 @@ def _put(group: dict[str, Any], rate: Any) -> None:
         group["lr"].copy_(rate)
     else:
         group["lr"] = rate
-
-
-def _put_back(optimizer: torch.optim.Optimizer) -> None:
-    for changes in reversed(_open.pop(optimizer, {}).values()):
-        for group, script, ours in changes:
-            if group.get("lr") is ours:  # unless somebody has set another rate meanwhile
-                _put(group, script)

@@ -18,6 +18,21 @@ def suppressed() -> Iterator[None]:
             raise
 
 
+@contextlib.contextmanager
+def theirs() -> Iterator[None]:
+    """Around calls of those who listen to a training: their errors may be meant to end it."""
+    try:
+        yield
+    except Exception as error:
+        error._of_a_listener = True  # type: ignore[attr-defined]
+        raise
+
+
+def of_listener(error: BaseException) -> bool:
+    """Whether it was raised by one who listens to a training."""
+    return getattr(error, "_of_a_listener", False)
+
+
 def of_script(error: BaseException) -> bool:
     """Whether it was raised by a handler of signals, which may run at any moment: an alarm of the script, not an error of ours."""
     trace, raised = error.__traceback__, set[CodeType]()

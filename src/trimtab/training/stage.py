@@ -10,16 +10,17 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import nn
 
-from trimtab.recipe import LossCall
+from trimtab.recipe import LossCall, Now
 from trimtab.structure import weights
-from trimtab.training import taps
+from trimtab.training.apart import apart, has_values
 from trimtab.training.evaluations import Evaluations, Labels
 from trimtab.training.steps import Backward, Member
+from trimtab.training.taps import Taps
 from trimtab.training.twins import Treated
 
 
@@ -47,6 +48,9 @@ class Live(Protocol):
     def evaluated(self, name: str, value: float) -> None: ...
 
 
+T = TypeVar("T")
+
+
 class Hearer:
     """Hears of every evaluation with the training that it judges, and of every loss that is trained on."""
 
@@ -64,7 +68,10 @@ class Stage:
         self.trainings: weakref.WeakKeyDictionary[Live, None] = (
             weakref.WeakKeyDictionary()
         )  # in the order of their beginnings
+        self._owned: dict[type, Any] = {}
+        self.taps = Taps()
         self.treated = Treated()
+        self.now = Now()
         self.evaluations = Evaluations()  # what was evaluated since the last step
         self._stepped: weakref.ref[Live] | None = None
         self._called: weakref.ref[Live] | None = None
@@ -74,6 +81,12 @@ class Stage:
         self._steps: list[Callable[[], None]] = []  # each ends a tap
         self._changes: list[Callable[[], None]] = []
         self._losses: list[Callable[[], None]] = []
+
+    def own(self, make: type[T]) -> T:
+        """The one object of a class that a room above needs one of in this process; made when it is asked for first."""
+        if make not in self._owned:
+            self._owned[make] = make()
+        return self._owned[make]
 
     # -- who is there ------------------------------------------------------------------------------------------------
 
@@ -151,17 +164,17 @@ class Stage:
             self.evaluations = Evaluations()
 
     def _tap_steps(self) -> Iterator[Callable[[], None]]:
-        yield taps.listen("before_backward", self._before_backward)
-        yield taps.listen("backward", self._backward)
-        yield taps.listen("grad", self._grad)
-        yield taps.listen("zero_grad", self._zero_grad)
+        yield self.taps.listen("before_backward", self._before_backward)
+        yield self.taps.listen("backward", self._backward)
+        yield self.taps.listen("grad", self._grad)
+        yield self.taps.listen("zero_grad", self._zero_grad)
 
     def _tap_changes(self) -> Iterator[Callable[[], None]]:
-        yield taps.change_losses(lambda: [call for one in self._current() for call in one.loss_changes])
-        yield taps.add_terms(lambda: [call for one in self._current() for call in one.terms])
+        yield self.taps.change_losses(lambda: [call for one in self._current() for call in one.loss_changes])
+        yield self.taps.add_terms(lambda: [call for one in self._current() for call in one.terms])
 
     def _tap_losses(self) -> Iterator[Callable[[], None]]:
-        yield taps.listen("loss", self._loss)
+        yield self.taps.listen("loss", self._loss)
 
     def _current(self) -> list[Live]:
         """Whose changes apply now: the training whose model was called last, if that was in training.
@@ -176,19 +189,21 @@ class Stage:
     # -- evaluations -------------------------------------------------------------------------------------------------
 
     def _loss(self, name: str, output: Any, target: Any, value: torch.Tensor, kwargs: dict[str, Any]) -> None:
-        training = self.stepped or next((one for one in self.alive() if one.models), None)
-        mode = training is None or not training.models or any(model.training for model in training.models)
-        with taps.apart():
-            if not all(taps.has_values(one) for one in (output, target, value) if isinstance(one, torch.Tensor)):
+        with apart():
+            if not all([has_values(one) for one in (output, target, value) if isinstance(one, torch.Tensor)]):
                 return
-            taken = self.evaluations.add(name, output, target, value, kwargs, sys._getframe(1), mode)
+            taken = self.evaluations.add(name, output, target, value, kwargs, sys._getframe(1), self._in_training_mode)
             if not taken and value.requires_grad:
                 for hearer in tuple(self._hearers):
                     hearer.loss(name, output, target, value)
 
+    def _in_training_mode(self) -> bool:
+        training = self.stepped or next((one for one in self.alive() if one.models), None)
+        return training is None or not training.models or any(model.training for model in training.models)
+
     def close_evaluations(self, *, over: bool = False) -> None:
         """Training goes on: evaluations so far are complete. ``over`` when nothing follows."""
-        with taps.apart():
+        with apart():
             finished = list(self.evaluations.close(over))
         for key, what, value in finished:
             training = self.stepped
@@ -225,7 +240,7 @@ class Stage:
                 member.erase()  # thrown away by hand: p.grad = None
 
     def _backward(self, value: torch.Tensor | None) -> None:
-        with taps.apart():
+        with apart():
             call = Backward(value)
         for member in self._members():
             if member.touched():
@@ -235,7 +250,7 @@ class Stage:
         """``torch.autograd.grad``: who asks for the gradients of parameters is going to put them in place, and step."""
         asked = {id(one) for one in inputs}
         members = [member for member in self._members() if any(id(p) in asked for p in member.parameters())]
-        with taps.apart():
+        with apart():
             call = Backward(value)
         for member in members:
             member.ask(call)

@@ -31,16 +31,16 @@ _HOOKS = {  # with what else is said of a hook
     "_state_dict_hooks": (),
 }
 _PREFIXES = ("module.", "_orig_mod.")  # of wrappers
-_twins: weakref.WeakKeyDictionary[nn.Module, list[Callable[[], None]]] = weakref.WeakKeyDictionary()
 _load = nn.Module.load_state_dict
 
 
 class Treated:
     """The models that techniques have changed, with the names that their weights had before: the last one of each class, also when its
-    training is over. While there are any, weights that are loaded pass through :func:`ready`."""
+    training is over. While there are any, weights that are loaded pass through :meth:`ready`."""
 
     def __init__(self) -> None:
         self._models: dict[type, tuple[nn.Module, set[str]]] = {}
+        self._twins: weakref.WeakKeyDictionary[nn.Module, list[Callable[[], None]]] = weakref.WeakKeyDictionary()
         self._alone = False
 
     @contextlib.contextmanager
@@ -72,6 +72,17 @@ class Treated:
         self._models = {kind: one for kind, one in self._models.items() if id(one[0]) not in gone}
         self._settle()
 
+    def revert(self, models: Iterable[nn.Module]) -> list[tuple[nn.Module, dict[str, Any]]]:
+        """Make twins the models that the script has made, and give what they held: they are going to be treated themselves."""
+        held = []
+        for model in models:
+            undo = self._twins.pop(model, None)
+            if undo is not None:
+                held.append((model, model.state_dict()))
+                while undo:
+                    undo.pop()()
+        return held
+
     def _settle(self) -> None:
         if self._models and nn.Module.load_state_dict is _load:
             nn.Module.load_state_dict = self._wrapped()  # type: ignore[method-assign]
@@ -82,7 +93,7 @@ class Treated:
         @functools.wraps(_load)
         def load_state_dict(module: nn.Module, state_dict: Any, *args: Any, **kwargs: Any) -> Any:
             try:
-                changed = ready(module, state_dict, reversed(self._models.values()), self._alone)
+                changed = self.ready(module, state_dict)
             except Exception as error:  # a model that cannot be copied, names of another kind
                 changed = None
                 warnings.warn(
@@ -93,33 +104,58 @@ class Treated:
 
         return load_state_dict
 
+    def ready(self, module: nn.Module, state: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Prepare a module for weights that are going to be loaded into it.
 
-def ready(
-    module: nn.Module, state: Mapping[str, Any], models: Iterable[tuple[nn.Module, set[str]]], alone: bool
-) -> dict[str, Any] | None:
-    """Prepare a module for weights that are going to be loaded into it.
+        Args:
+            module: where they go.
+            state: the weights by their names.
 
-    Args:
-        module: where they go.
-        state: the weights by their names.
-        models: those that techniques have changed, the latest first, with the names that their weights had before.
-        alone: there is no other model of their classes that is meant to be without.
+        Returns:
+            The weights to load in the place of these; ``None`` for these.
+        """
+        roots, inner = list(reversed(self._models.values())), unwrap(module)
+        for root, before in roots:
+            path = next((path for path, part in root.named_modules() if part is inner), None)
+            if path is not None:
+                prefix = f"{path}." if path else ""
+                return _completed(
+                    module, state, {name.removeprefix(prefix) for name in before if name.startswith(prefix)}
+                )
+        names = _without_prefix(state)
+        for original in (part for root, _ in roots for part in root.modules()):
+            if type(original) is type(inner) and self._fits(original, inner, names):
+                self._become_twin(inner, original)
+                break
+        return None
 
-    Returns:
-        The weights to load in the place of these; ``None`` for these.
-    """
-    roots, inner = list(models), unwrap(module)
-    for root, before in roots:
-        path = next((path for path, part in root.named_modules() if part is inner), None)
-        if path is not None:
-            prefix = f"{path}." if path else ""
-            return _completed(module, state, {name.removeprefix(prefix) for name in before if name.startswith(prefix)})
-    names = _without_prefix(state)
-    for original in (part for root, _ in roots for part in root.modules()):
-        if type(original) is type(inner) and _fits(original, inner, names, alone):
-            become_twin(inner, original)
-            break
-    return None
+    def _fits(self, original: nn.Module, other: nn.Module, names: set[str]) -> bool:
+        """Whether weights of these names are those of the original, and the other module is not the same already."""
+        if names != set(original.state_dict()):
+            return False
+        return names != set(other.state_dict()) or (
+            self._alone and other not in self._twins and any(True for _ in _ours(original))
+        )
+
+    def _become_twin(self, other: nn.Module, original: nn.Module) -> None:
+        """Give a model all that the original has and it does not."""
+        memo: dict[int, Any] = {}
+        missing: list[tuple[nn.Module, str, nn.Module]] = []
+        pairs: list[tuple[nn.Module, nn.Module]] = []
+        undo: list[Callable[[], None]] = []
+        _pair(original, other, memo, pairs, missing)
+        device = next((tensor.device for tensor in other.state_dict().values()), torch.device("cpu"))
+        for owner, name, part in missing:
+            modules = dict(owner._modules)
+            undo.append(lambda owner=owner, modules=modules: owner.__dict__.__setitem__("_modules", modules))  # type: ignore[misc]
+            owner._modules[name] = copy.deepcopy(part, memo).to(device).train(owner.training)
+        for one, twin in pairs:
+            for name in [name for name in twin._modules if name not in one._modules]:
+                modules = dict(twin._modules)
+                undo.append(lambda owner=twin, modules=modules: owner.__dict__.__setitem__("_modules", modules))  # type: ignore[misc]
+                del twin._modules[name]
+            undo += _hooks_too(one, twin, memo)
+        self._twins[other] = undo
 
 
 def treated(model: nn.Module, before: set[str]) -> bool:
@@ -133,13 +169,6 @@ def _without_prefix(state: Iterable[str]) -> set[str]:
         if names and all(name.startswith(prefix) for name in names):
             names = {name.removeprefix(prefix) for name in names}
     return names
-
-
-def _fits(original: nn.Module, other: nn.Module, names: set[str], alone: bool) -> bool:
-    """Whether weights of these names are those of the original, and the other module is not the same already."""
-    if names != set(original.state_dict()):
-        return False
-    return names != set(other.state_dict()) or (alone and other not in _twins and any(True for _ in _ours(original)))
 
 
 def _ours(model: nn.Module) -> Iterator[Any]:
@@ -156,27 +185,6 @@ def _is_ours(hook: Any) -> bool:
     hook = getattr(hook, "func", hook)  # of a partial
     home = getattr(hook, "__module__", None) or type(hook).__module__
     return home.startswith("trimtab.") and not home.startswith(("trimtab.training.", "trimtab.watching."))
-
-
-def become_twin(other: nn.Module, original: nn.Module) -> None:
-    """Give a model all that the original has and it does not."""
-    memo: dict[int, Any] = {}
-    missing: list[tuple[nn.Module, str, nn.Module]] = []
-    pairs: list[tuple[nn.Module, nn.Module]] = []
-    undo: list[Callable[[], None]] = []
-    _pair(original, other, memo, pairs, missing)
-    device = next((tensor.device for tensor in other.state_dict().values()), torch.device("cpu"))
-    for owner, name, part in missing:
-        modules = dict(owner._modules)
-        undo.append(lambda owner=owner, modules=modules: owner.__dict__.__setitem__("_modules", modules))  # type: ignore[misc]
-        owner._modules[name] = copy.deepcopy(part, memo).to(device).train(owner.training)
-    for one, twin in pairs:
-        for name in [name for name in twin._modules if name not in one._modules]:
-            modules = dict(twin._modules)
-            undo.append(lambda owner=twin, modules=modules: owner.__dict__.__setitem__("_modules", modules))  # type: ignore[misc]
-            del twin._modules[name]
-        undo += _hooks_too(one, twin, memo)
-    _twins[other] = undo
 
 
 def _pair(
@@ -225,18 +233,6 @@ def _hooks_too(one: nn.Module, twin: nn.Module, memo: dict[int, Any]) -> list[Ca
                 if key in getattr(one, listed):
                     getattr(twin, listed)[key] = getattr(one, listed)[key]
     return undo
-
-
-def revert(models: Iterable[nn.Module]) -> list[tuple[nn.Module, dict[str, Any]]]:
-    """Make twins the models that the script has made, and give what they held: they are going to be treated themselves."""
-    held = []
-    for model in models:
-        undo = _twins.pop(model, None)
-        if undo is not None:
-            held.append((model, model.state_dict()))
-            while undo:
-                undo.pop()()
-    return held
 
 
 def restore(held: Iterable[tuple[nn.Module, dict[str, Any]]]) -> None:

@@ -18,13 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from trimtab.training.safe import suppressed
+from trimtab.training.stage import stage
 from trimtab.watching.printed import Lines
 
 LARGEST = 5_000_000  # bytes that are read, of one file and of all together
 _KINDS = (".json", ".jsonl", ".csv", ".tsv", ".txt", ".log")
 _WRITES = os.O_WRONLY | os.O_RDWR
-_noting: list[Callable[[str, bool], None]] = []
-_hooked = False
 
 
 @contextlib.contextmanager
@@ -39,12 +38,12 @@ def written(tell: Callable[[str, float], None]) -> Iterator[None]:
         if anew or path not in sizes:
             sizes[path] = os.path.getsize(path) if not anew and os.path.exists(path) else 0
 
-    _hook()
-    _noting.append(note)
+    noting = stage.own(Opening).noting
+    noting.append(note)
     try:
         yield
     finally:
-        _noting.remove(note)
+        noting.remove(note)
         _flush(sizes)
         left = LARGEST
         for path, size in sizes.items():
@@ -63,24 +62,23 @@ def _flush(paths: Collection[str]) -> None:
                     thing.flush()
 
 
-def _hook() -> None:
-    """An audit hook cannot be taken out again: there is one for all, and it does nothing while nobody notes."""
-    global _hooked
-    if _hooked:
-        return
-    _hooked = True
+class Opening:
+    """Notes which files are opened for writing. An audit hook cannot be taken out again: there is one for all, and it does nothing while
+    nobody notes."""
 
-    def hook(event: str, arguments: tuple) -> None:
-        if _noting and event == "open":
+    def __init__(self) -> None:
+        self.noting: list[Callable[[str, bool], None]] = []
+        sys.addaudithook(self._hook)
+
+    def _hook(self, event: str, arguments: tuple) -> None:
+        if self.noting and event == "open":
             path, _, flags = arguments
             if isinstance(path, (str, os.PathLike)) and isinstance(flags, int) and flags & _WRITES:
                 with suppressed():  # an error of ours must not keep the file from being opened
                     text = os.fspath(path)
                     if isinstance(text, str) and text.lower().endswith(_KINDS):
-                        for note in tuple(_noting):
+                        for note in tuple(self.noting):
                             note(os.path.abspath(text), bool(flags & os.O_TRUNC))
-
-    sys.addaudithook(hook)
 
 
 def numbers_in(path: Path, before: int = 0) -> Iterator[tuple[str, float]]:

@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
-from trimtab.training import taps
+from trimtab.training.apart import apart
 from trimtab.training.safe import of_script
 
 
@@ -51,7 +51,7 @@ class Guard:
             if self.off or part in self.failed:
                 return
             try:
-                with self._lock, taps.apart():
+                with self._lock, apart():
                     call(*args, **kwargs)
             except Exception as error:
                 if of_script(error):

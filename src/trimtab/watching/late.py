@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import Any
 
 from trimtab.training.safe import suppressed
+from trimtab.training.stage import stage
 
 Call = Callable[[ModuleType], None]
 
@@ -25,39 +26,41 @@ def when_imported(name: str, call: Call) -> Callable[[], None]:
         with suppressed():  # not ours: it may be of another version than we know
             call(sys.modules[name])
         return lambda: None
-    _finder.waiting.setdefault(name, []).append(call)
-    _settle()
-
-    def stop() -> None:
-        calls = _finder.waiting.get(name, [])
-        if call in calls:
-            calls.remove(call)
-            if not calls:
-                del _finder.waiting[name]
-            _settle()
-
-    return stop
+    return stage.own(Late).wait(name, call)
 
 
-def _settle() -> None:
-    """Stand among the finders exactly while something is waited for."""
-    if _finder.waiting and _finder not in sys.meta_path:
-        sys.meta_path.insert(0, _finder)
-    elif not _finder.waiting and _finder in sys.meta_path:
-        sys.meta_path.remove(_finder)
-
-
-class _Late(importlib.abc.MetaPathFinder):
-    """Calls back when one of the modules that are waited for has been imported."""
+class Late(importlib.abc.MetaPathFinder):
+    """Stands among the finders exactly while a module is waited for, and calls back when it has been imported."""
 
     def __init__(self) -> None:
-        self.waiting: dict[str, list[Call]] = {}
+        self._waiting: dict[str, list[Call]] = {}
+
+    def wait(self, name: str, call: Call) -> Callable[[], None]:
+        """Call ``call(module)`` once the module has been imported; the returned function ends the waiting."""
+        self._waiting.setdefault(name, []).append(call)
+        self._settle()
+
+        def stop() -> None:
+            calls = self._waiting.get(name, [])
+            if call in calls:
+                calls.remove(call)
+                if not calls:
+                    del self._waiting[name]
+                self._settle()
+
+        return stop
+
+    def _settle(self) -> None:
+        if self._waiting and self not in sys.meta_path:
+            sys.meta_path.insert(0, self)
+        elif not self._waiting and self in sys.meta_path:
+            sys.meta_path.remove(self)
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> importlib.machinery.ModuleSpec | None:
-        if name not in self.waiting:
+        if name not in self._waiting:
             return None
-        then = self.waiting.pop(name)
-        _settle()
+        then = self._waiting.pop(name)
+        self._settle()
         for finder in sys.meta_path:
             spec = None if finder is self else finder.find_spec(name, path, target)
             if spec is not None:
@@ -87,6 +90,3 @@ class _Then(importlib.abc.Loader):
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._loader, name)
-
-
-_finder = _Late()

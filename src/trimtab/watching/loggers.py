@@ -12,14 +12,11 @@ from types import ModuleType
 from typing import Any
 
 from trimtab.training.safe import suppressed
+from trimtab.training.stage import stage
 from trimtab.watching.late import when_imported
 
 Tell = Callable[[str, float], None]
 Read = Callable[..., Iterator[tuple[str, Any]]]
-
-_listeners: list[Tell] = []
-_originals: list[tuple[Any, str, Any, Any]] = []
-_stops: list[Callable[[], None]] = []
 
 
 def listen(tell: Tell) -> Callable[[], None]:
@@ -28,17 +25,7 @@ def listen(tell: Tell) -> Callable[[], None]:
     >>> stop = listen(print)
     >>> stop()
     """
-    if not _listeners:
-        _install()
-    _listeners.append(tell)
-
-    def stop() -> None:
-        if tell in _listeners:
-            _listeners.remove(tell)
-            if not _listeners:
-                _remove()
-
-    return stop
+    return stage.own(Loggers).listen(tell)
 
 
 # -- what each method is given ---------------------------------------------------------------------------------------
@@ -110,43 +97,61 @@ METHODS: dict[str, tuple[tuple[str, str, Read], ...]] = {
 # -- standing in the way ---------------------------------------------------------------------------------------------
 
 
-def _install() -> None:
-    _stops.extend(when_imported(module, _wrap) for module in METHODS)
+class Loggers:
+    """Who listens, and the wrappers that stand there while anybody does."""
 
+    def __init__(self) -> None:
+        self._listeners: list[Tell] = []
+        self._originals: list[tuple[Any, str, Any, Any]] = []
+        self._stops: list[Callable[[], None]] = []
 
-def _remove() -> None:
-    while _stops:
-        _stops.pop()()
-    while _originals:
-        owner, name, original, wrapper = _originals.pop()
-        if owner.__dict__.get(name) is wrapper:
-            setattr(owner, name, original)
+    def listen(self, tell: Tell) -> Callable[[], None]:
+        """See :func:`listen`."""
+        if not self._listeners:
+            self._stops.extend(when_imported(module, self._wrap) for module in METHODS)
+        self._listeners.append(tell)
 
+        def stop() -> None:
+            if tell in self._listeners:
+                self._listeners.remove(tell)
+                if not self._listeners:
+                    self._remove()
 
-def _wrap(module: ModuleType) -> None:
-    for kind, name, read in METHODS[module.__name__]:
-        owner = getattr(module, kind, None)
-        original = getattr(owner, "__dict__", {}).get(name)
-        if not callable(original):  # another version of the package
-            continue
-        wrapper = _telling(original, read)
-        _originals.append((owner, name, original, wrapper))
-        setattr(owner, name, wrapper)
+        return stop
 
+    def _remove(self) -> None:
+        while self._stops:
+            self._stops.pop()()
+        while self._originals:
+            owner, name, original, wrapper = self._originals.pop()
+            if owner.__dict__.get(name) is wrapper:
+                setattr(owner, name, original)
 
-def _telling(original: Callable, read: Read) -> Callable:
-    @functools.wraps(original)
-    def logged(self: Any, *args: Any, **kwargs: Any) -> Any:
-        result = original(self, *args, **kwargs)
-        with suppressed():  # listening must not end the logging
-            for name, value in read(self, *args, **kwargs):
-                number = _number(value)
-                if number is not None:
-                    for tell in tuple(_listeners):
-                        tell(name, number)
-        return result
+    def _wrap(self, module: ModuleType) -> None:
+        for kind, name, read in METHODS[module.__name__]:
+            owner = getattr(module, kind, None)
+            original = getattr(owner, "__dict__", {}).get(name)
+            if not callable(original):  # another version of the package
+                continue
+            wrapper = self._telling(original, read)
+            self._originals.append((owner, name, original, wrapper))
+            setattr(owner, name, wrapper)
 
-    return logged
+    def _telling(self, original: Callable, read: Read) -> Callable:
+        listeners = self._listeners
+
+        @functools.wraps(original)
+        def logged(self: Any, *args: Any, **kwargs: Any) -> Any:
+            result = original(self, *args, **kwargs)
+            with suppressed():  # listening must not end the logging
+                for name, value in read(self, *args, **kwargs):
+                    number = _number(value)
+                    if number is not None:
+                        for tell in tuple(listeners):
+                            tell(name, number)
+            return result
+
+        return logged
 
 
 def _number(value: Any) -> float | None:

@@ -26,7 +26,6 @@ from trimtab.quantities import Quantity, choose
 from trimtab.quantities import value as reached
 from trimtab.records import Asked, CodePlace, RunRecord, drawing
 from trimtab.store import Keeping, what_to_do
-from trimtab.training import taps
 from trimtab.training.edits import code_place
 from trimtab.training.handle import Training
 from trimtab.training.stage import Hearer, Live, stage
@@ -87,13 +86,13 @@ class Recorder(Hearer):
         self._forwarded: dict[int, Sampler] = {}  # by thread: whose model ran last, as far as was measured
         self._stops = [
             stage.hear(self),
-            taps.listen("loader", self.guard(self._on_loader)),
-            taps.listen("compile", self.guard(self.on_compile)),
-            taps.listen("saved", self.guard(self._on_saved)),
+            stage.taps.listen("loader", self.guard(self._on_loader)),
+            stage.taps.listen("compile", self.guard(self.on_compile)),
+            stage.taps.listen("saved", self.guard(self._on_saved)),
             loggers.listen(self.guard(self.logged, "logged numbers")),
         ]
-        self._unforgive = taps.forgive(self.guard.forgive)  # also when it is off, for what is still there
-        _recording.add(self)
+        self._unforgive = stage.taps.forgive(self.guard.forgive)  # also when it is off, for what is still there
+        stage.own(_Recording).add(self)
         self._loader_starts = 0
         self.steps = 0
 
@@ -260,7 +259,7 @@ class Recorder(Hearer):
             self.guard(sampler.finish)()
         self._end()
         self._unforgive()
-        _recording.discard(self)
+        stage.own(_Recording).discard(self)
         self.flush(finished=True)
         return self.record()
 
@@ -299,15 +298,16 @@ class Recorder(Hearer):
         self.close()
 
 
-_recording: weakref.WeakSet[Recorder] = weakref.WeakSet()
+class _Recording(weakref.WeakSet):
+    """The recorders of this process. A child of it, which a script forks, is not recorded."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        os.register_at_fork(after_in_child=self._forked)
 
-def _forked() -> None:
-    for recorder in tuple(_recording):
-        recorder.forked()
-
-
-os.register_at_fork(after_in_child=_forked)
+    def _forked(self) -> None:
+        for recorder in tuple(self):
+            recorder.forked()
 
 
 def _number(text: str | None) -> float | None:

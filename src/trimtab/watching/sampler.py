@@ -24,7 +24,7 @@ import trimtab.signals as signals
 from trimtab.records import CodePlace, Flow, Layer, TrainingRecord
 from trimtab.signals.signal import norms
 from trimtab.structure import children, own, parameters_made, weight
-from trimtab.training import taps
+from trimtab.training.apart import has_values, transformed
 from trimtab.training.evaluations import accuracy
 from trimtab.training.find import is_compiled
 from trimtab.training.handle import Training
@@ -281,14 +281,14 @@ class Sampler:
         if torch.compiler.is_compiling():
             self.run.compiled = True
             return
-        if taps.transformed():
+        if transformed():
             return
         if self._reader is not None:
             self._read_flow(module, inputs, output)
         if name is None or name in self._seen:
             return
         tensor = _first_tensor(output)
-        if tensor is None or not tensor.requires_grad or not taps.has_values(tensor):
+        if tensor is None or not tensor.requires_grad or not has_values(tensor):
             return
         with self._budget.spending():
             self._turn()
@@ -312,7 +312,7 @@ class Sampler:
         mine = {id(p) for group in optimizer.param_groups for p in group["params"]}
         parameters = training.named_parameters() if training else ()
         own: list[tuple[str, torch.Tensor]] = [(name, p) for name, p in parameters if id(p) in mine]
-        measured = [(n, p) for n, p in own if taps.has_values(p) and (p.grad is None or taps.has_values(p.grad))]
+        measured = [(n, p) for n, p in own if has_values(p) and (p.grad is None or has_values(p.grad))]
         if len(measured) < len(own):
             self.log.note(
                 "Some weights are not measured: they are sharded, have no values, or do their operations themselves."
@@ -334,7 +334,7 @@ class Sampler:
         if (
             not grads
             or sum(grad.numel() for grad in grads) > FOLLOWED
-            or not all(grad.device.type == "cpu" and not grad.is_sparse and taps.has_values(grad) for grad in grads)
+            or not all(grad.device.type == "cpu" and not grad.is_sparse and has_values(grad) for grad in grads)
         ):
             return  # on an accelerator the norm would have to be waited for
         norm = math.hypot(*norms(grads))

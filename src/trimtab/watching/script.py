@@ -22,11 +22,11 @@ from torch import nn
 
 from trimtab.recipe import Refused
 from trimtab.records import CodePlace
-from trimtab.training import taps
 from trimtab.training.edits import Site, site_of
 from trimtab.training.find import models_of
 from trimtab.training.handle import Training
 from trimtab.training.safe import suppressed
+from trimtab.training.stage import stage
 from trimtab.watching.files import written
 from trimtab.watching.printed import read_along
 
@@ -125,7 +125,7 @@ def trainings_found(
             if (optimizer := reference()) is not None:
                 on_optimizer(optimizer)
 
-    stops = taps.listen("optimizer", on_optimizer), taps.listen("before_backward", on_backward)
+    stops = stage.taps.listen("optimizer", on_optimizer), stage.taps.listen("before_backward", on_backward)
     try:
         yield
     finally:

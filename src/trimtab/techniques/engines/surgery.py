@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from trimtab.recipe import NothingToDo, now
+from trimtab.recipe import NothingToDo, evaluated
 
 
 def training_now(module: nn.Module) -> bool:
@@ -22,7 +22,7 @@ def training_now(module: nn.Module) -> bool:
     Scripts without normalization or dropout often never call ``eval()``, which is right for them; a module that we insert
     must not make it wrong. So training behaviour needs training mode *and* gradients, and that nothing else tells of an evaluation.
     """
-    return module.training and torch.is_grad_enabled() and not now.evaluating
+    return module.training and torch.is_grad_enabled() and not evaluated(module)
 
 
 class Hung:
