@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 Severity = Literal["info", "warning", "error"]
 Goal = Literal["max", "min"]
 Status = Literal["ok", "diverged", "failed", "no_effect", "pruned"]
+Standing = Literal["proven", "rescued", "unclear", "worse", "lost"]
 
 
 # What a terminal obeys, but for line breaks and tabs, or what hides from its reader: control characters, marks that turn the direction
@@ -403,9 +404,27 @@ class Arm(Record):
         )
 
     @property
+    def standing(self) -> Standing:
+        """What the trials say of it.
+
+        ``"lost"``: seeds were lost with it. ``"rescued"``: it ended with a number on every seed, and the untreated subject on none.
+        ``"proven"``: the interval of the improvement excludes zero. ``"worse"``: it lies below zero. ``"unclear"``: none of these.
+        """
+        if self.diverged + self.failed + self.no_effect:
+            return "lost"
+        if self.values and not self.differences:
+            return "rescued"
+        return "proven" if self.low > 0 else "worse" if self.high < 0 else "unclear"
+
+    @property
     def proven(self) -> bool:
         """Whether the interval of the improvement excludes zero and no seed was lost on the way."""
-        return self.low > 0 and self.diverged + self.failed + self.no_effect == 0
+        return self.standing == "proven"
+
+    @property
+    def helped(self) -> bool:
+        """Whether it is proven to help, or the subject trains with it alone."""
+        return self.standing in ("proven", "rescued")
 
 
 class Comparison(Record):

@@ -23,7 +23,7 @@ def arm(
     **other: int,
 ) -> Arm:
     seeds = (0, 1, 2, 3, 4)
-    return Arm(recipe=recipe, seeds=seeds, values=(mean,) * 5, differences=(effect,) * 5, mean=mean, effect=effect, low=low,
+    return Arm(recipe=recipe, seeds=seeds, values=(mean,) * 5, differences=() if math.isnan(effect) else (effect,) * 5, mean=mean, effect=effect, low=low,
                high=high, p=0.001, p_sign=0.0625, p_holm=0.001, wins=5, **other)  # fmt: skip
 
 
@@ -101,7 +101,7 @@ def tuning(recipe: str = "", **parts: object) -> Tuning:
         (
             {"comparison": comparison(arm(effect=math.nan, low=math.nan, high=math.nan), baseline=math.nan)},
             "batch_norm reached validation accuracy 0.94 over 5 paired seeds; untreated, no seed ended with a number",
-            "plain",
+            "good",
         ),
         (
             {"comparison": comparison(arm(mean=math.nan, effect=math.nan, low=math.nan, high=math.nan, diverged=5))},
@@ -175,6 +175,24 @@ def tuning(recipe: str = "", **parts: object) -> Tuning:
 def test_verdict(given, text, sound):
     assert verdict(RUN, **given) == text
     assert tone(RUN, **given) == sound
+
+
+def test_what_saves_a_script_on_every_seed_has_helped_whoever_asks():
+    saved = arm("ema", effect=math.nan, low=math.nan, high=math.nan)
+    confirmed = comparison(arm("swa", low=-0.1), saved, baseline=math.nan)
+    assert (saved.standing, saved.proven, saved.helped) == ("rescued", False, True)
+    assert replace(saved, failed=1).standing == "lost" and not replace(saved, failed=1).helped
+    assert [arm().standing, arm(low=-0.1).standing, arm(low=-2.0, high=-1.0).standing] == ["proven", "unclear", "worse"]
+    for found in (
+        {"treatment": treatment("ema", confirmation=confirmed)},
+        {"tuning": tuning("ema", confirmation=confirmed)},
+    ):
+        assert (
+            verdict(RUN, **found)
+            == "ema reached validation accuracy 0.94 over 5 confirming seeds; untreated, no seed ended with a number"
+        )
+        assert tone(RUN, **found) == "good"
+    assert tone(RUN, comparison=confirmed) == "good"
 
 
 def test_a_run_that_failed_or_trained_nothing_says_so():

@@ -212,6 +212,7 @@ def _confirmed(found: Treatment | Tuning) -> dict[str, Any]:
         "high": arm.high if arm else None,
         "seeds": arm.seeds if arm else (),
         "proven": bool(arm and arm.proven),
+        "standing": arm.standing if arm else None,
         "confirmation": found.confirmation,
         "search": found.search,
         "lines": found.lines,

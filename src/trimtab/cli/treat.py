@@ -70,5 +70,4 @@ def command(
         say_kept(out, session.reused)
     arm = treatment.confirmation.arms[0] if treatment.confirmation else None
     needed = any(finding.severity != "info" for finding in treatment.findings)
-    helped = arm is not None and (arm.proven or (not arm.differences and bool(arm.values)))
-    sys.exit(0 if helped or not needed else 3)
+    sys.exit(0 if (arm is not None and arm.helped) or not needed else 3)

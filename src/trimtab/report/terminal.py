@@ -174,7 +174,7 @@ def treatment_view(treatment: Treatment) -> RenderableType:
         parts.append(
             _text(sentence, "cyan", no_wrap=True, overflow="ignore") if command else _hanging("-", _text(sentence))
         )
-    proven = treatment.confirmation is None or any(arm.proven for arm in treatment.confirmation.arms)
+    proven = treatment.confirmation is None or any(arm.helped for arm in treatment.confirmation.arms)
     return Group(*parts, *_lines(treatment.lines, "" if proven else " to try it, since it is not proven"))
 
 
@@ -244,7 +244,7 @@ def _hanging(mark: str, text: Text) -> RenderableType:
 
 
 def _arm_style(arm: Arm) -> str:
-    return "green" if arm.proven else "red" if arm.high < 0 or lost(arm) else ""
+    return {"proven": "green", "rescued": "green", "worse": "red", "lost": "red"}.get(arm.standing, "")
 
 
 def _text(said: str, style: str = "", **options: Any) -> Text:

@@ -53,7 +53,7 @@ def tone(
     elif treatment is not None or comparison is not None:
         found = headline(treatment, comparison)
         confirmed = treatment is None or treatment.confirmation is not None
-        return "good" if confirmed and found is not None and found[1].proven else "plain"
+        return "good" if confirmed and found is not None and found[1].helped else "plain"
     if run.error or run.exit_code or any(finding.severity == "error" for finding in findings):
         return "bad"
     unsure = findings or getattr(findings, "unjudged", None)
@@ -85,7 +85,7 @@ def headline(
 
 def best(comparison: Comparison) -> Arm:
     """The arm with the largest effect, a proven one before all others."""
-    return max(comparison.arms, key=lambda arm: (arm.proven, arm.effect if math.isfinite(arm.effect) else -math.inf))
+    return max(comparison.arms, key=lambda arm: (arm.helped, arm.effect if math.isfinite(arm.effect) else -math.inf))
 
 
 def _of_treatment(treatment: Treatment, findings: Sequence[Finding]) -> str:
@@ -127,7 +127,7 @@ def _of_comparison(comparison: Comparison) -> str:
     if not comparison.arms:
         return "Nothing was compared"
     arm = best(comparison)
-    if arm.proven or len(comparison.arms) == 1:
+    if arm.helped or len(comparison.arms) == 1:
         return _change(comparison, arm, "paired seed")
     return f"None of the {len(comparison.arms)} recipes is proven to help; the best: {_change(comparison, arm, 'paired seed')}"
 

@@ -51,18 +51,23 @@ class Uses:
 
 
 Hits = tuple[torch.Tensor, torch.Tensor]  # which predictions are right, and which count, both of bools
-KEPT = 4096  # predictions of a batch that are kept until the means are asked for
+TOGETHER = 64  # batches whose shares are reckoned at once
+KEPT = 4096  # predictions of a batch that are kept for that
 
 
 @dataclass
 class _Sum:
-    """One stream of evaluations. Of each batch it keeps small tensors of its own; the means over batches are taken when they are asked for."""
+    """Running means of one stream of evaluations, weighted by the number of samples.
 
-    losses: list[float | torch.Tensor] = field(
+    Of a batch that was just evaluated it keeps small tensors of its own: reckoning with many at once costs little more than with one.
+    """
+
+    losses: list[torch.Tensor | float] = field(
         default_factory=list
-    )  # a number of an accelerator is waited for at the end
-    hits: list[Hits] = field(default_factory=list)
-    shares: list[torch.Tensor] = field(default_factory=list)  # of right predictions, in batches of many of them
+    )  # numbers of an accelerator are waited for at the end
+    shares: list[torch.Tensor] = field(default_factory=list)  # of right predictions, of one batch or several
+    hits: list[Hits] = field(default_factory=list)  # of the batches since
+    judged: int = 0  # batches with shares or hits
     counts: list[int] = field(default_factory=list)
     doubtful: bool = False  # it was made with gradients, and one may come back yet
     steps: int = 0  # that it has waited for that
@@ -73,11 +78,16 @@ class _Sum:
             value = value.detach().float().mean()
         self.losses.append(value.item() if value.is_cpu else value.detach().float().reshape(()).clone())
         self.counts.append(count)
-        if hits is not None and (self.shares or hits[0].numel() > KEPT):
-            self.shares += [*map(_share, self.hits), _share(hits)]  # in the order of the batches
-            self.hits.clear()
-        elif hits is not None:
+        if hits is not None:
             self.hits.append(hits)
+            self.judged += 1
+            if len(self.hits) >= TOGETHER or hits[0].numel() > KEPT:
+                self._reckon()
+
+    def _reckon(self) -> None:
+        if self.hits:
+            self.shares.append(_shares(self.hits))
+            self.hits.clear()
 
     def means(self) -> Iterator[tuple[str, float]]:
         """``("loss", 0.31), ("accuracy", 0.92)``"""
@@ -87,9 +97,9 @@ class _Sum:
         waited = iter(torch.stack(tensors).tolist() if tensors else ())
         losses = [next(waited) if isinstance(value, torch.Tensor) else value for value in self.losses]
         yield "loss", float(torch.tensor(losses, dtype=torch.float64) @ weights)
-        if len(self.hits) + len(self.shares) == len(self.counts):
-            shares = torch.stack(self.shares) if self.shares else _shares(self.hits)
-            yield "accuracy", float(shares.double().cpu() @ weights)
+        self._reckon()
+        if self.judged == len(self.counts):
+            yield "accuracy", float(torch.cat(self.shares).double().cpu() @ weights)
 
 
 class Labels:

@@ -245,9 +245,14 @@ class _Gate:
 
 class _Entry(_Gate):
     def __call__(self, model: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]] | None:
-        return self._pass(model, args, kwargs) if self.breaks or not torch.compiler.is_compiling() else None
+        if not stage.taps.compiles:  # most scripts
+            return self._pass(model, args, kwargs)
+        return self._apart(model, args, kwargs) if self.breaks or not torch.compiler.is_compiling() else None
 
     @_disable_dynamo
+    def _apart(self, model: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]] | None:
+        return self._pass(model, args, kwargs)
+
     def _pass(self, model: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]] | None:
         gates = self.training()
         return None if gates is None else gates._enter(model, args, kwargs)
@@ -255,9 +260,14 @@ class _Entry(_Gate):
 
 class _Exit(_Gate):
     def __call__(self, model: nn.Module, args: tuple, output: Any) -> Any:
-        return self._pass(model, output) if self.breaks or not torch.compiler.is_compiling() else None
+        if not stage.taps.compiles:
+            return self._pass(model, output)
+        return self._apart(model, output) if self.breaks or not torch.compiler.is_compiling() else None
 
     @_disable_dynamo
+    def _apart(self, model: nn.Module, output: Any) -> Any:
+        return self._pass(model, output)
+
     def _pass(self, model: nn.Module, output: Any) -> Any:
         gates = self.training()
         return None if gates is None else gates._leave(model, output)

@@ -143,9 +143,11 @@ class Training(Gates):
         return bool(self._events.get(event))
 
     def emit(self, event: str, *what: Any) -> None:
-        with theirs():
-            for call in tuple(self._events.get(event, ())):
-                call(*what)
+        calls = self._events.get(event)
+        if calls:
+            with theirs():
+                for call in tuple(calls):
+                    call(*what)
 
     def evaluated(self, name: str, value: float) -> None:
         """Tell of a number that judges the training as it stands, such as ``("val accuracy", 0.91)``.

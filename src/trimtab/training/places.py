@@ -78,13 +78,15 @@ class Places:
 
     def at(self, frame: FrameType | None) -> Place:
         """The place from which a frame was reached."""
-        frames = list(_callers(frame))
-        key = tuple([number for one in frames for number in (id(one.f_code), one.f_lasti)])
+        frames = _callers(frame)
+        key = tuple([id(one.f_code) for one in frames] + [one.f_lasti for one in frames])
         known = self._known.get(key)
         if known is None:
             codes = tuple(one.f_code for one in frames)
             self._known[key] = known = _Known(list(_texts_in_variables(frames)), {}, codes)
-        values = tuple([str(variable(frames[depth], name)) for depth, name in known.variables])
+        values = (
+            tuple([str(variable(frames[depth], name)) for depth, name in known.variables]) if known.variables else ()
+        )
         place = known.places.get(values)
         if place is None:
             known.places[values] = place = _read(frames, known.variables, values)
@@ -111,18 +113,20 @@ def _read(frames: Sequence[FrameType], variables: Sequence[tuple[int, str]], val
     return Place(Key((split, inner, text, told)), split)
 
 
-def _callers(frame: FrameType | None) -> Iterator[FrameType]:
+def _callers(frame: FrameType | None) -> list[FrameType]:
     """The callers, innermost first; not further out than the script."""
+    found = []
     while frame is not None:
         code = frame.f_code
         file = code.co_filename
         if file == "<frozen runpy>":
-            return
-        if (file == _LOOP or not file.startswith(_OURS)) and file != _CALLS:
-            yield frame
+            break
+        if (not file.startswith(_OURS) or file == _LOOP) and file != _CALLS:
+            found.append(frame)
         if code.co_name == "<module>" and frame.f_globals.get("__name__") == "__main__":
-            return
+            break
         frame = frame.f_back
+    return found
 
 
 def _texts_in_variables(frames: Sequence[FrameType]) -> Iterator[tuple[int, str]]:

@@ -6,6 +6,7 @@ import contextlib
 import signal
 from collections.abc import Iterator
 from types import CodeType
+from typing import Any
 
 
 @contextlib.contextmanager
@@ -18,14 +19,15 @@ def suppressed() -> Iterator[None]:
             raise
 
 
-@contextlib.contextmanager
-def theirs() -> Iterator[None]:
+class theirs:
     """Around calls of those who listen to a training: their errors may be meant to end it."""
-    try:
-        yield
-    except Exception as error:
-        error._of_a_listener = True  # type: ignore[attr-defined]
-        raise
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if isinstance(error, Exception):
+            error._of_a_listener = True  # type: ignore[attr-defined]
 
 
 def of_listener(error: BaseException) -> bool:

@@ -329,8 +329,12 @@ class Taps:
             finally:
                 now.inside = False
             if listeners and isinstance(value, torch.Tensor):
-                given = {**dict(zip(names[:2], args, strict=False)), **kwargs}
-                tell("loss", name, given.get(names[0]), given.get("target", given.get(names[1])), value, kwargs)
+                if len(args) > 1 and "target" not in kwargs:
+                    output, target = args[:2]
+                else:
+                    given = {**dict(zip(names[:2], args, strict=False)), **kwargs}
+                    output, target = given.get(names[0]), given.get("target", given.get(names[1]))
+                tell("loss", name, output, target, value, kwargs)
             return value
 
         return loss

@@ -115,5 +115,5 @@ def _completed(arm: Arm, trials: Sequence[Trial]) -> Arm:
         if trial.status in ("ok", "failed", "no_effect") and trial.error
     ]
     reasons = list(dict.fromkeys(said))
-    lines = permanent_lines(arm.recipe, trials) if arm.proven else ()
+    lines = permanent_lines(arm.recipe, trials) if arm.helped else ()
     return msgspec.structs.replace(arm, note=" ".join(filter(None, [arm.note, *reasons])), lines=lines)

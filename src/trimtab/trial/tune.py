@@ -164,11 +164,7 @@ def _best(attempts: Sequence[Attempt], metric: Metric, untreated: float) -> list
 
 def _winner(confirmation: Comparison) -> Arm | None:
     """The best by mean of the arms that are proven, or that end with a number where the untreated subject never does."""
-    helped = [
-        arm
-        for arm in confirmation.arms
-        if arm.proven or (not arm.differences and arm.values and not arm.diverged + arm.failed + arm.no_effect)
-    ]
+    helped = [arm for arm in confirmation.arms if arm.helped]
     sign = 1 if confirmation.metric.goal == "max" else -1
     return max(helped, key=lambda arm: sign * arm.mean, default=None)
 
