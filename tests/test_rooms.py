@@ -144,6 +144,50 @@ def test_no_files_import_one_another_in_a_circle():
     assert not (found := circle_of_files(PACKAGE)), " -> ".join(found)
 
 
+def names_with_two_meanings(package: Path) -> dict[str, list[str]]:
+    """Names that two files define and others import from both. A technique may have the name of its part, a layer that of its kernel."""
+    files, homes, imported = files_of(package), {}, set()
+    for module, (path, is_package) in files.items():
+        source = path.read_text(encoding="utf-8")
+        for node in ast.parse(source).body:
+            targets = (
+                node.targets
+                if isinstance(node, ast.Assign)
+                else [node.target]
+                if isinstance(node, ast.AnnAssign)
+                else []
+            )
+            named = (
+                [node.name]
+                if isinstance(node, (ast.FunctionDef, ast.ClassDef))
+                else [ast.unparse(one) for one in targets]
+            )
+            for name in named:
+                homes.setdefault(name, set()).add(module)
+        for _, origin, names in imported_names(source, module, is_package):
+            imported |= {(origin, name) for name in names}
+    found = {name: sorted(one for one in modules if (one, name) in imported) for name, modules in homes.items()}
+    apart = {
+        name: [one for one in modules if ".techniques." not in one and ".nn.ops." not in one]
+        for name, modules in found.items()
+    }
+    return {name: modules for name, modules in apart.items() if len(modules) > 1 and not name.startswith("_")}
+
+
+def test_no_name_that_others_import_has_two_meanings():
+    assert not names_with_two_meanings(PACKAGE)
+
+
+def test_a_planted_name_with_two_meanings_is_found(tmp_path: Path):
+    (room := tmp_path / "trimtab").mkdir()
+    for name in "ab":
+        (room / f"{name}.py").write_text("KINDS = ()")
+    (room / "c.py").write_text("from trimtab.a import KINDS")
+    assert not names_with_two_meanings(room)
+    (room / "d.py").write_text("from trimtab.b import KINDS")
+    assert names_with_two_meanings(room) == {"KINDS": ["trimtab.a", "trimtab.b"]}
+
+
 def test_no_technique_imports_another():
     """What two of them share is an engine."""
     found = []

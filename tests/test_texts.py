@@ -16,7 +16,7 @@ from click.testing import CliRunner
 
 import trimtab.techniques
 from trimtab.cli import COMMANDS, main
-from trimtab.cli.common import FILE, FOLDER, _pattern, seconds
+from trimtab.cli.common import EXISTING_FOLDER, FILE, _pattern, seconds
 from trimtab.quantities import Quantity
 from trimtab.recipe import Recipe, RecipeError, Technique
 from trimtab.records import Asked
@@ -120,7 +120,7 @@ def check_option(text: str) -> None:
         lambda: _pattern(None, None, text),  # type: ignore[arg-type]
         lambda: seconds(None, None, text),  # type: ignore[arg-type]
         lambda: FILE.convert(text, None, None),
-        lambda: FOLDER.convert(text, None, None),
+        lambda: EXISTING_FOLDER.convert(text, None, None),
     ):
         try:
             option()

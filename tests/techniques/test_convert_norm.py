@@ -11,7 +11,7 @@ from torch import nn
 
 import trimtab as tt
 from trimtab import nn as tnn
-from trimtab.reading.norms import KINDS, Norm, recognise
+from trimtab.reading.norms import NORM_KINDS, Norm, recognise
 from trimtab.techniques.engines.converting import fitting_groups
 
 C = 8
@@ -48,8 +48,8 @@ def run(model: nn.Module, optimizer: torch.optim.Optimizer, steps: int, last: bo
     return losses
 
 
-PAIRS = [(kind, to, False) for kind in FIRST for to in KINDS if to != kind]
-PAIRS += [(kind, to, True) for kind in LAST for to in KINDS if to != kind and to != "sync_batch_norm"]
+PAIRS = [(kind, to, False) for kind in FIRST for to in NORM_KINDS if to != kind]
+PAIRS += [(kind, to, True) for kind in LAST for to in NORM_KINDS if to != kind and to != "sync_batch_norm"]
 
 
 @pytest.mark.parametrize(("kind", "to", "last"), PAIRS)

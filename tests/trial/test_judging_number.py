@@ -16,7 +16,7 @@ from trimtab.records import Asked
 from trimtab.trial import Script
 from trimtab.trial.run import Job, Result, run_job
 from trimtab.trial.subjects import Heard
-from trimtab.watching import Outcome
+from trimtab.watching import Ending
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Answering(Script):
 
     answers: list[float] = dataclasses.field(default_factory=list)
 
-    def run(self, heard: Heard) -> Outcome:
+    def run(self, heard: Heard) -> Ending:
         outcome = super().run(heard)
         self.answers.append(getattr(outcome.main, "answer", math.nan))
         return outcome

@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from trimtab import __version__
-from trimtab.cli.formula import readable
-from trimtab.cli.source import Member, Source
+from trimtab.cli.formula import readable_formula
+from trimtab.cli.source import PublicName, Source
 from trimtab.recipe import technique_name
 from trimtab.user_folders import cache_folder, keep
 
@@ -127,7 +127,7 @@ def _refers_to(name: str, text: str, parts: dict[str, Any]) -> str:
 
 
 def _card(
-    name: str, kind: str, thing: Member, place: str, group: str | tuple[str, ...] | None, variants: tuple[str, ...], of: str
+    name: str, kind: str, thing: PublicName, place: str, group: str | tuple[str, ...] | None, variants: tuple[str, ...], of: str
 ) -> Card:  # fmt: skip
     text = thing.doc
     return Card(
@@ -136,7 +136,7 @@ def _card(
         call=name + thing.signature(),
         place=place,
         groups=(group,) if isinstance(group, str) else tuple(group or ()),
-        meaning=readable(text.split("\n\n")[0]),
+        meaning=readable_formula(text.split("\n\n")[0]),
         formula=formulas(text),
         variants=variants,
         of=of,
@@ -155,7 +155,7 @@ def sections(text: str) -> dict[str, str]:
     """
     found = {"helps": "", "hurts": "", "source": ""}
     for paragraph in text.split("\n\n"):
-        line = readable(paragraph)
+        line = readable_formula(paragraph)
         marks = list(_MARK.finditer(line))
         for mark, following in zip(marks, [*marks[1:], None], strict=False):
             title = mark["part"] or (mark["technique"] or mark["source"] or "").lower()

@@ -45,7 +45,7 @@ class _Place(click.Path):
 
 DEEP = 1000  # the limit of recursion that Python begins with
 FILE = _Place(path_type=Path, dir_okay=False)
-FOLDER = _Place(path_type=Path)
+EXISTING_FOLDER = _Place(path_type=Path)
 
 
 class _Aside(io.TextIOWrapper):

@@ -6,7 +6,7 @@ import re
 import textwrap
 from collections.abc import Iterator
 
-from trimtab.cli.formula import plain, readable
+from trimtab.cli.formula import plain, readable_formula
 
 _SECTION = re.compile(r"([A-Z]\w+):$")  # Args:, Raises:, Returns:, ...
 _RULE = re.compile(r"=+(?: +=+)+$")  # above and below the rows of a table
@@ -49,19 +49,19 @@ def _lines(block: str, width: int) -> Iterator[str]:
     elif _SECTION.match(first) and rest.startswith(" "):
         yield first
         for item in _items(textwrap.dedent(rest)):
-            yield from _wrapped(readable(item), width, "    ", "        ")
+            yield from _wrapped(readable_formula(item), width, "    ", "        ")
     elif block.startswith("* "):
         for item in _items(block):
-            yield from _wrapped(readable(item), width, "", "  ")
+            yield from _wrapped(readable_formula(item), width, "", "  ")
     elif _RULE.match(first):
         for row in _rows(rest.split("\n"), second=first.rindex("=", 0, first.rindex(" =")) + 1):
-            yield from _wrapped(readable(row), width, "  ", "    ")
+            yield from _wrapped(readable_formula(row), width, "  ", "    ")
     elif "\n\n" in block:  # a paragraph, and under it what keeps its shape
         prose, _, shaped = block.partition("\n\n")
-        yield from _wrapped(readable(prose).removesuffix("::"), width)
+        yield from _wrapped(readable_formula(prose).removesuffix("::"), width)
         yield from ("", *shaped.split("\n"))
     else:
-        yield from _wrapped(readable(block), width)
+        yield from _wrapped(readable_formula(block), width)
 
 
 def _formula(text: str, width: int) -> Iterator[str]:

@@ -43,7 +43,7 @@ def plain(tex: str) -> str:
     return "\n".join(line.strip() for line in lines if line.strip())
 
 
-def readable(text: str) -> str:
+def readable_formula(text: str) -> str:
     """A paragraph in one line, without the marks of reStructuredText."""
     line = " ".join(text.split())
     line = re.sub(r":math:`([^`]*)`", lambda math: plain(math[1]), line)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from trimtab.cli.common import FILE, FOLDER, told_plainly
+from trimtab.cli.common import EXISTING_FOLDER, FILE, told_plainly
 from trimtab.cli.telling import say, show, shown
 from trimtab.user_folders import last_store
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 @click.option(
     "--store",
     "folder",
-    type=FOLDER,
+    type=EXISTING_FOLDER,
     metavar="FOLDER",
     help="The folder that holds the records. [default: .trimtab here, else the one used last]",
 )

@@ -18,7 +18,7 @@ _Node = ast.ClassDef | ast.FunctionDef
 
 
 @dataclass(frozen=True)
-class Member:
+class PublicName:
     """A class or a function of a module."""
 
     module: Module
@@ -37,7 +37,7 @@ class Member:
         """Its docstring as ``inspect.getdoc`` gives it: a class without one has that of its nearest base."""
         return next((text for one in self.line() if (text := ast.get_docstring(one.node))), "")
 
-    def line(self) -> tuple[Member, ...]:
+    def line(self) -> tuple[PublicName, ...]:
         """A class and its bases within the package, in the order in which Python asks them; a function alone."""
         if not isinstance(self.node, ast.ClassDef):
             return (self,)
@@ -53,9 +53,9 @@ class Member:
                     return ast.literal_eval(value)
         return None
 
-    def method(self, name: str) -> Member | None:
+    def method(self, name: str) -> PublicName | None:
         """The method of that name, own or inherited."""
-        found = (Member(one.module, s) for one in self.line() for s in _functions(one.node) if s.name == name)
+        found = (PublicName(one.module, s) for one in self.line() for s in _functions(one.node) if s.name == name)
         return next(found, None)
 
     @property
@@ -119,14 +119,16 @@ class Module:
         module = self.source.module(self.taken[name][0])
         return module.find(self.taken[name][1]) if module is not None else None
 
-    def member(self, what: str | ast.expr) -> Member | None:
+    def member(self, what: str | ast.expr) -> PublicName | None:
         """A class or function by its name, or by the expression that names it: ``BatchNorm1d``, ``optim.Adam``."""
         if isinstance(what, ast.Attribute) and isinstance(what.value, ast.Name) and what.value.id in self.taken:
             module = self.source.module(".".join(self.taken[what.value.id]))
             return module.member(what.attr) if module is not None else None
         name = what if isinstance(what, str) else what.id if isinstance(what, ast.Name) else ""
         found = self.find(name)
-        return Member(found[0], found[1]) if found and isinstance(found[1], (ast.ClassDef, ast.FunctionDef)) else None
+        return (
+            PublicName(found[0], found[1]) if found and isinstance(found[1], (ast.ClassDef, ast.FunctionDef)) else None
+        )
 
     def value(self, expression: ast.expr) -> str:
         """An expression as text, a constant of the package by its value."""
@@ -155,7 +157,7 @@ class Source:
             self._modules[name] = Module(self, name, file.read_text(encoding="utf-8")) if file else None
         return self._modules[name]
 
-    def public(self, name: str) -> dict[str, Member]:
+    def public(self, name: str) -> dict[str, PublicName]:
         """The classes and functions in the ``__all__`` of a module."""
         module = self.module(name)
         assert module is not None
@@ -183,7 +185,7 @@ def _is(node: _Node, decorator: str) -> bool:
     return any(ast.unparse(one).rpartition(".")[2] == decorator for one in named)
 
 
-def _signature(where: Member, function: ast.FunctionDef, bound: bool = False) -> str:
+def _signature(where: PublicName, function: ast.FunctionDef, bound: bool = False) -> str:
     given = function.args
     plain = [*given.posonlyargs, *given.args]
     defaults = [None] * (len(plain) - len(given.defaults)) + list(given.defaults)
@@ -202,7 +204,7 @@ def _signature(where: Member, function: ast.FunctionDef, bound: bool = False) ->
     return f"({', '.join(said)}){result}"
 
 
-def _parameter(where: Member, one: ast.arg, default: ast.expr | None) -> str:
+def _parameter(where: PublicName, one: ast.arg, default: ast.expr | None) -> str:
     kind = f": {where.module.value(one.annotation)}" if one.annotation is not None else ""
     given = where.module.value(default) if default is not None else ""
     return one.arg + kind + (f" = {given}" if kind and given else f"={given}" if given else "")

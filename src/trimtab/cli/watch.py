@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from trimtab.records import Asked
     from trimtab.store import Store
     from trimtab.watching import Recorder
-    from trimtab.watching.script import Outcome
+    from trimtab.watching.script import Ending
 
 
 @click.command("watch", short_help="Run SCRIPT unchanged, watch it, and diagnose it.", context_settings=OF_SCRIPT)
@@ -115,7 +115,7 @@ def _watch(
 
 
 def _tell(
-    console: Console, store: Store | None, recorder: Recorder, outcome: Outcome, metric: Asked, folder: Path,
+    console: Console, store: Store | None, recorder: Recorder, outcome: Ending, metric: Asked, folder: Path,
     html_file: Path | None, json_file: Path | None, why_nothing: Callable[[], str],
 ) -> None:  # fmt: skip
     from trimtab.doctor import diagnose

@@ -81,7 +81,7 @@ def check_fill(part: nn.Module, fill: float) -> None:
         raise ValueError(f"{type(part).__name__}(fill={fill}): fill must be a finite number.")
 
 
-def check_choice(part: nn.Module, choices: tuple[str, ...], **setting: str) -> None:
+def check_setting(part: nn.Module, choices: tuple[str, ...], **setting: str) -> None:
     """Refuse a setting that is not in the list."""
     ((name, value),) = setting.items()
     if value not in choices:

@@ -9,10 +9,10 @@ import torch.nn.functional as F
 
 from trimtab.data.augment import (
     Augmentation,
-    check_choice,
     check_fill,
     check_images,
     check_positive,
+    check_setting,
     laid_out_as,
     per_sample,
 )
@@ -151,8 +151,8 @@ class RandomAffine(Augmentation):
         for name, flip in (("horizontal_flip", horizontal_flip), ("vertical_flip", vertical_flip)):
             if as_number(flip) != 0:
                 check_positive(self, "the probability of a flip", 1, **{name: flip})
-        check_choice(self, INTERPOLATIONS, interpolation=interpolation)
-        check_choice(self, PADDINGS, padding=padding)
+        check_setting(self, INTERPOLATIONS, interpolation=interpolation)
+        check_setting(self, PADDINGS, padding=padding)
         self.degrees, self.translate, self.scale, self.p = degrees, translate, (scale[0], scale[1]), p
         self.horizontal_flip, self.vertical_flip = horizontal_flip, vertical_flip
         self.interpolation, self.padding = interpolation, padding

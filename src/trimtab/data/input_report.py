@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-KINDS = ("missing", "infinite", "constant")
+FAULTS = ("missing", "infinite", "constant")
 SHOWN = 20  # lines of a table
 
 
@@ -14,7 +14,7 @@ class InputWarning(UserWarning):
 
 @dataclass(frozen=True)
 class Trouble:
-    """One feature with something wrong. ``kind`` is one of KINDS, ``count`` how many of its entries are so."""
+    """One feature with something wrong. ``kind`` is one of FAULTS, ``count`` how many of its entries are so."""
 
     feature: int
     kind: str
@@ -68,7 +68,7 @@ class InputReport:
             said.append("condition number of the input {:.3g} -> {:.3g}".format(*self.condition))
         return tuple(said)
 
-    def in_words(self, kinds: tuple[str, ...] = KINDS) -> str:
+    def in_words(self, kinds: tuple[str, ...] = FAULTS) -> str:
         """The troubles of these kinds in one phrase; empty without any."""
         parts = []
         for kind in kinds:

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from trimtab.data.batches import batches_of, in_pieces, input_of
-from trimtab.data.input_report import KINDS, InputReport, InputWarning, Trouble
+from trimtab.data.input_report import FAULTS, InputReport, InputWarning, Trouble
 from trimtab.values import is_whole
 
 MISSING = ("keep", "mean", "raise")
@@ -130,14 +130,14 @@ class Preprocessing(nn.Module, ABC):
             raise
         self.learning = False
         self.warned = False
-        self._warn(KINDS)
+        self._warn(FAULTS)
         return self
 
     def partial_fit(self, batch: Any, *, key: Any = None) -> Self:
         """Merge one more batch into the statistics; see :meth:`fit` for what it may be."""
         self._merge(self._input(batch, key))
         self.ready()
-        self._warn(KINDS[:2])  # what is constant so far may still change
+        self._warn(FAULTS[:2])  # what is constant so far may still change
         return self
 
     def reset(self) -> None:
@@ -154,7 +154,7 @@ class Preprocessing(nn.Module, ABC):
         """What was met so far: missing, infinite and constant features with their counts."""
         rows = int(self.count)
         values = (self.missing, self.infinite, self.constant() * self.samples)
-        counts = {kind: some.tolist() for kind, some in zip(KINDS, values, strict=True)}
+        counts = {kind: some.tolist() for kind, some in zip(FAULTS, values, strict=True)}
         return InputReport(
             type(self).__name__,
             self.features,
@@ -162,7 +162,7 @@ class Preprocessing(nn.Module, ABC):
             tuple(
                 Trouble(feature, kind, int(counts[kind][feature]))
                 for feature in range(self.features)
-                for kind in KINDS
+                for kind in FAULTS
                 if counts[kind][feature] > 0
             ),
         )
@@ -217,7 +217,7 @@ class Preprocessing(nn.Module, ABC):
             self._merge(x)
             self._passed()
             try:
-                self._warn(KINDS[:2])
+                self._warn(FAULTS[:2])
             except InputWarning as warning:  # warnings are errors in this run; ours must not end a training
                 print(warning, file=sys.stderr)
         if finite is None or self.fill != "mean":

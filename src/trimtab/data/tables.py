@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from trimtab.data.augment import Augmentation, check_choice, check_fill, check_positive, observe
+from trimtab.data.augment import Augmentation, check_fill, check_positive, check_setting, observe
 from trimtab.data.standardize import Standardize
 from trimtab.values import as_number, is_whole
 
@@ -84,7 +84,7 @@ class FeatureMasking(Augmentation):
     ) -> None:
         super().__init__(generator)
         check_positive(self, "the probability of hiding an entry", 1, p=p)
-        check_choice(self, FILLS, fill=fill)
+        check_setting(self, FILLS, fill=fill)
         self.p, self.fill = p, fill
         self.statistics = Standardize(features, missing="raise")
 

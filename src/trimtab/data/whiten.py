@@ -95,7 +95,7 @@ class Whiten(Preprocessing):
         batches: int | None = None,
         prior: float = 0.0,
     ) -> None:
-        check_kind("Whiten", kind)
+        check_whitening("Whiten", kind)
         super().__init__(features, axis, missing=missing, batches=batches)
         if components is not None and not (is_whole(components, 1) and components <= features):
             raise ValueError(
@@ -227,7 +227,7 @@ def _condition(singular: torch.Tensor) -> float:
     return float(singular.max() / singular.min()) ** 2
 
 
-def check_kind(who: str, kind: str) -> None:
+def check_whitening(who: str, kind: str) -> None:
     """Refuse another kind of whitening."""
     if kind not in KINDS:
         raise ValueError(f"{who}(kind={kind!r}): kind must be one of {', '.join(map(repr, KINDS))}.")

@@ -16,7 +16,7 @@ class CannotJudge(Exception):
 
 
 @dataclass(frozen=True)
-class Progress:
+class LossProgress:
     """What the training loss did. All losses are averages over a tenth of the run (at least one step).
 
     ``learned`` is the share of the loss that was learned away: ``1 - end / reference``, where the reference is the loss of
@@ -47,11 +47,11 @@ class Progress:
         return f"The training loss went from {self.start:.4g}{between} to {self.end:.4g}{against}."
 
 
-def progress(training: TrainingRecord) -> Progress:
+def progress(training: TrainingRecord) -> LossProgress:
     """The progress of a training; NaN throughout when it recorded no loss."""
     loss = training.get("loss").array
     if not len(loss):
-        return Progress(math.nan, math.nan, math.nan, math.nan, math.nan, False, False)
+        return LossProgress(math.nan, math.nan, math.nan, math.nan, math.nan, False, False)
     means = block_means(loss, 10)
     start = float(loss[: max(1, min(5, len(loss) // 20))].mean())
     constant = training.facts.get("constant_loss", 0.0)
@@ -63,7 +63,7 @@ def progress(training: TrainingRecord) -> Progress:
         1 - end / reference if finite and reference > 0 else (start - end) / abs(start or 1) if finite else -math.inf
     )
     best = float(np.nanmin(np.where(np.isfinite(means), means, np.nan))) if np.isfinite(means).any() else math.nan
-    return Progress(start, end, best, float(learned), float(reference), known, finite)
+    return LossProgress(start, end, best, float(learned), float(reference), known, finite)
 
 
 def block_means(values: np.ndarray, count: int) -> np.ndarray:

@@ -23,7 +23,7 @@ class Spread(NamedTuple):
     std: torch.Tensor
 
 
-class Comparison(NamedTuple):
+class DropoutComparison(NamedTuple):
     """How far the average of sub-networks is from the scaled network, for classes, averaged over the inputs.
 
     arithmetic: divergence KL(mean of probabilities || scaled network), in nats. geometric: the same of the normalized geometric
@@ -89,7 +89,7 @@ def monte_carlo(
     return Spread(mean, (square / (samples - 1)).sqrt())
 
 
-def compare_with_weight_scaling(model: nn.Module, *inputs: Any, samples: int = 100, dim: int = -1) -> Comparison:
+def compare_with_weight_scaling(model: nn.Module, *inputs: Any, samples: int = 100, dim: int = -1) -> DropoutComparison:
     r"""How far the average of sub-networks is from the one network that evaluation uses in its place.
 
     .. math:: \mathrm{KL}(\bar p \,\|\, p) = \sum_k \bar p_k \log \frac{\bar p_k}{p_k}, \qquad
@@ -133,7 +133,7 @@ def compare_with_weight_scaling(model: nn.Module, *inputs: Any, samples: int = 1
     same = arithmetic.argmax(dim) == scaled.argmax(dim)
     # a probability may be 0 in single precision
     logs = arithmetic.clamp(min=torch.finfo(arithmetic.dtype).tiny).log()
-    return Comparison(divergence(logs), divergence(geometric.log_softmax(dim)), same.double().mean().item())
+    return DropoutComparison(divergence(logs), divergence(geometric.log_softmax(dim)), same.double().mean().item())
 
 
 def _dropouts(model: nn.Module) -> list[Any]:

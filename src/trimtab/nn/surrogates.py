@@ -20,7 +20,7 @@ KINDS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 }
 
 
-def check_kind(what: str, kind: str, kinds: tuple[str, ...] = tuple(KINDS)) -> None:
+def check_surrogate(what: str, kind: str, kinds: tuple[str, ...] = tuple(KINDS)) -> None:
     """Refuse a surrogate that is not there."""
     if not isinstance(kind, str) or kind not in kinds:
         raise ValueError(f"{what}(kind={kind!r}): kind must be one of {', '.join(kinds)}.")
@@ -66,7 +66,7 @@ def surrogate_loss(
     >>> surrogate_loss(torch.tensor([2.0, 3.0]), torch.tensor([1, 0]), kind="zero_one")
     tensor(0.5000)
     """
-    check_kind("surrogate_loss", kind)
+    check_surrogate("surrogate_loss", kind)
     check_reduction("surrogate_loss", reduction)
     kept = target != ignore_index
     known = torch.where(kept, target, 0)
@@ -135,7 +135,7 @@ class SurrogateLoss(nn.Module):
         reduction: str = "mean",
     ) -> None:
         super().__init__()
-        check_kind("SurrogateLoss", kind)
+        check_surrogate("SurrogateLoss", kind)
         check_class_losses("SurrogateLoss", weight, ignore_index, reduction)
         self.kind, self.ignore_index, self.reduction = kind, ignore_index, reduction
         self.weight: torch.Tensor | None

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from trimtab.optim.optimizer import Numbers, Optimizer, Tensors, number
+from trimtab.optim.optimizer import Numbers, Optimizer, Tensors, checked_number
 
 GROUP = "optimization"
 
@@ -80,7 +80,7 @@ class Adadelta(Optimizer):
     def check(self, group: Mapping[str, Any]) -> None:
         super().check(group)
         rho = _pair(group["rho"])
-        if len(rho) != 2 or not all(0 <= number("Adadelta", "rho", one) < 1 for one in rho):
+        if len(rho) != 2 or not all(0 <= checked_number("Adadelta", "rho", one) < 1 for one in rho):
             raise ValueError(f"Adadelta: rho={group['rho']} must be at least 0 and below 1, each of a pair too.")
         _check_eps("Adadelta", group["eps"])
 
@@ -178,7 +178,7 @@ class WindowAdadelta(Optimizer):
 
     def check(self, group: Mapping[str, Any]) -> None:
         super().check(group)
-        window = number("WindowAdadelta", "window", group["window"])
+        window = checked_number("WindowAdadelta", "window", group["window"])
         if not (window.is_integer() and window >= 1):
             raise ValueError(f"WindowAdadelta: window={group['window']} must be a number of steps, 1 or more.")
         _check_eps("WindowAdadelta", group["eps"])

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from trimtab.optim.clip_stats import ClipStats, report
+from trimtab.optim.clip_stats import ClipStats, report_clipping
 from trimtab.optim.clipping import shorten_
 from trimtab.optim.gradients import Parameters, norms_of, numbers_of, whole, with_gradients
 from trimtab.values import as_number, is_whole
@@ -91,7 +91,7 @@ def clip_grad_adaptive_(
     if strongest < 1:
         touched = [place for place, smallest in enumerate(numbers[:, 0].tolist()) if smallest < 1]
         torch._foreach_mul_([units[place][1] for place in touched], [found[place][0] for place in touched])
-    report(len(units) - int(numbers[:, 1].isfinite().sum()), len(units), stats, strongest)
+    report_clipping(len(units) - int(numbers[:, 1].isfinite().sum()), len(units), stats, strongest)
     return torch.linalg.vector_norm(numbers[:, 1])
 
 

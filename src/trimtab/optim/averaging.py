@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.optim.swa_utils import get_ema_multi_avg_fn, get_swa_multi_avg_fn
 
-from trimtab.optim.tensors import Tensors, copied, fitting, tensors_of, write
+from trimtab.optim.tensors import ModelOrTensors, copied, fitting, tensors_of, write
 from trimtab.values import as_number, is_whole
 
 GROUP = "regularization"
@@ -31,7 +31,7 @@ class WeightAverage:
         self.average: dict[str, torch.Tensor] = {}
         self.averaged = 0
 
-    def update(self, model: Tensors) -> None:
+    def update(self, model: ModelOrTensors) -> None:
         """Take in the weights as they are now; to be called after ``optimizer.step()``."""
         self.averaged += 1
         old, new = [], []
@@ -52,12 +52,12 @@ class WeightAverage:
     def _merge(self, old: list[torch.Tensor], new: list[torch.Tensor]) -> None:
         raise NotImplementedError
 
-    def copy_to(self, model: Tensors) -> None:
+    def copy_to(self, model: ModelOrTensors) -> None:
         """Write the average into a model."""
         write(model, fitting(model, self.average))
 
     @contextlib.contextmanager
-    def applied(self, model: Tensors) -> Iterator[None]:
+    def applied(self, model: ModelOrTensors) -> Iterator[None]:
         """``with average.applied(model): validate(model)``: the model has the averaged weights inside.
 
         Afterwards its parameters and *all* its buffers are what they were. BatchNorm's running statistics belong to the weights they were
@@ -182,7 +182,7 @@ class SWA(WeightAverage):
         super().__init__()
         self.start, self.every, self.steps = start, every, 0
 
-    def update(self, model: Tensors) -> None:
+    def update(self, model: ModelOrTensors) -> None:
         """Count a step, and take in the weights if it is one of those that are averaged; to be called after ``optimizer.step()``."""
         self.steps += 1
         if self.steps >= self.start and (self.steps - self.start) % self.every == 0:

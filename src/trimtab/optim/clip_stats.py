@@ -54,7 +54,7 @@ class ClipStats:
         return text + (f"; gradients were not finite in {self.nonfinite}" if self.nonfinite else "")
 
 
-def report(bad: int, of: int, stats: ClipStats | None, factor: float, acted: bool | None = None) -> None:
+def report_clipping(bad: int, of: int, stats: ClipStats | None, factor: float, acted: bool | None = None) -> None:
     """Count a step, and warn of those of its gradients that are not finite."""
     if stats is not None:
         stats.add(factor, acted, finite=not bad)

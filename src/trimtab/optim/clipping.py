@@ -15,8 +15,8 @@ import math
 
 import torch
 
-from trimtab.optim.clip_stats import ClipStats, report
-from trimtab.optim.gradients import Groups, Parameters, norms_of, numbers_of, own
+from trimtab.optim.clip_stats import ClipStats, report_clipping
+from trimtab.optim.gradients import Groups, Parameters, local_part, norms_of, numbers_of
 from trimtab.values import as_number
 
 GROUP = "optimization"
@@ -69,7 +69,7 @@ def clip_grad_value_(
     if len(given) != 2:
         raise ValueError(f"clip_grad_value_: clip_value={clip_value} must be one number or a pair, the two bounds.")
     low, high = bounds("clip_grad_value_", *given)
-    groups = [[part for g in group if (part := own(g)).numel()] for group in numbers_of(parameters)]
+    groups = [[part for g in group if (part := local_part(g)).numel()] for group in numbers_of(parameters)]
     groups = [group for group in groups if group]
     if not groups:
         return torch.zeros((), dtype=torch.float64)
@@ -85,7 +85,7 @@ def clip_grad_value_(
     known = ends[finite]
     factors = (known.clamp(low, high) / known).abs().nan_to_num(nan=1.0)  # 0 / 0
     strongest = min([1.0, *factors.flatten().tolist()])
-    report(len(ends) - int(finite.sum()), len(ends), stats, strongest, bool((finite & ~inside).any()))
+    report_clipping(len(ends) - int(finite.sum()), len(ends), stats, strongest, bool((finite & ~inside).any()))
     return ends.abs().max()
 
 
@@ -173,11 +173,11 @@ def shorten_(
     # factors are tensors, since on the processor a number would be rounded to float16 first
     if strongest < 1 and not lengths.ndim:
         for group in groups:
-            torch._foreach_mul_([own(g) for g in group], factors)
+            torch._foreach_mul_([local_part(g) for g in group], factors)
     elif strongest < 1:
         pairs = [(g, f) for g, f in zip(itertools.chain(*groups), factors.unbind(), strict=True) if f < 1]
-        torch._foreach_mul_([own(g) for g, _ in pairs], [f for _, f in pairs])
-    report(len(norms) - int(norms.isfinite().sum()), len(norms), stats, strongest)
+        torch._foreach_mul_([local_part(g) for g, _ in pairs], [f for _, f in pairs])
+    report_clipping(len(norms) - int(norms.isfinite().sum()), len(norms), stats, strongest)
 
 
 def positive(what: str, key: str, value: float | str) -> float:

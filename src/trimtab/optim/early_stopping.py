@@ -8,7 +8,7 @@ import math
 import numpy as np
 import torch
 
-from trimtab.optim.tensors import Tensors, copied, write
+from trimtab.optim.tensors import ModelOrTensors, copied, write
 from trimtab.values import as_number, is_whole
 
 GROUP = "regularization"
@@ -80,13 +80,13 @@ class EarlyStopping:
         goal: str = "min",
         level: float = 0.05,
     ) -> None:
-        check("patience", patience, is_whole(patience, 1), "a whole number of at least 1")
-        check("min_improvement", min_improvement, as_number(min_improvement) >= 0, "at least 0")
-        check("criterion", criterion, criterion in ("statistical", "patience"), "'statistical' or 'patience'")
-        check("goal", goal, goal in ("min", "max"), "'min' or 'max'")
-        check("level", level, 0 < as_number(level) < 1, "a probability strictly between 0 and 1")
+        check_argument("patience", patience, is_whole(patience, 1), "a whole number of at least 1")
+        check_argument("min_improvement", min_improvement, as_number(min_improvement) >= 0, "at least 0")
+        check_argument("criterion", criterion, criterion in ("statistical", "patience"), "'statistical' or 'patience'")
+        check_argument("goal", goal, goal in ("min", "max"), "'min' or 'max'")
+        check_argument("level", level, 0 < as_number(level) < 1, "a probability strictly between 0 and 1")
         least = {"statistical": 2, "patience": 1}[criterion]  # from two evaluations alone there is no second difference
-        check("patience", patience, patience >= least, f"at least {least} for criterion={criterion!r}")
+        check_argument("patience", patience, patience >= least, f"at least {least} for criterion={criterion!r}")
         self.patience, self.min_improvement, self.criterion = patience, min_improvement, criterion
         self.goal, self.level = goal, level
         self.best, self.best_at = math.nan, -1
@@ -96,7 +96,7 @@ class EarlyStopping:
         self._to_beat, self._waited = math.inf, 0
         self._state: dict[str, torch.Tensor] = {}
 
-    def update(self, value: float, model: Tensors | None = None) -> bool:
+    def update(self, value: float, model: ModelOrTensors | None = None) -> bool:
         """Take in an evaluation, copy the model's parameters and buffers if it is the best, and say whether to stop."""
         value = float(value)
         less = value if self.goal == "min" else -value
@@ -110,7 +110,7 @@ class EarlyStopping:
             self.stopped = True
         return self.stopped
 
-    def restore(self, model: Tensors) -> None:
+    def restore(self, model: ModelOrTensors) -> None:
         """Put the best parameters and buffers back into the model.
 
         Raises:
@@ -154,7 +154,7 @@ def _critical(level: float, q: int, m: int) -> float:
     return float(stats.t.isf(level / (q * q * (q + 1)), 36 * m * m / (70 * m - 36)))
 
 
-def check(name: str, value: object, holds: bool, must: str) -> None:
+def check_argument(name: str, value: object, holds: bool, must: str) -> None:
     """Raise the error of an argument that is not what it must be."""
     if not holds:
         raise ValueError(f"{name}={value!r} must be {must}.")

@@ -55,7 +55,7 @@ def whole(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
 
 
-def own(tensor: torch.Tensor) -> torch.Tensor:
+def local_part(tensor: torch.Tensor) -> torch.Tensor:
     """The part of it that lies in this process, to be changed in place; others as they are."""
     return tensor.to_local() if hasattr(tensor, "to_local") else tensor
 

@@ -13,7 +13,7 @@ import torch
 from torch._compile import _disable_dynamo  # torch.compiler.disable would import the compiler here and now: a second
 
 from trimtab._kernels import FORCED, kernels
-from trimtab.optim.weight_decay import check_kind, scheduled_base_lr
+from trimtab.optim.weight_decay import check_decay, scheduled_base_lr
 from trimtab.values import as_number
 
 GROUP = "optimization"
@@ -64,9 +64,9 @@ class Optimizer(torch.optim.Optimizer, ABC):
         """Refuse settings, of all groups or of one, that cannot be."""
         name = type(self).__name__
         for key in ("lr", "weight_decay", "eps", "lr_decay", "initial_accumulator_value"):
-            if key in group and not 0 <= number(name, key, group[key]) < math.inf:
+            if key in group and not 0 <= checked_number(name, key, group[key]) < math.inf:
                 raise ValueError(f"{name}: {key}={group[key]} must be {'finite' if group[key] > 0 else '0 or more'}.")
-        check_kind(name, group["decay"], "decay")
+        check_decay(name, group["decay"], "decay")
         if group["nonfinite"] not in NONFINITE:
             raise ValueError(
                 f"{name}: nonfinite={group['nonfinite']!r} must be one of {', '.join(map(repr, NONFINITE))}."
@@ -276,7 +276,7 @@ class Optimizer(torch.optim.Optimizer, ABC):
         return moved
 
 
-def number(name: str, key: str, value: Any) -> float:
+def checked_number(name: str, key: str, value: Any) -> float:
     """A setting that must be one number, as a number or as a tensor."""
     if isinstance(value, torch.Tensor) and value.numel() != 1:
         raise ValueError(f"{name}: {key} must be one number; got a tensor of shape {tuple(value.shape)}.")
@@ -291,7 +291,7 @@ def check_shares(name: str, key: str, shares: Any, many: int = 1) -> None:
     given = shares if many > 1 and isinstance(shares, (tuple, list)) else [shares]
     if len(given) != many:
         raise ValueError(f"{name}: {key}={shares} must be {many} numbers, each at least 0 and below 1.")
-    if not all(0 <= number(name, key, one) < 1 for one in given):
+    if not all(0 <= checked_number(name, key, one) < 1 for one in given):
         raise ValueError(f"{name}: {key}={shares} must {'each ' * (many > 1)}be at least 0 and below 1.")
 
 

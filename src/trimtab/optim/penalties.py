@@ -160,7 +160,7 @@ def lp_penalty(parameters: Parameters, factor: float, p: float, eps: float = 1e-
     (3.0, [1.0, 0.0, -0.5])
     """
     _check("lp_penalty", factor=factor)
-    check_p(p, eps)
+    check_power(p, eps)
     return factor * lp_sum(parameters, p, eps)
 
 
@@ -177,7 +177,7 @@ def lp_sum(parameters: Parameters, p: float, eps: float) -> torch.Tensor:
     return _total("lp_penalty", parameters, power) / p
 
 
-def check_p(p: float, eps: float = 1e-3) -> None:
+def check_power(p: float, eps: float = 1e-3) -> None:
     """Refuse exponents that are not positive numbers, and warn of those below 1."""
     if not 0 < as_number(p) < math.inf:
         raise ValueError(f"p={p} must be a positive number: 1 is L1, 2 is L2; for the number of non-zeros see l0.")

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from trimtab.optim.optimizer import Numbers, Optimizer, Tensors, check_shares, number
+from trimtab.optim.optimizer import Numbers, Optimizer, Tensors, check_shares, checked_number
 
 GROUP = "optimization"
 
@@ -109,7 +109,7 @@ class SGD(Optimizer):
     def check(self, group: Mapping[str, Any]) -> None:
         super().check(group)
         check_shares("SGD", "momentum", group["momentum"])
-        if not math.isfinite(number("SGD", "dampening", group["dampening"])):
+        if not math.isfinite(checked_number("SGD", "dampening", group["dampening"])):
             raise ValueError(f"SGD: dampening={group['dampening']} must be finite.")
 
     def slots(self, group: Mapping[str, Any]) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from trimtab.optim.gradients import own
+from trimtab.optim.gradients import local_part
 
 
 class Snapshot:
@@ -46,7 +46,7 @@ class Snapshot:
     def take(self, tensors: Iterable[torch.Tensor], optimizers: Iterable[torch.optim.Optimizer] = ()) -> None:
         """Copy these, in the place of what was copied before."""
         listed = list(tensors)
-        memory = [own(tensor.data) for tensor in listed]
+        memory = [local_part(tensor.data) for tensor in listed]
         if (
             len(listed) == len(self._tensors)
             and all(map(operator.is_, listed, self._tensors))
@@ -64,7 +64,7 @@ class Snapshot:
     @torch.no_grad()
     def restore(self) -> None:
         """Write all of it back, in place."""
-        memory = [own(tensor.data) for tensor in self._tensors]
+        memory = [local_part(tensor.data) for tensor in self._tensors]
         pairs = [(tensor, value) for tensor, value in zip(memory, self._values, strict=True) if _fit([tensor], [value])]
         _copy([tensor for tensor, _ in pairs], [value for _, value in pairs])
         for reference, states in self._states:
@@ -92,7 +92,7 @@ def _write(state: dict[Any, Any], kept: dict[Any, Any]) -> None:
     for key, value in kept.items():
         now = state.get(key)
         if isinstance(value, torch.Tensor) and isinstance(now, torch.Tensor) and now.shape == value.shape:
-            own(now).copy_(own(value))
+            local_part(now).copy_(local_part(value))
         else:
             state[key] = copy.deepcopy(value)
 

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
-Tensors = nn.Module | Mapping[str, torch.Tensor]  # a model, or named tensors
+ModelOrTensors = nn.Module | Mapping[str, torch.Tensor]  # a model, or named tensors
 
 
-def tensors_of(model: Tensors) -> dict[str, torch.Tensor]:
+def tensors_of(model: ModelOrTensors) -> dict[str, torch.Tensor]:
     """Parameters and buffers by name; tensors that are shared stand there once.
 
     >>> list(tensors_of(nn.BatchNorm1d(2)))
@@ -21,19 +21,19 @@ def tensors_of(model: Tensors) -> dict[str, torch.Tensor]:
     )
 
 
-def copied(model: Tensors) -> dict[str, torch.Tensor]:
+def copied(model: ModelOrTensors) -> dict[str, torch.Tensor]:
     """Copies of all parameters and buffers."""
     with torch.inference_mode(False):  # copies made inside inference mode could not be used outside it
         return {name: tensor.detach().clone() for name, tensor in tensors_of(model).items()}
 
 
-def fitting(model: Tensors, values: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def fitting(model: ModelOrTensors, values: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Those of the values for which the model has a tensor of that name and shape."""
     own = tensors_of(model)
     return {name: value for name, value in values.items() if name in own and own[name].shape == value.shape}
 
 
-def write(model: Tensors, values: Mapping[str, torch.Tensor]) -> None:
+def write(model: ModelOrTensors, values: Mapping[str, torch.Tensor]) -> None:
     """Write the values into the model's tensors of the same names, in place.
 
     Raises:

@@ -8,13 +8,13 @@ from typing import Any
 import torch
 
 GROUP = "regularization"
-KINDS = ("coupled", "decoupled", "independent")
+DECAYS = ("coupled", "decoupled", "independent")
 
 
-def check_kind(what: str, kind: str, argument: str = "kind") -> None:
+def check_decay(what: str, kind: str, argument: str = "kind") -> None:
     """Refuse a kind that there is not."""
-    if kind not in KINDS:
-        raise ValueError(f"{what}: {argument}={kind!r} must be one of {', '.join(map(repr, KINDS))}.")
+    if kind not in DECAYS:
+        raise ValueError(f"{what}: {argument}={kind!r} must be one of {', '.join(map(repr, DECAYS))}.")
 
 
 @torch.no_grad()
@@ -70,7 +70,7 @@ def weight_decay_(
     decoupled: 1.9980
     independent: 1.9800
     """
-    check_kind("weight_decay_", kind)
+    check_decay("weight_decay_", kind)
     wanted = {id(w) for w in weights}
     for number, group in enumerate(optimizer.param_groups):
         decayed = [w for w in group["params"] if id(w) in wanted and w.grad is not None]

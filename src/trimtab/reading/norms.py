@@ -21,7 +21,7 @@ from trimtab import nn as tnn
 from trimtab.nn.layouts import BatchNormLast, BatchNormNd, GroupNormLast, InstanceNormLast, InstanceNormNd, RMSNormFirst
 from trimtab.nn.sync_batch_norm import SyncBatchNorm
 
-KINDS = (
+NORM_KINDS = (
     "batch_norm",
     "frozen_batch_norm",
     "sync_batch_norm",
@@ -30,7 +30,7 @@ KINDS = (
     "layer_norm",
     "rms_norm",
 )
-OF_BATCH = KINDS[:3]
+OF_BATCH = NORM_KINDS[:3]
 
 BATCH = {1: tnn.BatchNorm1d, 2: tnn.BatchNorm2d, 3: tnn.BatchNorm3d, None: BatchNormNd}
 INSTANCE = {1: tnn.InstanceNorm1d, 2: tnn.InstanceNorm2d, 3: tnn.InstanceNorm3d, None: InstanceNormNd}

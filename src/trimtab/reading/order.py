@@ -27,7 +27,7 @@ NORM: tuple[type[nn.Module], ...] = (
     nn.RMSNorm,
     nn.LocalResponseNorm,
 )
-KINDS = {"linear": LINEAR, "conv": CONV, "all": LINEAR + CONV}
+LAYER_KINDS = {"linear": LINEAR, "conv": CONV, "all": LINEAR + CONV}
 BEFORE = ("input_norm", "trimtab_input_norm")  # the roles of norms that are hung on a layer's input
 
 _ACTIVATIONS = frozenset(
@@ -264,7 +264,7 @@ def layers(training: Models, kind: str = "all") -> list[tuple[str, Any]]:
     for number, (name, module) in enumerate(training.named_modules()):
         if isinstance(module, nn.MultiheadAttention):
             inside_attention |= {id(part) for part in module.modules()}
-        if isinstance(module, KINDS[kind]) and id(module) not in inside_attention:
+        if isinstance(module, LAYER_KINDS[kind]) and id(module) not in inside_attention:
             if isinstance(module.weight, nn.UninitializedParameter):
                 continue
             which = next((i for i, one in enumerate(places) if id(module) in one), len(places))

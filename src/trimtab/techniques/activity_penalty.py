@@ -13,7 +13,7 @@ from trimtab.nn.activation_penalties import activity_penalty, check_order
 from trimtab.reading.order import doubts, hidden_layers, hidden_modules, is_activation
 from trimtab.recipe import Change, Technique, TrainingLike, nearest
 from trimtab.techniques.engines.penalties import check_factors
-from trimtab.techniques.engines.surgery import Hung, names, nothing, training_now
+from trimtab.techniques.engines.surgery import Hung, listed_names, nothing_for, training_now
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class ActivityPenalty(Technique):
             for one in hung:
                 one.take_off()
 
-        summary = f"L{self.p} penalty of {self.factor:g} on the outputs of {len(found)} modules: {names(found)}"
+        summary = f"L{self.p} penalty of {self.factor:g} on the outputs of {len(found)} modules: {listed_names(found)}"
 
         def outcome() -> str:
             if acted:
@@ -110,12 +110,14 @@ class ActivityPenalty(Technique):
             found = [(n, m) for n, m in named if fnmatchcase(n, self.only) or type(m).__name__ == self.only]
             if not found:
                 there = {type(module).__name__ for _, module in named} | {name for name, _ in named}
-                raise nothing(self, f"no module is called {self.only!r} or of that class. {nearest(self.only, there)}")
+                raise nothing_for(
+                    self, f"no module is called {self.only!r} or of that class. {nearest(self.only, there)}"
+                )
             return found
         found = [(n, m) for n, m in hidden_modules(training) if is_activation(m, None) or isinstance(m, nn.RNNBase)]
         found = found or hidden_layers(training)
         if not found:
-            raise nothing(self, "the model has no activation or layer in front of another layer.")
+            raise nothing_for(self, "the model has no activation or layer in front of another layer.")
         return found
 
 

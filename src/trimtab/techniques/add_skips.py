@@ -14,7 +14,7 @@ from trimtab.graph import ModelGraph, Scope, follow, only_user
 from trimtab.reading.branches import branches
 from trimtab.reading.order import CONV, LINEAR, hidden_layers, is_activation, is_norm
 from trimtab.recipe import Change, Suite, Technique, TrainingLike
-from trimtab.techniques.engines.surgery import names, nothing
+from trimtab.techniques.engines.surgery import listed_names, nothing_for
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class AddSkips(Technique):
         runs = [run for model in training.models for run in _runs(training, model, passed_over)]
         if not runs:
             why = "the model has no hidden layer with an activation whose output has the shape of its input."
-            raise nothing(self, " ".join(passed_over[:3]) or why)
+            raise nothing_for(self, " ".join(passed_over[:3]) or why)
         skips = [_Skip(run.name) for run in runs]
         # The last first: where one skip ends at the input of a layer at which the next begins, the sum has to come first.
         handles = [h for run, skip in reversed(list(zip(runs, skips, strict=True))) for h in skip.hang(run)]
@@ -63,7 +63,7 @@ class AddSkips(Technique):
 
         named = {id(module): name for name, module in training.named_modules()}
         details = [f"{run.name}: to the {'input' if run.before else 'output'} of {named[id(run.host)]}" for run in runs]
-        summary = f"identity skips around {len(runs)} hidden layer{'s' if len(runs) > 1 else ''}: {names([(run.name, run) for run in runs])}"
+        summary = f"identity skips around {len(runs)} hidden layer{'s' if len(runs) > 1 else ''}: {listed_names([(run.name, run) for run in runs])}"
         return Change(summary, undo, lambda: any(skip.acted for skip in skips), (*details, *passed_over))
 
 

@@ -13,7 +13,7 @@ from trimtab.reading.order import answers, layers
 from trimtab.reading.weights import trained, weight_of
 from trimtab.recipe import Change, Suite, Technique, TrainingLike
 from trimtab.techniques.engines.clips import clipping
-from trimtab.techniques.engines.surgery import nothing
+from trimtab.techniques.engines.surgery import nothing_for
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Agc(Technique):
         left_out = {id(p) for _, module in layers(training) if id(module) in ends for p in module.parameters()}
         clipped = [p for _, p in trained(training, training.named_parameters()) if id(p) not in left_out]
         if not clipped:
-            raise nothing(self, "only the last layer is trained, which is left out. Clip it too with last=True.")
+            raise nothing_for(self, "only the last layer is trained, which is left out. Clip it too with last=True.")
         transposed: dict[torch.Tensor, int] = {
             weight: module.groups
             for _, module in layers(training, "conv")

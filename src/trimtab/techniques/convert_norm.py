@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from trimtab.reading.norms import KINDS
+from trimtab.reading.norms import NORM_KINDS
 from trimtab.recipe import Change, Suite, Technique, TrainingLike, nearest
 from trimtab.techniques.engines.converting import convert_norms
 
@@ -61,10 +61,10 @@ class ConvertNorm(Technique):
     only: str = "*"
 
     def __post_init__(self) -> None:
-        if self.to not in (*KINDS, "same"):
-            raise ValueError(f"convert_norm(to={self.to!r}): {nearest(self.to, (*KINDS, 'same'))}")
-        if self.from_ not in (*KINDS, "any"):
-            raise ValueError(f"convert_norm(from_={self.from_!r}): {nearest(self.from_, (*KINDS, 'any'))}")
+        if self.to not in (*NORM_KINDS, "same"):
+            raise ValueError(f"convert_norm(to={self.to!r}): {nearest(self.to, (*NORM_KINDS, 'same'))}")
+        if self.from_ not in (*NORM_KINDS, "any"):
+            raise ValueError(f"convert_norm(from_={self.from_!r}): {nearest(self.from_, (*NORM_KINDS, 'any'))}")
         if self.groups < 1:
             raise ValueError(f"groups={self.groups} must be at least 1.")
 

@@ -13,7 +13,7 @@ from trimtab.nn.drop_block import check_block
 from trimtab.reading.order import CONV, behind_the_first, hidden_layers
 from trimtab.recipe import Change, Suite, Technique, TrainingLike
 from trimtab.techniques.engines.hang_noise import check_rate, hang_noise
-from trimtab.techniques.engines.surgery import nothing
+from trimtab.techniques.engines.surgery import nothing_for
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class DropBlock(Technique):
         hidden = behind_the_first(training) if before else hidden_layers(training)
         found = [(name, layer) for name, layer in hidden if isinstance(layer, CONV)]
         if not found:
-            raise nothing(
+            raise nothing_for(
                 self, f"the model has no convolution {'behind' if before else 'before'} another layer with weights."
             )
 

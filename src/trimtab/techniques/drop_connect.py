@@ -10,7 +10,7 @@ from torch import nn
 from trimtab.nn.drop_connect import DropConnectMask, put_in, recurrent_weights, take_out
 from trimtab.reading.order import doubts, hidden_layers
 from trimtab.recipe import Change, Technique, TrainingLike
-from trimtab.techniques.engines.surgery import Hung, names, nothing, training_now
+from trimtab.techniques.engines.surgery import Hung, listed_names, nothing_for, training_now
 
 KINDS = ("linear", "conv", "recurrent", "all")
 
@@ -72,7 +72,7 @@ class DropConnect(Technique):
         if not found:
             why = " whose weights are parameters of their own" if computed else ""
             kinds = "linear, convolution or recurrent" if self.on == "all" else self.on
-            raise nothing(self, f"the model has no hidden {kinds} layer{why}.")
+            raise nothing_for(self, f"the model has no hidden {kinds} layer{why}.")
         hung = [
             _Masked(
                 layer,
@@ -86,7 +86,7 @@ class DropConnect(Technique):
             for one in hung:
                 one.take_off()
 
-        listed = names([(name, layer) for name, layer, _ in found])
+        listed = listed_names([(name, layer) for name, layer, _ in found])
         details = tuple(f"{name}: left alone, its weights are computed from other tensors" for name in computed)
         summary = f"DropConnect with p={self.p:g} on {len(found)} layers: {listed}"
         return Change(summary, undo, lambda: any(one.acted for one in hung), (*details, *doubts(training)))

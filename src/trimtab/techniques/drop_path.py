@@ -14,7 +14,7 @@ from trimtab.nn.drop_path import DropPath as DropPathPart
 from trimtab.nn.rates import rates_by_depth
 from trimtab.reading.branches import PASSING, branches
 from trimtab.recipe import Change, Suite, Technique, TrainingLike
-from trimtab.techniques.engines.surgery import Hung, names, nothing, training_now
+from trimtab.techniques.engines.surgery import Hung, listed_names, nothing_for, training_now
 
 _FOUND = ("DropPath", "StochasticDepth")  # ours, timm's, torchvision's
 _PRODUCTS = (operator.mul, torch.mul)
@@ -64,7 +64,7 @@ class DropPath(Technique):
         ends = {id(module) for model in training.models for module in _ends(model, passed_over)}
         found = [(name, module) for name, module in training.named_modules() if id(module) in ends]
         if not found:
-            raise nothing(
+            raise nothing_for(
                 self, " ".join(passed_over[:3]) or "no residual branch can be read from the code of the model."
             )
         rates = rates_by_depth(len(found), self.p)
@@ -77,7 +77,7 @@ class DropPath(Technique):
             for one in hung:
                 one.take_off()
 
-        summary = f"stochastic depth with p up to {self.p:g} on {len(found)} residual branch{'es' if len(found) > 1 else ''}: {names(found)}"
+        summary = f"stochastic depth with p up to {self.p:g} on {len(found)} residual branch{'es' if len(found) > 1 else ''}: {listed_names(found)}"
         details = [f"{name}: p={rate:g}" for (name, _), rate in zip(found, rates, strict=True)]
         return Change(summary, undo, lambda: any(one.acted for one in hung), (*details, *passed_over))
 

@@ -9,11 +9,11 @@ import torch
 from torch import nn
 
 from trimtab.optim.early_stopping import EarlyStopping as Judge
-from trimtab.optim.early_stopping import check
+from trimtab.optim.early_stopping import check_argument
 from trimtab.optim.tensors import copied, fitting, write
 from trimtab.quantities import goal_of, judging, named, told
 from trimtab.recipe import Change, Suite, Technique, TrainingLike
-from trimtab.techniques.engines.averages import tensors_of
+from trimtab.techniques.engines.averages import averaged_tensors
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class EarlyStopping(Technique):
     level: float = 0.05
 
     def __post_init__(self) -> None:
-        check(
+        check_argument(
             "goal", self.goal, self.goal in ("", "min", "max"), "'min', 'max', or '' to read it from the metric's name"
         )
         self.judge("min")
@@ -129,7 +129,7 @@ class _Keeper:
     def _look(self) -> None:
         # Numbers are told when training has gone on to its next backward, and its forward has changed buffers by then.
         if not self._seen:
-            self._seen = copied(tensors_of(self.training))
+            self._seen = copied(averaged_tensors(self.training))
 
     def _after_step(self, optimizer: torch.optim.Optimizer) -> None:
         if self._pending:
@@ -154,7 +154,7 @@ class _Keeper:
         return self.judge is not None and self.judge.stopped
 
     def _put_back(self) -> None:
-        own = tensors_of(self.training)
+        own = averaged_tensors(self.training)
         write(own, fitting(own, self._best))
         self._trained = False
 

@@ -22,7 +22,7 @@ from trimtab.nn.ensemble import OF, average_members
 from trimtab.reading.order import CONV, LINEAR, NORM
 from trimtab.reading.weights import trained
 from trimtab.recipe import Change, LossCall, Suite, Technique, TrainingLike
-from trimtab.techniques.engines.surgery import nothing, training_now
+from trimtab.techniques.engines.surgery import nothing_for, training_now
 
 
 @dataclass(frozen=True)
@@ -125,18 +125,20 @@ def _join(technique: Technique, training: TrainingLike, members: int, bootstrap:
     """Let further members train beside the model; what bagging and deep ensembles share."""
     heads = [head for head in training.heads if head not in training.models] or training.heads
     if len(heads) != 1:
-        raise nothing(technique, f"it needs one model that is called, and {len(heads)} are trained here.")
+        raise nothing_for(technique, f"it needs one model that is called, and {len(heads)} are trained here.")
     model = heads[0]
     if (
         torch.distributed.is_available()
         and torch.distributed.is_initialized()
         and torch.distributed.get_world_size() > 1
     ):
-        raise nothing(technique, "several processes train, and the members' gradients would not be averaged over them.")
+        raise nothing_for(
+            technique, "several processes train, and the members' gradients would not be averaged over them."
+        )
     learning = {name for name, _ in trained(training, model.named_parameters())}
     hosts = [(name, m) for name, m in model.named_modules() if isinstance(m, _HOSTS)]
     if not hosts:
-        raise nothing(technique, "the model has no layer of torch that the members could hang on.")
+        raise nothing_for(technique, "the model has no layer of torch that the members could hang on.")
     path, host = hosts[0]
     seed = training.generator(technique.name).initial_seed()
     networks, alike = [], []
@@ -144,11 +146,11 @@ def _join(technique: Technique, training: TrainingLike, members: int, bootstrap:
         try:
             network = copied_module(model)
         except ValueError as error:
-            raise nothing(technique, f"{error}.") from None
+            raise nothing_for(technique, f"{error}.") from None
         alike = _draw_anew(network, learning, seed + number)
         networks.append(network)
     if len(alike) == len(learning):
-        raise nothing(technique, "the model has no layer whose parameters are trained and can be drawn anew.")
+        raise nothing_for(technique, "the model has no layer whose parameters are trained and can be drawn anew.")
 
     child = "ensemble" if not hasattr(host, "ensemble") else "trimtab_ensemble"
     more = _Members(networks, next(model.parameters()).device)

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from trimtab import nn as tn
 from trimtab.nn.layer_norm import add_norm
 from trimtab.recipe import Change, Suite, Technique, TrainingLike
-from trimtab.techniques.engines.surgery import nothing
+from trimtab.techniques.engines.surgery import nothing_for
 
 DROP_INS: dict[type[nn.Module], type[nn.Module]] = {
     nn.BatchNorm1d: tn.BatchNorm1d,
@@ -92,7 +92,7 @@ class Fuse(Technique):
                 elif not isinstance(module, CONTAINERS) and any(isinstance(c, TAKES_MORE) for c in module.children()):
                     surgeon.traced(name, module)
         if not surgeon.done:
-            raise nothing(self, "the model has neither torch norms nor dropouts.")
+            raise nothing_for(self, "the model has neither torch norms nor dropouts.")
         joined = [line for line in surgeon.details if not line.startswith("left")]
         summary = f"{surgeon.replaced} norms and dropouts replaced by drop-ins, {len(joined)} chains joined into them"
         return Change(summary, surgeon.undo, details=tuple(surgeon.details))

@@ -14,7 +14,7 @@ from trimtab.nn.weight_norms import weight_standardization
 from trimtab.reading.order import followed_by_norm, layers
 from trimtab.recipe import Change, NothingToDo, Suite, Technique, TrainingLike
 from trimtab.techniques.engines.converting import convert_norms
-from trimtab.techniques.engines.surgery import names, nothing
+from trimtab.techniques.engines.surgery import listed_names, nothing_for
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class GnWs(Technique):
         found = _convolutions(training)
         if not found:
             converted.undo()
-            raise nothing(self, "the model has no convolution with a batch or group norm behind it.")
+            raise nothing_for(self, "the model has no convolution with a batch or group norm behind it.")
         back = [_standardize(layer, self.eps) for _, layer in found]
 
         def undo() -> None:
@@ -73,7 +73,7 @@ class GnWs(Technique):
                 one()
             converted.undo()
 
-        summary = f"weights of {len(found)} convolutions standardized: {names(found)}; {converted.summary}"
+        summary = f"weights of {len(found)} convolutions standardized: {listed_names(found)}; {converted.summary}"
         return Change(
             summary, undo, details=(*(f"{name}: weight standardized" for name, _ in found), *converted.details)
         )

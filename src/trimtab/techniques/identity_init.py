@@ -14,7 +14,7 @@ from trimtab.reading.weights import trained
 from trimtab.recipe import Change, Suite, Technique, TrainingLike
 from trimtab.techniques.engines.initialize import redraw
 from trimtab.techniques.engines.insert import Recover, forget
-from trimtab.techniques.engines.surgery import names, nothing
+from trimtab.techniques.engines.surgery import listed_names, nothing_for
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class IdentityInit(Technique):
                 else:
                     found.append((name, module))
         if not found:
-            raise nothing(
+            raise nothing_for(
                 self,
                 " ".join(left[:3]) or "the model has no normalization with a gain.",
             )
@@ -90,7 +90,7 @@ class IdentityInit(Technique):
                 undos.pop()()
 
         return Change(
-            f"identity start of {len(found)} norm{'s' if len(found) > 1 else ''}: {names(found)}",
+            f"identity start of {len(found)} norm{'s' if len(found) > 1 else ''}: {listed_names(found)}",
             undo,
             lambda: any(isinstance(error, float) for error in errors.values()),
             tuple(left),

@@ -16,7 +16,7 @@ from trimtab.reading.weights import trained, weight_of
 from trimtab.recipe import Change, Technique, TrainingLike
 from trimtab.techniques.engines.choose import chosen, left_alone
 from trimtab.techniques.engines.penalties import act_on, check_factors, gradient_of
-from trimtab.techniques.engines.surgery import Hung, names, nothing, training_now
+from trimtab.techniques.engines.surgery import Hung, listed_names, nothing_for, training_now
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class L0(Technique):
         )
         found = [(name, layer) for name, layer, weight in weighted if weight is layer.weight and id(weight) in ids]
         if not found:
-            raise nothing(self, " ".join(details) or "these are no weights of linear or convolution layers.")
+            raise nothing_for(self, " ".join(details) or "these are no weights of linear or convolution layers.")
         gates = [self._gates(layer.weight, training.generator(f"l0 {name}")) for name, layer in found]
         stop, _ = act_on(self, training, [one.log_alpha for one in gates], gradient_of(self._penalty))
         hung: list[Gated] = []
@@ -90,7 +90,7 @@ class L0(Technique):
             undo()
             raise
         return Change(
-            f"{self} on the weights of {len(found)} layers: {names(found)}",
+            f"{self} on the weights of {len(found)} layers: {listed_names(found)}",
             undo,
             lambda: any(one.acted for one in hung) or any(bool((one.gates(drawn=False) != 1).any()) for one in gates),
             details,

@@ -9,7 +9,7 @@ from trimtab.optim.weight_decay import scheduled_base_lr
 from trimtab.recipe import Change, Suite, Technique, TrainingLike
 from trimtab.techniques.engines.plain import number_of
 from trimtab.techniques.engines.schedules import check_rates
-from trimtab.techniques.engines.surgery import nothing
+from trimtab.techniques.engines.surgery import nothing_for
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class LearningRate(Technique):
         bases = [(name, scheduled_base_lr(group) or float(group["lr"])) for name, group in named]
         base = next((base for _, base in bases if base > 0), 0.0)
         if not base:
-            raise nothing(self, "all learning rates are 0, so that there are no ratios to keep.")
+            raise nothing_for(self, "all learning rates are 0, so that there are no ratios to keep.")
         scale = self.lr / base
         details = [
             f"{name}: {rate:g} becomes {rate * scale:g}" for name, rate in dict.fromkeys(bases) if len(set(bases)) > 1

@@ -10,7 +10,7 @@ from torch import nn
 from trimtab.nn.soft_cap import SoftCap, check_cap
 from trimtab.reading.order import answers, doubts, layers
 from trimtab.recipe import Change, LossCall, Technique, TrainingLike
-from trimtab.techniques.engines.surgery import Hung, names, nothing
+from trimtab.techniques.engines.surgery import Hung, listed_names, nothing_for
 
 OF_LOGITS = (
     "cross_entropy",
@@ -62,7 +62,7 @@ class LogitSoftCap(Technique):
         ends = answers(training)
         found = [(name, layer) for name, layer in layers(training) if id(layer) in ends]
         if not found:
-            raise nothing(self, "the model has no linear or convolution layer whose output could be its logits.")
+            raise nothing_for(self, "the model has no linear or convolution layer whose output could be its logits.")
         hung = [Hung(layer, "soft_cap", SoftCap(self.cap), _call) for _, layer in found]
         judged = False
 
@@ -77,9 +77,7 @@ class LogitSoftCap(Technique):
             for one in hung:
                 one.take_off()
 
-        summary = (
-            f"logits of {names(found) if any(name for name, _ in found) else 'the model'} capped softly at {self.cap:g}"
-        )
+        summary = f"logits of {listed_names(found) if any(name for name, _ in found) else 'the model'} capped softly at {self.cap:g}"
 
         def acted() -> bool:
             return any(one.acted for one in hung)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from trimtab.optim.penalties import check_p, lp_sum
+from trimtab.optim.penalties import check_power, lp_sum
 from trimtab.recipe import Change, Technique, TrainingLike
 from trimtab.techniques.engines.penalties import act_on_chosen, check_factors, gradient_of
 
@@ -49,7 +49,7 @@ class Lp(Technique):
 
     def __post_init__(self) -> None:
         check_factors(factor=self.factor)
-        check_p(self.p, self.eps)
+        check_power(self.p, self.eps)
 
     def apply(self, training: TrainingLike) -> Change:
         def penalty(weights: list[torch.Tensor]) -> torch.Tensor:

@@ -14,7 +14,7 @@ from torch._compile import _disable_dynamo  # torch.compiler.disable would impor
 from trimtab.nn.lsuv import LsuvLayer, orthogonal_, scale_in_order
 from trimtab.recipe import Change, Technique, TrainingLike
 from trimtab.techniques.engines.initialize import bias_of, redraw, weights_of
-from trimtab.techniques.engines.surgery import names, nothing, training_now
+from trimtab.techniques.engines.surgery import listed_names, nothing_for, training_now
 
 Found = list[tuple[str, Any, nn.Parameter]]
 
@@ -67,7 +67,7 @@ class LsuvInit(Technique):
 
     def apply(self, training: TrainingLike) -> Change:
         if _several_processes():
-            raise nothing(self, "several processes train, and each would measure on a batch of its own.")
+            raise nothing_for(self, "several processes train, and each would measure on a batch of its own.")
         found, left = weights_of(self, training)
         undo = redraw(training, [p for _, layer, weight in found for p in (weight, bias_of(layer)) if p is not None])
         with torch.no_grad():
@@ -101,7 +101,7 @@ class LsuvInit(Technique):
             return any(not one.why_not for one in results) or (stepped and not results)
 
         return Change(
-            f"LSUV initialization of {len(found)} layers: {names([one[:2] for one in found])}",
+            f"LSUV initialization of {len(found)} layers: {listed_names([one[:2] for one in found])}",
             put_back,
             acted,
             left,

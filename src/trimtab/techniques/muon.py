@@ -15,7 +15,7 @@ from trimtab.reading.weights import trained
 from trimtab.recipe import Change, Suite, Technique, TrainingLike
 from trimtab.techniques.engines.becoming import Becomes, Turn, check_lr, defaults_of
 from trimtab.techniques.engines.choose import chosen
-from trimtab.techniques.engines.surgery import names, nothing
+from trimtab.techniques.engines.surgery import listed_names, nothing_for
 
 EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
 
@@ -146,7 +146,9 @@ class Muon(Becomes, Technique):
             f"{named} becomes Muon with a learning rate of {self.lr:g} for {len(found)} hidden {many}, and AdamW with "
             f"{self.adamw_lr:g} for all else"
         )
-        return Change(summary, turn.undo, turn.acted, (f"Muon: {names(found)}", *turn.details, *doubts(training)))
+        return Change(
+            summary, turn.undo, turn.acted, (f"Muon: {listed_names(found)}", *turn.details, *doubts(training))
+        )
 
     def _matrices(self, training: TrainingLike) -> list[tuple[str, nn.Parameter]]:
         ends = answers(training) | first_layers(training)
@@ -155,7 +157,7 @@ class Muon(Becomes, Technique):
         weights = trained(training, chosen(self, training))
         found = [(name, p) for name, p in weights if p.ndim == 2 and id(p) not in others]
         if not found:
-            raise nothing(
+            raise nothing_for(
                 self,
                 "between its first and its last layer the model has no weight with two dimensions that is trained.",
             )

@@ -11,7 +11,7 @@ from trimtab.reading.weights import trained
 from trimtab.recipe import Change, Technique, TrainingLike
 from trimtab.techniques.engines.choose import chosen, left_alone
 from trimtab.techniques.engines.penalties import act_on, check_factors, gradient_of
-from trimtab.techniques.engines.surgery import names, nothing
+from trimtab.techniques.engines.surgery import listed_names, nothing_for
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class OrthogonalPenalty(Technique):
     def apply(self, training: TrainingLike) -> Change:
         found = [(name, p) for name, p in chosen(self, training, self.only) if p.ndim > 1]
         if not found:
-            raise nothing(self, f"no parameter that {self.only!r} names has two dimensions or more.")
+            raise nothing_for(self, f"no parameter that {self.only!r} names has two dimensions or more.")
         weights: list[torch.Tensor] = [p for _, p in found]
 
         def penalty(moved: list[torch.Tensor]) -> torch.Tensor:
@@ -64,7 +64,7 @@ class OrthogonalPenalty(Technique):
 
         stop, acted = act_on(self, training, weights, gradient_of(penalty))
         now = trained(training, found)
-        summary = f"orthogonal penalty of {self.factor:g} on {len(now)} weights: {names(now)}"
+        summary = f"orthogonal penalty of {self.factor:g} on {len(now)} weights: {listed_names(now)}"
 
         @torch.no_grad()
         def outcome() -> str:

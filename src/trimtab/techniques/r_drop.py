@@ -13,7 +13,7 @@ from torch import nn
 from trimtab.nn.draws import OwnGenerator
 from trimtab.nn.r_drop import r_drop_divergence
 from trimtab.recipe import Change, LossCall, Refused, Suite, Technique, TrainingLike
-from trimtab.techniques.engines.surgery import nothing
+from trimtab.techniques.engines.surgery import nothing_for
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class RDrop(Technique):
     def apply(self, training: TrainingLike) -> Change:
         dropouts = [module for _, module in training.named_modules() if _drops(module)]
         if not dropouts:
-            raise nothing(
+            raise nothing_for(
                 self, "the model has no dropout, so both passes would give the same. Add dropout to the recipe."
             )
         rows, acted, heard = 0, False, True

@@ -14,7 +14,7 @@ from trimtab.reading.norms import Norm, recognise
 from trimtab.reading.order import BEFORE, NORM, layers
 from trimtab.recipe import Change, Suite, Technique, TrainingLike
 from trimtab.techniques.engines.insert import features_of
-from trimtab.techniques.engines.surgery import names, nothing
+from trimtab.techniques.engines.surgery import listed_names, nothing_for
 
 
 @dataclass(frozen=True)
@@ -68,13 +68,13 @@ class RemoveRedundantBias(Technique):
                 removed.append((name, _Removed(training, layer, norm.module)))
                 told.append(f"{name}: {type(norm.module).__name__} takes the bias away again; removed")
         if not removed:
-            raise nothing(self, " ".join(left[:3]) or "no layer with a bias goes straight into a normalization.")
+            raise nothing_for(self, " ".join(left[:3]) or "no layer with a bias goes straight into a normalization.")
 
         def undo() -> None:
             for _, one in reversed(removed):
                 one.undo()
 
-        summary = f"{len(removed)} redundant bias{'es' if len(removed) > 1 else ''} removed: {names(removed)}"
+        summary = f"{len(removed)} redundant bias{'es' if len(removed) > 1 else ''} removed: {listed_names(removed)}"
         return Change(summary, undo, details=(*told, *left))
 
 

@@ -15,7 +15,7 @@ from torch._compile import _disable_dynamo  # torch.compiler.disable would impor
 
 from trimtab.optim.sam import check_rho, climb_
 from trimtab.recipe import Change, LossCall, Suite, Technique, TrainingLike
-from trimtab.techniques.engines.surgery import nothing
+from trimtab.techniques.engines.surgery import nothing_for
 
 
 @dataclass(frozen=True)
@@ -73,15 +73,17 @@ class SAM(Technique):
     def apply(self, training: TrainingLike) -> Change:
         held = [p for optimizer in training.optimizers for group in optimizer.param_groups for p in group["params"]]
         if not training.models:
-            raise nothing(
+            raise nothing_for(
                 self, "the optimizer trains tensors of no module, so there is no model to call a second time."
             )
         if any(type(p).__name__ == "DTensor" for p in held):
-            raise nothing(
+            raise nothing_for(
                 self, "the parameters are sharded over several processes, which each hold a part of the gradient."
             )
         if any(group.get("line_search_fn") for optimizer in training.optimizers for group in optimizer.param_groups):
-            raise nothing(self, "the optimizer searches along a line for a lower loss, whose gradient this one is not.")
+            raise nothing_for(
+                self, "the optimizer searches along a line for a lower loss, whose gradient this one is not."
+            )
         second = _SecondPass(self, training)
         # Changes of losses bring in the gates that change inputs and outputs; the hooks then see what these have made of them.
         stop = training.change_loss(second.loss)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from trimtab.optim.averaging import WeightAverage
-from trimtab.optim.tensors import Tensors, tensors_of, write
+from trimtab.optim.tensors import ModelOrTensors, tensors_of, write
 from trimtab.recipe import Change, Technique, TrainingLike
 from trimtab.techniques.engines.averages import evaluate_with
 from trimtab.techniques.engines.becoming import Becomes, Turn, check_lr, defaults_of
@@ -128,10 +128,10 @@ class _Average(WeightAverage):
         super().__init__()
         self.training, self.beta = training, beta
 
-    def update(self, model: Tensors) -> None:
+    def update(self, model: ModelOrTensors) -> None:
         self.averaged += 1
 
-    def copy_to(self, model: Tensors) -> None:
+    def copy_to(self, model: ModelOrTensors) -> None:
         there: dict[int, torch.Tensor] = {}
         for optimizer in self.training.optimizers:
             for group in optimizer.param_groups:

@@ -10,7 +10,7 @@ from torch import nn
 from trimtab.nn.standout import StandoutMask, check_standout
 from trimtab.reading.order import doubts, hidden_layers
 from trimtab.recipe import Change, Technique, TrainingLike
-from trimtab.techniques.engines.surgery import Hung, names, nothing, training_now
+from trimtab.techniques.engines.surgery import Hung, listed_names, nothing_for, training_now
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Standout(Technique):
     def apply(self, training: TrainingLike) -> Change:
         found = hidden_layers(training)
         if not found:
-            raise nothing(self, "the model has no linear or convolution layer in front of another one.")
+            raise nothing_for(self, "the model has no linear or convolution layer in front of another one.")
         hung = []
         for name, layer in found:
             mask = StandoutMask(self.alpha, self.beta, training.generator(f"standout {name}"))
@@ -64,9 +64,7 @@ class Standout(Technique):
             for one in hung:
                 one.take_off()
 
-        summary = (
-            f"standout with alpha={self.alpha:g} and beta={self.beta:g} behind {len(found)} layers: {names(found)}"
-        )
+        summary = f"standout with alpha={self.alpha:g} and beta={self.beta:g} behind {len(found)} layers: {listed_names(found)}"
         return Change(summary, undo, lambda: any(one.acted for one in hung), doubts(training))
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from trimtab.nn.surrogates import check_kind, surrogate_loss
+from trimtab.nn.surrogates import check_surrogate, surrogate_loss
 from trimtab.recipe import Change, LossCall, Refused, Technique, TrainingLike
 
 KINDS = ("square", "log", "hinge", "exponential")
@@ -72,7 +72,7 @@ class SurrogateLoss(Technique):
     kind: str = "hinge"
 
     def __post_init__(self) -> None:
-        check_kind("surrogate_loss", self.kind, KINDS)
+        check_surrogate("surrogate_loss", self.kind, KINDS)
 
     def apply(self, training: TrainingLike) -> Change:
         pairs: deque[torch.Tensor] = deque(maxlen=KEPT)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from trimtab.optim.weight_decay import check_kind, scheduled_base_lr, weight_decay_
+from trimtab.optim.weight_decay import check_decay, scheduled_base_lr, weight_decay_
 from trimtab.reading.weights import trained
 from trimtab.recipe import Change, Technique, TrainingLike
 from trimtab.techniques.engines.choose import chosen, left_alone
@@ -60,7 +60,7 @@ class WeightDecay(Technique):
     def __post_init__(self) -> None:
         if not self.factor > 0:
             raise ValueError(f"factor={self.factor} must be positive: it is the strength of the decay.")
-        check_kind("weight_decay", self.kind)
+        check_decay("weight_decay", self.kind)
 
     def plain(self, training: TrainingLike) -> str:
         kinds = {"coupled": COUPLED, "decoupled": (torch.optim.AdamW,)}.get(self.kind, ())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from trimtab.data import Whiten
-from trimtab.data.whiten import check_kind
+from trimtab.data.whiten import check_whitening
 from trimtab.recipe import Change, Technique, TrainingLike
 from trimtab.techniques.engines.inputs import check_batches, normalize_inputs
 
@@ -57,7 +57,7 @@ class WhitenInputs(Technique):
     batches: int | None = None
 
     def __post_init__(self) -> None:
-        check_kind("whiten_inputs", self.kind)
+        check_whitening("whiten_inputs", self.kind)
         check_batches(self.batches)
         if self.kind == "pca" and self.batches is None:
             raise ValueError(

@@ -18,7 +18,7 @@ from trimtab.reading.order import CONV, LINEAR
 from trimtab.reading.weights import trained, weight_of
 from trimtab.recipe import Change, Suite, Technique, TrainingLike
 from trimtab.techniques.engines.initialize import redraw
-from trimtab.techniques.engines.surgery import names, nothing
+from trimtab.techniques.engines.surgery import listed_names, nothing_for
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class ZeroInitResidual(Technique):
                         found.append((name, scales))
         if not found:
             also = ", or in a layer" if self.weights else ""
-            raise nothing(
+            raise nothing_for(
                 self,
                 f"the model has no residual branch that ends in a norm with a gain or in a layer scale{also}, and that is trained.",
             )
@@ -90,7 +90,7 @@ class ZeroInitResidual(Technique):
         with torch.no_grad():
             for parameter in changed:
                 parameter.zero_()
-        summary = f"{len(found)} residual branch{'es' if len(found) > 1 else ''} set to zero: {names(found)}"
+        summary = f"{len(found)} residual branch{'es' if len(found) > 1 else ''} set to zero: {listed_names(found)}"
         return Change(
             summary,
             undo,

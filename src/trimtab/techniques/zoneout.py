@@ -9,7 +9,7 @@ from torch import nn
 
 from trimtab.nn.zoneout import ZoneoutGRU, ZoneoutLSTM, ZoneoutMask, ZoneoutRNN, check_zoneout
 from trimtab.recipe import Change, Suite, Technique, TrainingLike
-from trimtab.techniques.engines.surgery import names, nothing, training_now
+from trimtab.techniques.engines.surgery import listed_names, nothing_for, training_now
 
 KINDS: dict[type[nn.Module], type[nn.Module]] = {nn.LSTM: ZoneoutLSTM, nn.GRU: ZoneoutGRU, nn.RNN: ZoneoutRNN}
 
@@ -61,8 +61,8 @@ class Zoneout(Technique):
         left = [(n, m) for n, m in recurrent if not any(m is other for _, other in found)]
         details = tuple(f"{name or '(model)'}: left alone, a {type(module).__name__}" for name, module in left)
         if not found:
-            why = f" of torch's own class without projections, only {names(left)}" if left else ""
-            raise nothing(self, f"the model has no LSTM, GRU or RNN{why}.")
+            why = f" of torch's own class without projections, only {listed_names(left)}" if left else ""
+            raise nothing_for(self, f"the model has no LSTM, GRU or RNN{why}.")
         classes = [type(module) for _, module in found]
         masks = []
         for name, module in found:
@@ -77,7 +77,7 @@ class Zoneout(Technique):
                 module.__class__ = cls
 
         cell = "" if self.p_cell is None else f" (p={self.p_cell:g} for the cell)"
-        summary = f"zoneout with p={self.p:g}{cell} in {len(found)} layers: {names(found)}"
+        summary = f"zoneout with p={self.p:g}{cell} in {len(found)} layers: {listed_names(found)}"
         return Change(summary, undo, lambda: any(mask.calls for mask in masks), details)
 
 

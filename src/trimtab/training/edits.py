@@ -192,7 +192,7 @@ def _listed(names: Sequence[str]) -> str:
 
 
 @dataclass(frozen=True)
-class Site:
+class EditSite:
     """Where the last optimizer of a training is made.
 
     ``sure`` says that the call in the statement makes it. Else somebody else does on the way, and it shows at the first step: a
@@ -224,8 +224,8 @@ def site_of(
     models: Sequence[nn.Module],
     optimizers: Sequence[torch.optim.Optimizer],
     frame: FrameType,
-    earlier: Site | None = None,
-) -> Site | None:
+    earlier: EditSite | None = None,
+) -> EditSite | None:
     """The statement of the user's that makes the last of the optimizers, which is under construction; ``None`` if there is none.
 
     It is the innermost one where the models have names. ``earlier`` is where the last optimizer before this one was made.
@@ -249,7 +249,7 @@ def site_of(
                 continue
             statement = _statement(inner)
             place = _before_training(inner, statement, trainer) if statement is not None else None
-            return Site(place, True, inner.f_code, statement, (), ()) if statement is not None else None
+            return EditSite(place, True, inner.f_code, statement, (), ()) if statement is not None else None
         names = tuple(_model_name(inner, model) for model in models)
         statement = _statement(inner) if all(names) else None
         if statement is not None:
@@ -269,8 +269,8 @@ def _site(
     models: tuple[str, ...],
     others: Sequence[torch.optim.Optimizer],
     sure: bool,
-    earlier: Site | None,
-) -> Site:
+    earlier: EditSite | None,
+) -> EditSite:
     calls: tuple[ast.Call, ...] = (statement.call,)
     beside = earlier if earlier is not None and _same(earlier, frame, statement) else None
     if beside is not None:  # several optimizers in one statement
@@ -284,10 +284,10 @@ def _site(
             if sure
             else _behind(statement, models, [*names, statement.name])
         )
-    return Site(place, sure, frame.f_code, statement, calls, models)
+    return EditSite(place, sure, frame.f_code, statement, calls, models)
 
 
-def _same(site: Site, frame: FrameType, statement: Statement) -> bool:
+def _same(site: EditSite, frame: FrameType, statement: Statement) -> bool:
     return site.code is frame.f_code and _span(site.statement.node) == _span(statement.node)
 
 

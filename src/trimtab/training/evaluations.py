@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from trimtab.training.places import Place, Places
+from trimtab.training.places import CallPlace, Places
 
 
 class Uses:
@@ -25,7 +25,7 @@ class Uses:
         self.stepped = False  # since a place was known to train
         self.sure: set[tuple] = set()  # places that evaluate with gradients, to which none came back for two steps
 
-    def evaluates(self, place: Place, training_mode: bool = True) -> bool:
+    def evaluates(self, place: CallPlace, training_mode: bool = True) -> bool:
         """Whether what happens at this place now is an evaluation, as far as can be told."""
         if not torch.is_grad_enabled():
             return True
@@ -37,7 +37,7 @@ class Uses:
         """A step is being made."""
         self.stepped = self.stepped or bool(self.trains)
 
-    def follow(self, place: Place, value: torch.Tensor) -> None:
+    def follow(self, place: CallPlace, value: torch.Tensor) -> None:
         """Hear of it when a gradient comes back to a value of this place."""
         if place.key in self.trains or place.key in self.sure or not value.requires_grad:
             return
@@ -102,14 +102,14 @@ class _Sum:
             yield "accuracy", float(torch.cat(self.shares).double().cpu() @ weights)
 
 
-class Labels:
+class PlaceNames:
     """Names for the places where a training is evaluated: ``val``, ``test``, ``val 2`` ..."""
 
     def __init__(self) -> None:
         self._names: dict[tuple, str] = {}
 
     def of(self, key: tuple) -> str:
-        """The name of a place, by the key of a :class:`Place`."""
+        """The name of a place, by the key of a :class:`CallPlace`."""
         if key not in self._names:
             taken = sum(name.split()[0] == key[0] for name in self._names.values())
             self._names[key] = f"{key[0]} {taken + 1}" if taken else key[0]

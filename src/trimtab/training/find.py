@@ -75,7 +75,7 @@ def _holds(root: nn.Module, module: nn.Module) -> bool:
     return any(part is module for _, part in parts(root))
 
 
-def called(model: nn.Module) -> tuple[nn.Module, ...]:
+def called_modules(model: nn.Module) -> tuple[nn.Module, ...]:
     """The modules whose calls are those of a model: itself, and where others of its methods are called than ``forward`` its parts too.
 
     So it is with a module of Lightning, whose ``training_step`` calls what it likes, and with one that has no ``forward``.

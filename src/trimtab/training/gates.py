@@ -20,8 +20,8 @@ from torch._compile import _disable_dynamo  # torch.compiler.disable would impor
 
 from trimtab.recipe import LossCall
 from trimtab.training.evaluations import Uses
-from trimtab.training.find import called
-from trimtab.training.places import Place, Places
+from trimtab.training.find import called_modules
+from trimtab.training.places import CallPlace, Places
 from trimtab.training.stage import stage
 
 
@@ -40,8 +40,8 @@ class Gates:
         self._repeats = False
         self.evaluating = False  # the models were called last in an evaluation
         self._places, self._uses = Places(), Uses()
-        self._at: Place | None = None  # where the models are being called from in training
-        self._last: Place | None = None  # where they were called from in training last
+        self._at: CallPlace | None = None  # where the models are being called from in training
+        self._last: CallPlace | None = None  # where they were called from in training last
         self._in_evaluation_mode = False  # they were called with gradients
         self._entered = False
         self._depth = 0  # of calls of heads inside of heads
@@ -84,7 +84,7 @@ class Gates:
     @property
     def heads(self) -> tuple[nn.Module, ...]:
         """The modules that the script calls: the models, or parts of those that are not called themselves."""
-        return tuple(head for model in self.models for head in called(model))
+        return tuple(head for model in self.models for head in called_modules(model))
 
     @property
     def why_untouched(self) -> str:
@@ -175,7 +175,7 @@ class Gates:
             return tuple(listed), kwargs
         return args, {**kwargs, keys[place - len(listed)]: x}
 
-    def _training_place(self, model: nn.Module) -> Place | None:
+    def _training_place(self, model: nn.Module) -> CallPlace | None:
         """Where the model is called from, if that trains; ``None`` in an evaluation."""
         if not torch.is_grad_enabled():
             return None  # also a part of training, such as a target: losses go on as they were
@@ -212,7 +212,7 @@ class Gates:
             return type(output)(changed) if type(output) in (tuple, list) else type(output)(*changed)
         return None
 
-    def _follow(self, place: Place, output: Any) -> None:
+    def _follow(self, place: CallPlace, output: Any) -> None:
         values = output.values() if isinstance(output, Mapping) else output if isinstance(output, (tuple, list)) else ()
         for value in (output, *values):
             if isinstance(value, torch.Tensor):

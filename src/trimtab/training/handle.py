@@ -18,7 +18,7 @@ from trimtab.recipe import Change, Event, NothingToDo, Now, Recipe, Technique
 from trimtab.records import CodePlace, Flow, front_door
 from trimtab.structure import parts, size, weights
 from trimtab.training import twins
-from trimtab.training.evaluations import Labels
+from trimtab.training.evaluations import PlaceNames
 from trimtab.training.find import unwrap
 from trimtab.training.gates import Gates
 from trimtab.training.rates import Factor, Opened, Rates
@@ -59,7 +59,7 @@ class Training(Gates):
         self._stepped: set[int] | None = None  # the optimizers that took part in the last step
         self.seen: Flow | None = None  # what goes where in the models, if a forward pass of theirs was recorded before
         self.read: dict[int, Any] = {}  # the order of the layers of each model, as long as it is made of the same
-        self.labels = Labels()  # of the places where it is evaluated
+        self.labels = PlaceNames()  # of the places where it is evaluated
         self._generators = 0
         self._rates = Rates(stage.own(Opened))
         for optimizer in optimizers:

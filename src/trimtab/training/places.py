@@ -46,7 +46,7 @@ class Key(tuple):
 
 
 @dataclass(frozen=True)
-class Place:
+class CallPlace:
     """Where something is called from: two calls come from one place when everything is the same up to the words that say ``split``.
 
     ``key`` tells places apart; ``split`` is the part of the data that the code speaks of, "eval" where it does not say.
@@ -61,7 +61,7 @@ class _Known:
     """A chain of callers that was met: which of their variables hold text, and the place by the values of these."""
 
     variables: list[tuple[int, str]]  # by frame and name
-    places: dict[tuple[str, ...], Place]
+    places: dict[tuple[str, ...], CallPlace]
     codes: tuple[CodeType, ...]  # kept, so that no other code gets their ids
 
 
@@ -76,7 +76,7 @@ class Places:
     def __init__(self) -> None:
         self._known: dict[tuple[int, ...], _Known] = {}
 
-    def at(self, frame: FrameType | None) -> Place:
+    def at(self, frame: FrameType | None) -> CallPlace:
         """The place from which a frame was reached."""
         frames = _callers(frame)
         key = tuple([id(one.f_code) for one in frames] + [one.f_lasti for one in frames])
@@ -93,7 +93,7 @@ class Places:
         return place
 
 
-def _read(frames: Sequence[FrameType], variables: Sequence[tuple[int, str]], values: Sequence[str]) -> Place:
+def _read(frames: Sequence[FrameType], variables: Sequence[tuple[int, str]], values: Sequence[str]) -> CallPlace:
     """What the code of a chain of callers says, with the values of its variables that hold text."""
     chain = tuple((one.f_code, one.f_lasti) for one in frames)
     said: dict[int, list[str]] = {}
@@ -110,7 +110,7 @@ def _read(frames: Sequence[FrameType], variables: Sequence[tuple[int, str]], val
         if said_so or not is_installed(code.co_filename)
     )
     told = tuple(value for at, one in said.items() if at <= depth for value in one if _split(value))
-    return Place(Key((split, inner, text, told)), split)
+    return CallPlace(Key((split, inner, text, told)), split)
 
 
 def _callers(frame: FrameType | None) -> list[FrameType]:

@@ -18,17 +18,17 @@ from torch import nn
 from trimtab.recipe import LossCall, Now
 from trimtab.structure import weights
 from trimtab.training.apart import apart, has_values
-from trimtab.training.evaluations import Evaluations, Labels
+from trimtab.training.evaluations import Evaluations, PlaceNames
 from trimtab.training.steps import Backward, Member
 from trimtab.training.taps import Taps
 from trimtab.training.twins import Treated
 
 
-class Live(Protocol):
+class Actor(Protocol):
     """What the stage asks of a training."""
 
     members: list[Member]
-    labels: Labels
+    labels: PlaceNames
     thread: int
     evaluating: bool
     loss_changes: list[Callable[[LossCall], torch.Tensor | None]]
@@ -54,7 +54,7 @@ T = TypeVar("T")
 class Hearer:
     """Hears of every evaluation with the training that it judges, and of every loss that is trained on."""
 
-    def evaluation(self, training: Live | None, name: str, value: float) -> None:
+    def evaluation(self, training: Actor | None, name: str, value: float) -> None:
         """A number was measured; ``None`` where no training has stepped yet."""
 
     def loss(self, name: str, output: Any, target: Any, value: torch.Tensor) -> None:
@@ -65,7 +65,7 @@ class Stage:
     """Trainings enter when they are made and leave when they are closed or collected."""
 
     def __init__(self) -> None:
-        self.trainings: weakref.WeakKeyDictionary[Live, None] = (
+        self.trainings: weakref.WeakKeyDictionary[Actor, None] = (
             weakref.WeakKeyDictionary()
         )  # in the order of their beginnings
         self._owned: dict[type, Any] = {}
@@ -73,9 +73,9 @@ class Stage:
         self.treated = Treated()
         self.now = Now()
         self.evaluations = Evaluations()  # what was evaluated since the last step
-        self._stepped: weakref.ref[Live] | None = None
-        self._called: weakref.ref[Live] | None = None
-        self._labels = Labels()  # of what was evaluated before any training
+        self._stepped: weakref.ref[Actor] | None = None
+        self._called: weakref.ref[Actor] | None = None
+        self._labels = PlaceNames()  # of what was evaluated before any training
         self._hearers: list[Hearer] = []
         self._settling = self._unsettled = False
         self._steps: list[Callable[[], None]] = []  # each ends a tap
@@ -90,44 +90,44 @@ class Stage:
 
     # -- who is there ------------------------------------------------------------------------------------------------
 
-    def enter(self, training: Live) -> None:
+    def enter(self, training: Actor) -> None:
         """A training begins."""
         self.trainings[training] = None
         weakref.finalize(training, self.settle).atexit = False
         self.settle()
 
-    def leave(self, training: Live) -> None:
+    def leave(self, training: Actor) -> None:
         """A training is over."""
         self.trainings.pop(training, None)
         self.settle()
 
-    def alive(self) -> list[Live]:
+    def alive(self) -> list[Actor]:
         """The trainings of this process."""
         return list(self.trainings)
 
     @property
-    def stepped(self) -> Live | None:
+    def stepped(self) -> Actor | None:
         """The training that made the last step: evaluations speak of it. Tensors that belong to no model are trained beside one."""
         return self._stepped() if self._stepped is not None else None
 
     @stepped.setter
-    def stepped(self, training: Live) -> None:
+    def stepped(self, training: Actor) -> None:
         if training.models or not any(one.models for one in self.alive()):
             self._stepped = weakref.ref(training)
 
     @property
-    def called(self) -> Live | None:
+    def called(self) -> Actor | None:
         """The training whose model was called last with gradients: losses from here on are its own."""
         return self._called() if self._called is not None else None
 
     @called.setter
-    def called(self, training: Live) -> None:
+    def called(self, training: Actor) -> None:
         self._called = weakref.ref(training)
 
     def hear(self, hearer: Hearer) -> Callable[[], None]:
         """Tell of evaluations and losses from here on, until the returned function is called."""
         self.close_evaluations(over=True)
-        self._stepped, self._labels = None, Labels()  # what stepped before is not of its run
+        self._stepped, self._labels = None, PlaceNames()  # what stepped before is not of its run
         self._hearers.append(hearer)
         self.settle()
 
@@ -176,7 +176,7 @@ class Stage:
     def _tap_losses(self) -> Iterator[Callable[[], None]]:
         yield self.taps.listen("loss", self._loss)
 
-    def _current(self) -> list[Live]:
+    def _current(self) -> list[Actor]:
         """Whose changes apply now: the training whose model was called last, if that was in training.
 
         Where no model was called, those whose parameters are in none.
@@ -223,7 +223,7 @@ class Stage:
 
     # -- steps -------------------------------------------------------------------------------------------------------
 
-    def _here(self) -> list[Live]:
+    def _here(self) -> list[Actor]:
         """The trainings of this thread. Another one's gradients must not even be looked at: they may be being written."""
         return [one for one in self.alive() if one.thread == threading.get_ident()]
 

@@ -11,7 +11,7 @@ import msgspec
 from trimtab.recipe import Recipe, RecipeError, Technique
 from trimtab.records import Arm, Asked, Comparison, RunRecord, Trial
 from trimtab.trial.permanent import permanent_lines
-from trimtab.trial.progress import shown
+from trimtab.trial.progress import shown_bar
 from trimtab.trial.session import Engine, Progress, Session
 from trimtab.trial.stats import compare_arms, words
 from trimtab.trial.subjects import Subject
@@ -50,7 +50,7 @@ def compare(
         TrialError: if the untreated subject crashes, never trains or has no metric.
     """
     texts = recipe_texts(recipes)  # before anything runs
-    with shown(progress) as bar, Session(subject, metric, engine, bar, budget, fresh) as session:
+    with shown_bar(progress) as bar, Session(subject, metric, engine, bar, budget, fresh) as session:
         return compare_watched(session, texts, seeds=seeds)[1]
 
 

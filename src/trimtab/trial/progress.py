@@ -146,7 +146,7 @@ class _Left(ProgressColumn):
 
 
 @contextlib.contextmanager
-def shown(progress: Progress | None) -> Iterator[Progress | None]:
+def shown_bar(progress: Progress | None) -> Iterator[Progress | None]:
     """The progress that was given; else a bar while the block lasts, if standard error is a terminal."""
     console = Console(stderr=True)
     if progress is not None or not console.is_terminal:

@@ -22,7 +22,7 @@ DRAWS = 99_999  # random sign patterns above that; with the observed one they ma
 # Closer than ten times that, two of them are the same number.
 TIE = 1e-9
 
-Outcome = Literal["ok", "diverged", "failed", "no_effect", "not_run"]
+SeedEnd = Literal["ok", "diverged", "failed", "no_effect", "not_run"]
 
 
 class Interval(NamedTuple):
@@ -301,7 +301,7 @@ def _by_seed(recipe: str, trials: Sequence[Trial]) -> dict[int, Trial]:
     return by_seed
 
 
-def _outcome(trial: Trial | None) -> Outcome:
+def _outcome(trial: Trial | None) -> SeedEnd:
     if trial is None or trial.status == "pruned":  # a search gave it up: nobody knows how it would have ended
         return "not_run"
     return "diverged" if trial.status == "ok" and not math.isfinite(trial.value) else trial.status
@@ -345,7 +345,7 @@ def _arm(
     )
 
 
-def _note(d: np.ndarray, outcomes: Sequence[tuple[Outcome, Outcome]], low: float) -> str:
+def _note(d: np.ndarray, outcomes: Sequence[tuple[SeedEnd, SeedEnd]], low: float) -> str:
     sentences = []
     if len(d) == 0:
         sentences.append("No seed on which both runs ended with a number: there is no difference to test.")
@@ -376,8 +376,8 @@ def _note(d: np.ndarray, outcomes: Sequence[tuple[Outcome, Outcome]], low: float
     return " ".join(sentences)
 
 
-def _lost(outcomes: Sequence[tuple[Outcome, Outcome]]) -> str:
-    said: dict[Outcome, str] = {
+def _lost(outcomes: Sequence[tuple[SeedEnd, SeedEnd]]) -> str:
+    said: dict[SeedEnd, str] = {
         "diverged": "diverged",
         "failed": "failed",
         "no_effect": "without effect",

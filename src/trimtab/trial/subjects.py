@@ -26,7 +26,7 @@ from trimtab.records import CodePlace
 from trimtab.store import FOLDER
 from trimtab.training import Training
 from trimtab.training.loop import Pair, fit
-from trimtab.watching import Outcome, run_script
+from trimtab.watching import Ending, run_script
 from trimtab.watching.script import trainings_found
 
 OnTraining = Callable[[Training, CodePlace | None], None]
@@ -65,7 +65,7 @@ class Subject(Protocol):
     @property
     def roots(self) -> tuple[Path, ...]: ...
     def fingerprint(self) -> str: ...
-    def run(self, heard: Heard) -> Outcome: ...
+    def run(self, heard: Heard) -> Ending: ...
 
 
 def subject_of(what: Subject | str | os.PathLike) -> Subject:
@@ -184,7 +184,7 @@ class Script:
             digest.update(f"{file.name} {len(text)} ".encode(errors="surrogateescape") + text)
         return digest.hexdigest()[:16]
 
-    def run(self, heard: Heard) -> Outcome:
+    def run(self, heard: Heard) -> Ending:
         return run_script(
             self.target,
             self.arguments,
@@ -357,14 +357,14 @@ class Task:
                 digest.update(pickle.dumps(part))
         return digest.hexdigest()[:16]
 
-    def run(self, heard: Heard) -> Outcome:
+    def run(self, heard: Heard) -> Ending:
         try:
             with trainings_found(heard.training):
                 self._fit(heard.evaluated)
         except Exception as error:
             traceback.print_exc()
-            return Outcome(1, traceback.format_exception_only(error)[-1].strip(), refused=isinstance(error, Refused))
-        return Outcome()
+            return Ending(1, traceback.format_exception_only(error)[-1].strip(), refused=isinstance(error, Refused))
+        return Ending()
 
     def _fit(self, on_value: Callable[[str, float], None]) -> None:
         train, held_out = self.data()

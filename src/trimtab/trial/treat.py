@@ -16,7 +16,7 @@ from trimtab.records import Arm, Asked, Comparison, Finding, Metric, RunRecord, 
 from trimtab.trial.compare import of_trials
 from trimtab.trial.pace import pace_words
 from trimtab.trial.permanent import permanent_lines
-from trimtab.trial.progress import shown
+from trimtab.trial.progress import shown_bar
 from trimtab.trial.session import Engine, Progress, Session
 from trimtab.trial.subjects import Script, Subject
 
@@ -73,7 +73,7 @@ def treat(
         SubjectError: if there is no such script.
         TrialError: if the untreated subject crashes, never trains or has no metric.
     """
-    with shown(progress) as bar, Session(subject, metric, engine, bar, budget, fresh) as session:
+    with shown_bar(progress) as bar, Session(subject, metric, engine, bar, budget, fresh) as session:
         return treat_watched(session, seeds=seeds)[1]
 
 
@@ -222,10 +222,10 @@ def _verdict_words(arm: Arm, search: Comparison) -> list[str]:
             f"On the search seeds the winner gained {chosen.effect:+.4g}; the best of the plain changes of learning rate, "
             f"{best.recipe}, gained {best.effect:+.4g}."
         )
-    return words + doubts(arm)
+    return words + doubts_of_effect(arm)
 
 
-def doubts(arm: Arm) -> list[str]:
+def doubts_of_effect(arm: Arm) -> list[str]:
     """What speaks against the effect of a confirmed recipe, in words."""
     words = []
     if "early_stopping" in arm.recipe:

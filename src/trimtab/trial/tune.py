@@ -14,12 +14,12 @@ from trimtab.trial.compare import of_trials
 from trimtab.trial.live import Live
 from trimtab.trial.pace import pace_words
 from trimtab.trial.permanent import permanent_lines
-from trimtab.trial.progress import shown
+from trimtab.trial.progress import shown_bar
 from trimtab.trial.search import BY_DOCTOR, Search, require_optuna
 from trimtab.trial.session import Engine, Progress, Session
 from trimtab.trial.space import Space
 from trimtab.trial.subjects import Subject
-from trimtab.trial.treat import FRESH, doubts
+from trimtab.trial.treat import FRESH, doubts_of_effect
 
 REASONS = 3  # of failed trials that are told
 SEED = 0  # of the search: all recipes see the same weights and batches, so that they differ by themselves only
@@ -87,7 +87,7 @@ def tune(
         if value < least:
             raise ValueError(f"{name}={value} must be at least {least}.")
     space = Space.parse(search)  # before anything runs
-    with shown(progress) as bar, Session(subject, metric, engine, bar, budget, fresh) as session:
+    with shown_bar(progress) as bar, Session(subject, metric, engine, bar, budget, fresh) as session:
         return tune_watched(session, space, trials=trials, seeds=seeds, candidates=candidates)[1]
 
 
@@ -198,8 +198,12 @@ def _confirmation_words(confirmation: Comparison, winner: Arm | None) -> list[st
     proven = sum(arm.proven for arm in confirmation.arms)
     if winner is None:
         best = max(confirmation.arms, key=lambda arm: sign * arm.mean if math.isfinite(arm.mean) else -math.inf)
-        return doubts(best) if len(confirmation.arms) == 1 else [f"{best.recipe}: {doubt}" for doubt in doubts(best)]
-    words = doubts(winner)
+        return (
+            doubts_of_effect(best)
+            if len(confirmation.arms) == 1
+            else [f"{best.recipe}: {doubt}" for doubt in doubts_of_effect(best)]
+        )
+    words = doubts_of_effect(winner)
     if proven > 1:
         words.append(
             f"The winner is the best of {proven} proven recipes on the seeds that prove them, which flatters its effect a little."

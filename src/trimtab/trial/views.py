@@ -298,10 +298,10 @@ def recover(trials: Path) -> None:
             clear(base)
 
 
-def named(recipe: str, seed: int, key: str) -> str:
+def folder_name(recipe: str, seed: int, key: str) -> str:
     """A name for the folder of a trial.
 
-    >>> named("batch_norm(after='linear')", 3, "key")
+    >>> folder_name("batch_norm(after='linear')", 3, "key")
     'batch_norm-after-linear-seed3-2c70e12b'
     """
     words = re.sub(r"[^A-Za-z0-9_.]+", "-", recipe or "untreated").strip("-")[:60]

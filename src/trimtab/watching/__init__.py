@@ -2,6 +2,6 @@
 
 from trimtab.watching.guard import WatchWarning
 from trimtab.watching.recorder import Recorder
-from trimtab.watching.script import Outcome, run_script
+from trimtab.watching.script import Ending, run_script
 
-__all__ = ["Outcome", "Recorder", "WatchWarning", "run_script"]
+__all__ = ["Ending", "Recorder", "WatchWarning", "run_script"]

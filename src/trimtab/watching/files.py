@@ -27,7 +27,7 @@ _WRITES = os.O_WRONLY | os.O_RDWR
 
 
 @contextlib.contextmanager
-def written(tell: Callable[[str, float], None]) -> Iterator[None]:
+def numbers_written(tell: Callable[[str, float], None]) -> Iterator[None]:
     """At the end of the block, call ``tell(name, value)`` for the numbers in the files that were written inside.
 
     Only what was added counts, where a file was there before and is appended to.

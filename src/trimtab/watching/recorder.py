@@ -28,7 +28,7 @@ from trimtab.records import Asked, CodePlace, RunRecord, drawing
 from trimtab.store import Keeping, what_to_do
 from trimtab.training.edits import code_place
 from trimtab.training.handle import Training
-from trimtab.training.stage import Hearer, Live, stage
+from trimtab.training.stage import Actor, Hearer, stage
 from trimtab.watching import loggers
 from trimtab.watching.budget import Budget
 from trimtab.watching.guard import Guard, warn
@@ -131,7 +131,7 @@ class Recorder(Hearer):
         """The model of a training has run in this thread."""
         self._forwarded[threading.get_ident()] = sampler
 
-    def evaluation(self, training: Live | None, name: str, value: float) -> None:
+    def evaluation(self, training: Actor | None, name: str, value: float) -> None:
         """A number was measured that judges the training as it stands now."""
         sampler = next((one for one in self.samplers if training is not None and one.training() is training), None)
         self.guard(self._add)(sampler or self._current, name, value)

@@ -22,12 +22,12 @@ from torch import nn
 
 from trimtab.recipe import Refused
 from trimtab.records import CodePlace
-from trimtab.training.edits import Site, site_of
+from trimtab.training.edits import EditSite, site_of
 from trimtab.training.find import models_of
 from trimtab.training.handle import Training
 from trimtab.training.safe import suppressed
 from trimtab.training.stage import stage
-from trimtab.watching.files import written
+from trimtab.watching.files import numbers_written
 from trimtab.watching.printed import read_along
 
 ALLOWANCE, SHARE = 10.0, 0.05  # seconds of the processor, and of the run, for finding the models of optimizers
@@ -39,7 +39,7 @@ _PACKAGE = str(Path(__file__).resolve().parents[1])
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Ending:
     """How a script ended: its exit code and, after an exception, the last line of it.
 
     ``refused`` when the exception was that of a technique that cannot act here, ``interrupted`` when it was Ctrl-C.
@@ -89,7 +89,7 @@ def trainings_found(
     early: list[
         weakref.ref[torch.optim.Optimizer]
     ] = []  # those whose own ``__init__`` is not through yet, and has no groups
-    sites: weakref.WeakKeyDictionary[Training, Site | None] = weakref.WeakKeyDictionary()
+    sites: weakref.WeakKeyDictionary[Training, EditSite | None] = weakref.WeakKeyDictionary()
 
     def on_optimizer(optimizer: torch.optim.Optimizer) -> None:
         try:
@@ -133,7 +133,7 @@ def trainings_found(
             stop()
 
 
-def _find_code(training: Training, sites: MutableMapping[Training, Site | None], frame: types.FrameType) -> None:
+def _find_code(training: Training, sites: MutableMapping[Training, EditSite | None], frame: types.FrameType) -> None:
     """Find out where the newest optimizer of a training is made; what is not sure yet shows at the first step."""
     site = None
     with suppressed():  # of what a script holds, anything may raise when it is looked at
@@ -164,7 +164,7 @@ def run_script(
     at_end: Callable[[], None] = lambda: None,
     unfound: Callable[[], None] | None = None,
     file: Path | None = None,
-) -> Outcome:
+) -> Ending:
     """Run a script (or, with ``module``, a module as ``python -m`` does) as ``__main__`` in this process.
 
     The script sees its own ``sys.argv``, its folder first on ``sys.path``, and its own standard output; its exit code and
@@ -186,7 +186,7 @@ def run_script(
     sys.path[:1] = [home, *sys.path[:1]] if sys.flags.safe_path else [home]
     finishes = _read_streams(on_line)
     files = contextlib.ExitStack()
-    files.enter_context(written(on_written))
+    files.enter_context(numbers_written(on_written))
     theirs = _own_files_first(home)
     ran: Any = None
     written_out = True
@@ -200,12 +200,12 @@ def run_script(
                 ran = _main(place)
                 sys.modules["__main__"] = ran
                 exec(_code(place), ran.__dict__)
-        outcome = Outcome(main=ran)
+        outcome = Ending(main=ran)
     except SystemExit as end:
         outcome = _exited(end, ran)
     except KeyboardInterrupt as error:
         _crashed(error, ran)
-        outcome = Outcome(130, "interrupted (Ctrl-C)", ran, interrupted=True)
+        outcome = Ending(130, "interrupted (Ctrl-C)", ran, interrupted=True)
     except BaseException as error:
         outcome = _crashed(error, ran)
     finally:
@@ -296,18 +296,18 @@ def _code(place: str | Path) -> types.CodeType:
         return compile(source.read(), _whole(place), "exec", dont_inherit=True)
 
 
-def _exited(end: SystemExit, main: Any) -> Outcome:
+def _exited(end: SystemExit, main: Any) -> Ending:
     if end.code is None or isinstance(end.code, int):
         code = int(end.code or 0)
-        return Outcome(code, f"the script ended itself with exit code {code}" if code else "", main)
+        return Ending(code, f"the script ended itself with exit code {code}" if code else "", main)
     with contextlib.suppress(Exception):  # the script has closed its error output, or has none
         if sys.stderr is not None:
             print(end.code, file=sys.stderr)
             sys.stderr.flush()
-    return Outcome(1, _text(end.code), main)
+    return Ending(1, _text(end.code), main)
 
 
-def _crashed(error: BaseException, main: Any) -> Outcome:
+def _crashed(error: BaseException, main: Any) -> Ending:
     told = traceback.TracebackException.from_exception(error)
     _keep_theirs(told)
     error = error.with_traceback(_theirs(error.__traceback__))
@@ -325,10 +325,10 @@ def _crashed(error: BaseException, main: Any) -> Outcome:
         failed.__context__ = None
         _print("Error in sys.excepthook:\n", failed, "\nOriginal exception was:\n", told)
     if isinstance(error, Refused):
-        return Outcome(1, str(error), main, refused=True)
+        return Ending(1, str(error), main, refused=True)
     last = _text(*traceback.format_exception_only(error)[-1:]).strip()
     place = f" at {Path(told.stack[-1].filename).name}:{told.stack[-1].lineno}" if told.stack else ""
-    return Outcome(1, last + place, main)
+    return Ending(1, last + place, main)
 
 
 def _print(*parts: traceback.TracebackException | str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from trimtab.doctor.curves import Progress, held_out, progress
+from trimtab.doctor.curves import LossProgress, held_out, progress
 from trimtab.records import Evidence, Finding, Series, TrainingRecord
 
 CHANCE = 1e-6  # of shuffled data giving such batches
@@ -60,6 +60,6 @@ def unshuffled_data(training: TrainingRecord) -> Iterator[Finding]:
     )
 
 
-def _held_out_share(went: Progress, series: Series) -> float:
+def _held_out_share(went: LossProgress, series: Series) -> float:
     """The share of the loss that was learned away on held-out data; infinite where that is not known."""
     return 1 - series.last / went.reference if len(series) and went.known_reference else float("inf")

@@ -218,7 +218,7 @@ def keep_mask(x: torch.Tensor, p: float, key: torch.Tensor) -> torch.Tensor:
     return keep.view([x.shape[d] for d in order]).permute(inverse(order))
 
 
-def drop(x: torch.Tensor, p: float, key: torch.Tensor | None, like: torch.Tensor) -> torch.Tensor:
+def drop_by_key(x: torch.Tensor, p: float, key: torch.Tensor | None, like: torch.Tensor) -> torch.Tensor:
     """Inverted dropout with the mask of ``key``, laid out like the tensor ``like``."""
     if key is None:
         return x
@@ -236,7 +236,7 @@ def after(
     """dropout(activation(z + residual)) in torch's operations."""
     if residual is not None:
         z = z + residual
-    return drop(ACTIVATIONS[activation](z), p, key, like)
+    return drop_by_key(ACTIVATIONS[activation](z), p, key, like)
 
 
 def after_arguments(activation: str, p: float, residual: torch.Tensor | None, key: torch.Tensor | None) -> tuple:

@@ -8,13 +8,13 @@ from __future__ import annotations
 import torch
 
 from trimtab.nn.ops import common
-from trimtab.nn.ops.common import drop, inverse, memory_order, pointer, seed_of
+from trimtab.nn.ops.common import drop_by_key, inverse, memory_order, pointer, seed_of
 from trimtab.nn.ops.kernel_op import KernelOp
 
 
 def composed(x: torch.Tensor, key: torch.Tensor, p: float) -> tuple[torch.Tensor]:
     """By torch's operations."""
-    return (drop(x, p, key, x),)
+    return (drop_by_key(x, p, key, x),)
 
 
 def _run(x: torch.Tensor, key: torch.Tensor, p: float) -> torch.Tensor:
@@ -32,7 +32,9 @@ def _backward(gradients, tensors, kept, settings, wanted):  # type: ignore[no-un
 
 def _with_graph(gradients, tensors, kept, settings, wanted):  # type: ignore[no-untyped-def]
     (dy,), (_, key), (p,) = gradients, tensors, settings
-    return (drop(dy, p, key, torch.empty(dy.shape, device=dy.device)),)  # dy may be a batch, which the mask is not
+    return (
+        drop_by_key(dy, p, key, torch.empty(dy.shape, device=dy.device)),
+    )  # dy may be a batch, which the mask is not
 
 
 _op = KernelOp(

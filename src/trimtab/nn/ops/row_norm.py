@@ -18,7 +18,7 @@ from trimtab.nn.ops.common import (
     after_arguments,
     as_float,
     as_type_of,
-    drop,
+    drop_by_key,
     gradient_room,
     in_widest,
     like_input,
@@ -62,7 +62,7 @@ def composed(
     keep_h: bool,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """By torch's operations: y, h (empty unless kept), and two empty tensors in the place of what the kernel keeps."""
-    h = drop(x, before_p, before_key, x)
+    h = drop_by_key(x, before_p, before_key, x)
     if before is not None:
         h = h + before
 
@@ -139,7 +139,7 @@ def _with_graph(gradients, tensors, kept, settings, wanted):  # type: ignore[no-
     if gradients[0] is not None:
         found = _op._with_graph((gradients[0], None), inner, kept, (eps, centered, activation, 0.0, p, False), want_h)
     dh = found[0] if gradients[1] is None else found[0] + gradients[1]
-    return drop(dh, before_p, before_key, h), found[1], found[2], dh if wanted[3] else None, found[4]
+    return drop_by_key(dh, before_p, before_key, h), found[1], found[2], dh if wanted[3] else None, found[4]
 
 
 def _fake(x, *arguments):  # type: ignore[no-untyped-def]

@@ -93,11 +93,11 @@ def curves_data(training: TrainingRecord, names: Iterable[str], title: str) -> C
     if not curves:
         return None
     # The shape of a schedule is read on a linear scale, even where it ends near zero.
-    scale = "linear" if curves[0].stays else scale_of(np.concatenate([curve.values for curve in curves]))
+    scale = "linear" if curves[0].stays else axis_scale_of(np.concatenate([curve.values for curve in curves]))
     return CurvesData(title, tuple(curves), scale, tuple(names))
 
 
-def scale_of(values: np.ndarray) -> Scale:
+def axis_scale_of(values: np.ndarray) -> Scale:
     """The scale on which all of the values can be seen."""
     if wants_log(values):
         return "log"

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from trimtab.records import Comparison, Series
-from trimtab.report.plots.curves import Band, Curve, CurvesData, scale_of
+from trimtab.report.plots.curves import Band, Curve, CurvesData, axis_scale_of
 from trimtab.report.plots.decimate import bucket_edges, decimate
 
 BASELINE = "untreated"
@@ -29,7 +29,7 @@ def seeds_data(comparison: Comparison, recipe: str, name: str) -> CurvesData | N
     if not curves:
         return None
     spread = [values for curve in curves if curve.band for values in (curve.values, curve.band.low, curve.band.high)]
-    return CurvesData(name, tuple(curves), scale_of(np.concatenate(spread)), (name,))
+    return CurvesData(name, tuple(curves), axis_scale_of(np.concatenate(spread)), (name,))
 
 
 def _band(title: str, seeds: Sequence[Series], colour: str) -> Curve:

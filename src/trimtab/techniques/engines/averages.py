@@ -16,7 +16,7 @@ from trimtab.optim.tensors import copied, fitting, write
 from trimtab.recipe import Change, TrainingLike, evaluated
 
 
-def tensors_of(training: TrainingLike) -> dict[str, torch.Tensor]:
+def averaged_tensors(training: TrainingLike) -> dict[str, torch.Tensor]:
     """All parameters and buffers of a training by name, with optimized tensors that belong to no module."""
     found: dict[str, torch.Tensor] = dict(training.named_parameters())
     for name, module in training.named_modules():
@@ -50,7 +50,7 @@ class _Averaging:
             training.on("forward", self._forward),
             training.on("backward", self._backward),
             training.on("before_step", lambda optimizer: self._take_out()),
-            training.on("step", lambda loss: average.update(tensors_of(training))),
+            training.on("step", lambda loss: average.update(averaged_tensors(training))),
         ]
         if batches:
             self._keep_inputs(batches)
@@ -94,7 +94,7 @@ class _Averaging:
     def _put_in(self) -> None:
         if self._own or not self.average.averaged:
             return
-        own = tensors_of(self.training)
+        own = averaged_tensors(self.training)
         self._own = copied(own)
         self._versions = self._now()
         self._busy = self.used = True
@@ -110,7 +110,7 @@ class _Averaging:
     def _take_out(self) -> None:
         # Where the script has meanwhile loaded other weights, these are to stay.
         if self._own and self._versions == self._now():
-            own = tensors_of(self.training)
+            own = averaged_tensors(self.training)
             write(own, fitting(own, self._own))
         self._own, self._differentiable = {}, False
 

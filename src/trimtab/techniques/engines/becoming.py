@@ -19,10 +19,10 @@ from typing import Any, ClassVar, NamedTuple
 
 import torch
 
-from trimtab.optim.weight_decay import KINDS, scheduled_base_lr
+from trimtab.optim.weight_decay import DECAYS, scheduled_base_lr
 from trimtab.recipe import Change, NothingToDo, Place, Suite, TrainingLike
 from trimtab.techniques.engines.plain import number_of, one_optimizer
-from trimtab.techniques.engines.surgery import nothing
+from trimtab.techniques.engines.surgery import nothing_for
 
 _MARK = "optimizer"  # in a group: the method that its numbers, and the state beside it, belong to
 _FUSED = "_step_supports_amp_scaling"  # with it a GradScaler leaves unscaling to the step
@@ -156,17 +156,17 @@ class Turn:
     def _check(self, optimizer: torch.optim.Optimizer) -> None:
         name = type(optimizer).__name__
         if "maximize" not in self.numbers and any(group.get("maximize") for group in optimizer.param_groups):
-            raise nothing(self.technique, f"{name} maximizes, which {self.kind.__name__} cannot.")
+            raise nothing_for(self.technique, f"{name} maximizes, which {self.kind.__name__} cannot.")
         step = vars(optimizer).get("step")
         if step is not None and not hasattr(step, "_wrapped_by_lr_sched"):
-            raise nothing(
+            raise nothing_for(
                 self.technique,
                 f"{name}.step was replaced on the object, by code that would go on calling the old method. Apply the recipe before "
                 "that is done.",
             )
         for where, module in self.training.named_modules():
             if isinstance(module, (torch.nn.Embedding, torch.nn.EmbeddingBag)) and module.sparse:
-                raise nothing(
+                raise nothing_for(
                     self.technique,
                     f"{where or 'the model'} gives sparse gradients, which {self.kind.__name__} does not take. Make it without "
                     "sparse=True.",
@@ -352,7 +352,7 @@ def _base(groups: Iterable[Mapping[str, Any]]) -> float:
 def _decay_of(kind: type, group: Mapping[str, Any]) -> tuple[float, str]:
     """The weight decay of a group, and in which of the three kinds its optimizer takes it."""
     factor = float(group.get("weight_decay") or 0.0)
-    if group.get("decay") in KINDS:
+    if group.get("decay") in DECAYS:
         return factor, str(group["decay"])
     names = {cls.__name__ for cls in kind.__mro__}
     decoupled = group.get("decoupled_weight_decay") or names & {"AdamW", "Muon", "Lion"}

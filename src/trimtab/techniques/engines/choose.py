@@ -9,7 +9,7 @@ from torch import nn
 
 from trimtab.reading.weights import WEIGHTED, classes_of, computed_weights, own_weights, trained
 from trimtab.recipe import TrainingLike
-from trimtab.techniques.engines.surgery import names, nothing
+from trimtab.techniques.engines.surgery import listed_names, nothing_for
 
 
 def chosen(technique: object, training: TrainingLike, only: str = "") -> list[tuple[str, nn.Parameter]]:
@@ -42,14 +42,16 @@ def chosen(technique: object, training: TrainingLike, only: str = "") -> list[tu
         kinds = sorted({classes_of(module)[0] for module in modules if own_weights(module)})
         close = difflib.get_close_matches(only, [*kinds, *(name for name, _ in named)], n=3, cutoff=0.5)
         offer = f"Did you mean {' or '.join(map(repr, close))}?" if close else f"Its classes are {', '.join(kinds)}."
-        raise nothing(technique, f"the model has no parameter and no class of modules {only!r}. {offer}")
+        raise nothing_for(technique, f"the model has no parameter and no class of modules {only!r}. {offer}")
     if not found:
         told = "".join(f" {one[0].upper()}{one[1:]}." for one in left_alone(training))
-        raise nothing(
+        raise nothing_for(
             technique, f"the model has no linear, convolution, recurrent, bilinear or attention weights.{told}"
         )
     if not trained(training, found):
-        raise nothing(technique, f"none of these is trained, they are frozen or in no optimizer: {names(found)}.")
+        raise nothing_for(
+            technique, f"none of these is trained, they are frozen or in no optimizer: {listed_names(found)}."
+        )
     return list({id(p): (name, p) for name, p in found}.values())  # models that are trained together may share some
 
 
@@ -68,4 +70,4 @@ def left_alone(training: TrainingLike, only: str = "") -> tuple[str, ...]:
         return ()
     example, (name, sources) = found[0]
     listed = " and ".join(f"{name}.{source}".lstrip(".") for source in sources)
-    return (f"left alone, as several parameters make one ({example} is made of {listed}): {names(found)}",)
+    return (f"left alone, as several parameters make one ({example} is made of {listed}): {listed_names(found)}",)

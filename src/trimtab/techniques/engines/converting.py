@@ -15,7 +15,7 @@ from trimtab.nn.layouts import BatchNormLast, GroupNormLast, InstanceNormLast, R
 from trimtab.nn.sync_batch_norm import SyncBatchNorm
 from trimtab.reading.norms import BATCH, INSTANCE, OF_BATCH, STATISTICS, Norm, recognise, tensors
 from trimtab.recipe import Change, Technique, TrainingLike
-from trimtab.techniques.engines.surgery import names, nothing
+from trimtab.techniques.engines.surgery import listed_names, nothing_for
 
 
 def fitting_groups(features: int, wanted: int, least: int = 2) -> int:
@@ -131,7 +131,7 @@ def convert_norms(
     if not swaps:
         kind = "normalization" if from_ == "any" else from_
         none = f"the model has no {kind}" + (f" under the name {only!r}." if only != "*" else ".")
-        raise nothing(technique, f"no norm could be converted. {' '.join(left[:3])}".strip() if left else none)
+        raise nothing_for(technique, f"no norm could be converted. {' '.join(left[:3])}".strip() if left else none)
     restore = _plain_path(training, {id(swap.new) for _, swap in swaps})
 
     def undo() -> None:
@@ -140,7 +140,7 @@ def convert_norms(
             swap.undo()
 
     kind = "trimtab's drop-in of its kind" if to == "same" else to
-    summary = f"{len(swaps)} norm{'s' if len(swaps) > 1 else ''} made {kind}: {names(swaps)}"
+    summary = f"{len(swaps)} norm{'s' if len(swaps) > 1 else ''} made {kind}: {listed_names(swaps)}"
     summary += f"; {len(left)} left alone" if left else ""
     return Change(summary, undo, details=(*told, *left))
 

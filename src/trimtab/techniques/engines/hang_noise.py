@@ -12,7 +12,7 @@ from torch import nn
 from trimtab.nn.rates import linear_ramp
 from trimtab.reading.order import behind_the_first, doubts
 from trimtab.recipe import Change, TrainingLike
-from trimtab.techniques.engines.surgery import Hung, names, nothing, training_now
+from trimtab.techniques.engines.surgery import Hung, listed_names, nothing_for, training_now
 
 Call = Callable[[Any, torch.Tensor], torch.Tensor]
 
@@ -26,7 +26,7 @@ def hidden_inputs(technique: Any, training: TrainingLike) -> list[tuple[str, Any
     """Every linear and convolution layer but the first of a model: what goes into them are hidden units."""
     found = behind_the_first(training)
     if not found:
-        raise nothing(technique, "the model has no linear or convolution layer behind another one.")
+        raise nothing_for(technique, "the model has no linear or convolution layer behind another one.")
     return found
 
 
@@ -56,7 +56,7 @@ def hang_noise(
             one.take_off()
 
     slowly = f", reached after {ramp} steps," if ramp else ""
-    summary = f"{what}{slowly} {'before' if before else 'behind'} {len(found)} layers: {names(found)}"
+    summary = f"{what}{slowly} {'before' if before else 'behind'} {len(found)} layers: {listed_names(found)}"
     return Change(summary, undo, lambda: any(one.acted for one in hung), (*details, *doubts(training)))
 
 

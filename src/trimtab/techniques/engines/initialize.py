@@ -13,7 +13,7 @@ from trimtab.reading.following import ANSWER, Following, following
 from trimtab.reading.order import layers
 from trimtab.reading.weights import trained, weight_of
 from trimtab.recipe import Change, Technique, TrainingLike
-from trimtab.techniques.engines.surgery import names, nothing
+from trimtab.techniques.engines.surgery import listed_names, nothing_for
 
 DISTRIBUTIONS = ("normal", "uniform")
 
@@ -88,7 +88,7 @@ def draw_anew(
             draw(layer, weight, factor, training.generator(f"init {name}", weight.device))
             if bias_of(layer) is not None:
                 layer.bias.zero_()
-    summary = f"{technique.name} of {len(found)} layers: {names([one[:2] for one in found])}"
+    summary = f"{technique.name} of {len(found)} layers: {listed_names([one[:2] for one in found])}"
     return Change(summary, undo, details=(*told, *left))
 
 
@@ -100,11 +100,11 @@ def weights_of(
     found = [(name, layer, weight) for name, layer in layers(training) if (weight := weight_of(layer)) is not None]
     found = [one for one in found if isinstance(one[2], nn.Parameter)]  # else a hook computes it from others
     if not found:
-        raise nothing(technique, "the model has no linear or convolution layer.")
+        raise nothing_for(technique, "the model has no linear or convolution layer.")
     moving = {id(p) for _, p in trained(training, [(name, weight) for name, _, weight in found])}
     left = [one[:2] for one in found if id(one[2]) not in moving]
     if len(left) == len(found):
-        raise nothing(technique, f"no layer is trained, they are frozen or in no optimizer: {names(left)}.")
+        raise nothing_for(technique, f"no layer is trained, they are frozen or in no optimizer: {listed_names(left)}.")
     told = tuple(f"{name or '(model)'}: left alone: it is not trained" for name, _ in left)
     return [one for one in found if id(one[2]) in moving], told
 

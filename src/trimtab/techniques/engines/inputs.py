@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from trimtab.data.input_report import KINDS
+from trimtab.data.input_report import FAULTS
 from trimtab.data.preprocessing import Preprocessing
 from trimtab.reading.order import CONV, doubts, is_norm, takes_input
 from trimtab.recipe import Change, Technique, TrainingLike
-from trimtab.techniques.engines.surgery import Hung, names, nothing, training_now
+from trimtab.techniques.engines.surgery import Hung, listed_names, nothing_for, training_now
 
 
 def normalize_inputs(
@@ -31,7 +31,7 @@ def normalize_inputs(
     found = _first_layers(technique, training)
     for name, _, features, _ in found:
         if most is not None and features > most:
-            raise nothing(
+            raise nothing_for(
                 technique,
                 f"its first layer, {name}, has {features} input features, and a matrix of {features} x {features} would be too "
                 f"dear: it takes up to {most}.",
@@ -57,7 +57,7 @@ def normalize_inputs(
 
     widths = ", ".join(map(str, dict.fromkeys(features for _, _, features, _ in found)))
     return Change(
-        f"{widths} input features {done} before {names([one[:2] for one in found]) if found[0][0] else 'the model'}",
+        f"{widths} input features {done} before {listed_names([one[:2] for one in found]) if found[0][0] else 'the model'}",
         undo,
         lambda: any(bool(part.count) for part in parts),
         doubts(training),
@@ -95,7 +95,7 @@ def _first_layers(technique: Technique, training: TrainingLike) -> list[tuple[st
         else:
             refused = refused or f"its first layer, {name}, is a {kind}, whose input features are not known."
     if not found:
-        raise nothing(technique, refused or "the model has no layer with parameters.")
+        raise nothing_for(technique, refused or "the model has no layer with parameters.")
     return found
 
 
@@ -112,9 +112,9 @@ def _call(part: Any, x: torch.Tensor) -> torch.Tensor:
 
 def _outcome(name: str, part: Preprocessing) -> str:
     report = part.report()
-    words = [report.in_words(KINDS[2:])]
+    words = [report.in_words(FAULTS[2:])]
     if part.filled:
-        where = report.in_words(KINDS[:2])
+        where = report.in_words(FAULTS[:2])
         learned = f" (learning, it met {where})" if where else ""
         words.append(f"{part.filled} missing or infinite values became the mean of their feature{learned}")
     told = "; ".join(filter(None, [*words, *report.remarks]))

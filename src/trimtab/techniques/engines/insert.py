@@ -19,7 +19,7 @@ from trimtab.nn.identity_init import identity_init
 from trimtab.nn.layouts import BatchNormLast, GroupNormLast
 from trimtab.reading.order import (
     CONV,
-    KINDS,
+    LAYER_KINDS,
     LINEAR,
     NORM,
     behind_the_first,
@@ -32,9 +32,9 @@ from trimtab.reading.order import (
 from trimtab.reading.weights import weight_of
 from trimtab.recipe import Change, TrainingLike
 from trimtab.techniques.engines.plain import between
-from trimtab.techniques.engines.surgery import Hung, names, nothing, training_now
+from trimtab.techniques.engines.surgery import Hung, listed_names, nothing_for, training_now
 
-PLACES = (*KINDS, "activation")
+PLACES = (*LAYER_KINDS, "activation")
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def insert_norms(technique: Any, training: TrainingLike, what: str, make: Make) 
     passed_over: list[str] = []
     sites = [site for site in _sites(technique, training, passed_over) if fnmatchcase(site.name, technique.only)]
     if not sites:
-        raise nothing(technique, _why_none(technique, passed_over))
+        raise nothing_for(technique, _why_none(technique, passed_over))
     hung: list[Hung] = []
     try:
         for site in sites:
@@ -97,7 +97,7 @@ def insert_norms(technique: Any, training: TrainingLike, what: str, make: Make) 
     end = "before" if technique.before else "behind"
     kind = "activations" if technique.before == "activation" or technique.after == "activation" else "layers"
     told = [(site.name, site) for site in sites]
-    summary = f"{what} {end} {len(sites)} {kind if len(sites) > 1 else kind[:-1]}: {names(told)}"
+    summary = f"{what} {end} {len(sites)} {kind if len(sites) > 1 else kind[:-1]}: {listed_names(told)}"
     details = [
         f"{site.name}: {type(one.layer._modules[one.child]).__name__}({site.features})"
         for site, one in zip(sites, hung, strict=True)

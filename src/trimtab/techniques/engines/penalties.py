@@ -17,7 +17,7 @@ from trimtab.optim.sgd import SGD
 from trimtab.reading.weights import trained
 from trimtab.recipe import Change, TrainingLike
 from trimtab.techniques.engines.choose import chosen, left_alone
-from trimtab.techniques.engines.surgery import names, nothing
+from trimtab.techniques.engines.surgery import listed_names, nothing_for
 
 Penalty = Callable[[list[torch.Tensor]], torch.Tensor]
 Act = Callable[[list[torch.Tensor], torch.optim.Optimizer, dict[str, Any]], None]
@@ -46,7 +46,7 @@ def penalize(technique: Any, training: TrainingLike, l1: float = 0.0, l2: float 
     if not getattr(technique, "proximal", False):
         return act_on_chosen(technique, training, value, add)
     if not all("lr" in group for optimizer in training.optimizers for group in optimizer.param_groups):
-        raise nothing(technique, "its proximal steps are as long as the learning rate, and the optimizer has none.")
+        raise nothing_for(technique, "its proximal steps are as long as the learning rate, and the optimizer has none.")
     return act_on_chosen(technique, training, value, shrink, after=True)
 
 
@@ -67,7 +67,7 @@ def act_on_chosen(technique: Any, training: TrainingLike, penalty: Penalty, act:
         return f"the penalty is {float(penalty([p for p in weights if p.requires_grad])):.4g}"
 
     now, left = trained(training, found), left_alone(training, technique.only)
-    return Change(f"{technique} on {len(now)} parameters: {names(now)}", stop, acted, (*details, *left), outcome)
+    return Change(f"{technique} on {len(now)} parameters: {listed_names(now)}", stop, acted, (*details, *left), outcome)
 
 
 def act_on(
@@ -90,7 +90,7 @@ def act_on(
 
     for optimizer in training.optimizers:
         if any(group.get("line_search_fn") for group in optimizer.param_groups):
-            raise nothing(
+            raise nothing_for(
                 technique,
                 f"{type(optimizer).__name__} searches along a line for a lower loss, which the penalty is no part of. Make "
                 "it without line_search_fn, or add the penalty of trimtab.optim to the loss in the closure.",

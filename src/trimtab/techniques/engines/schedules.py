@@ -11,13 +11,13 @@ from typing import Any, ClassVar
 import torch
 
 from trimtab.recipe import Change, TrainingLike
-from trimtab.techniques.engines.surgery import nothing
+from trimtab.techniques.engines.surgery import nothing_for
 
 
 def check_rates(technique: Any, training: TrainingLike) -> None:
     """Refuse a training whose optimizers have no rate to change."""
     if not any(group.get("lr") is not None for optimizer in training.optimizers for group in optimizer.param_groups):
-        raise nothing(technique, "no parameter group of the optimizer has a learning rate ('lr').")
+        raise nothing_for(technique, "no parameter group of the optimizer has a learning rate ('lr').")
 
 
 class Scheduled(ABC):

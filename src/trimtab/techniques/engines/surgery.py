@@ -61,12 +61,12 @@ class Hung:
         del self.layer._modules[self.child]
 
 
-def nothing(technique: object, why: str) -> NothingToDo:
+def nothing_for(technique: object, why: str) -> NothingToDo:
     """The error of a technique that finds nothing to act on."""
     return NothingToDo(f"{technique} found nothing to act on: {why}")
 
 
-def names(found: list[tuple[str, Any]]) -> str:
+def listed_names(found: list[tuple[str, Any]]) -> str:
     """Layer names for a sentence: the first few and how many more."""
     listed = [name or "(model)" for name, _ in found]
     return ", ".join(listed[:4]) + (f" and {len(listed) - 4} more" if len(listed) > 4 else "")

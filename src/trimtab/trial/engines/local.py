@@ -38,7 +38,7 @@ from trimtab.trial.live import Report
 from trimtab.trial.run import Job, Result
 from trimtab.trial.subjects import Script, Subject
 from trimtab.trial.surroundings import as_python_would, end_as_python_would, environment
-from trimtab.trial.views import View, Views, changed_since, named
+from trimtab.trial.views import View, Views, changed_since, folder_name
 
 PRELOAD = "TRIMTAB_PRELOAD"
 TAIL = 20  # lines of a trial's output that are kept when it fails
@@ -152,7 +152,7 @@ class LocalEngine:
     def _start(self, task: _Task) -> _Worker:
         job = task.job
         # The first trial of a subject runs alone, and shows what it writes where.
-        view = task.views.open(named(job.recipe, job.seed, job.key), alone=task.views.alone or job.watch)
+        view = task.views.open(folder_name(job.recipe, job.seed, job.key), alone=task.views.alone or job.watch)
         log = _log_path(job)
         place = _Place(os.getcwd(), environment(os.environ), _streams(), view, log, self.threads)
         context = mp.get_context("forkserver")
