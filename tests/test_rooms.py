@@ -37,13 +37,13 @@ MAY_IMPORT: dict[str, set[str]] = {
     "recipe": {"records"},
     "store": {"records"},
     # what is seen
-    "reading": {"nn", "graph", "copies", "records"},
-    "signals": {"records", "structure"},
+    "reading": {"nn", "optim", "graph", "copies", "records"},
+    "signals": {"reading", "records", "structure"},
     "report": {"records", "quantities"},
     # what happens
     "techniques": {"recipe", "reading", "graph", "copies", "nn", "optim", "data", "records", "quantities"},
-    "training": {"recipe", "records", "structure"},
-    "watching": {"training", "recipe", "signals", "store", "records", "quantities", "structure"},
+    "training": {"recipe", "reading", "records", "structure"},
+    "watching": {"training", "recipe", "reading", "signals", "store", "records", "quantities", "structure"},
     "doctor": {"techniques", "recipe", "signals", "records", "quantities"},
     "trial": {"watching", "training", "recipe", "store", "records", "doctor", "quantities", "user_folders"},
     "reporting": {"report", "doctor", "store", "records", "user_folders", "quantities"},

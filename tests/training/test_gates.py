@@ -279,3 +279,17 @@ def test_a_training_that_ended_in_the_middle_does_not_change_the_next(digits):
     second.zero_grad()
     F.cross_entropy(second(x), y).backward()
     assert torch.equal(second[0].weight.grad, own)
+
+
+def test_a_scripted_model_beside_a_treated_one_is_left_alone(digits):
+    x, y = digits[0][:16], digits[1][:16]
+    scripted = torch.jit.script(network())
+    optimizer = torch.optim.SGD(scripted.parameters(), lr=0.1)
+    with attach(scripted, optimizer):
+        model, training = attached()
+        training.change_loss(lambda loss: 3 * loss())
+        F.cross_entropy(scripted(x), y).backward()
+        optimizer.step()
+        F.cross_entropy(model(x), y).backward()
+        assert model[0].weight.grad.norm() > 0
+        training.close()

@@ -10,6 +10,15 @@ _ADAPTIVE = ("Adam", "NAdam", "RAdam", "Adagrad", "Adadelta", "RMSprop", "Adafac
 _CLIPPED = 3  # steps whose gradient has the largest norm of all, to four digits: chance makes no two alike
 
 
+def is_adaptive(optimizer: str) -> bool:
+    """Whether an optimizer of this class gives each weight a rate of its own.
+
+    >>> is_adaptive("AdamW"), is_adaptive("SGD")
+    (True, False)
+    """
+    return optimizer.startswith(_ADAPTIVE)
+
+
 def unused(remedies: tuple[str, ...], training: TrainingRecord) -> tuple[str, ...]:
     """The remedies that the script does not have already.
 
@@ -28,7 +37,7 @@ def _present(training: TrainingRecord) -> Iterator[str]:
     if any("Dropout" in kind for kind in kinds):
         yield from ("dropout", "drop_connect")
     for name in training.optimizers:
-        if name.startswith(_ADAPTIVE):
+        if is_adaptive(name):
             yield from ("adam", "adagrad")
         yield name.lower()
     norms = training.get("grad_norm").finite.values

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from trimtab.reading.losses import LOSSES
 from trimtab.signals.signal import Reading, Signal
 
 GROWN = 1.1  # times as many rows as at the last reading
@@ -87,11 +88,12 @@ class Labels(Signal):
 
 def class_counts(name: str, output: torch.Tensor, target: Any) -> np.ndarray | None:
     """How many samples of each class, where targets are classes; ``None`` for other losses."""
-    if name in ("cross_entropy", "nll_loss", "multi_margin_loss"):
+    meant = LOSSES[name].target
+    if meant == "classes":
         if output.ndim == 2 and target.ndim == 1 and not target.is_floating_point():
             labels = target.cpu().numpy()
             return np.bincount(labels[labels >= 0], minlength=output.shape[1])
-    elif name in ("binary_cross_entropy", "binary_cross_entropy_with_logits") and output.shape == target.shape:
+    elif meant == "binary" and output.shape == target.shape:
         labels = target.detach().reshape(-1).float().cpu().numpy()
         if ((labels == 0) | (labels == 1)).all():
             return np.bincount(labels.astype(int), minlength=2)

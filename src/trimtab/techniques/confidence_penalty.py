@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from trimtab.nn.activation_penalties import confidence_penalty
+from trimtab.reading.losses import LOSSES
 from trimtab.recipe import Change, LossCall, Technique, TrainingLike
 from trimtab.techniques.engines.penalties import check_factors
 
@@ -49,7 +50,7 @@ class ConfidencePenalty(Technique):
 
         def less_sure(loss: LossCall) -> torch.Tensor | None:
             nonlocal acted
-            if loss.name not in ("cross_entropy", "nll_loss"):
+            if not LOSSES[loss.name].likelihood:
                 return None
             acted = True
             return loss() + self.factor * _reduced(confidence_penalty(loss.input), loss)

@@ -19,6 +19,7 @@ from torch.nn.utils.weight_norm import WeightNorm
 from trimtab.copies import copied_module
 from trimtab.data import content_weights
 from trimtab.nn.ensemble import OF, average_members
+from trimtab.reading.losses import LOSSES
 from trimtab.reading.order import CONV, LINEAR, NORM
 from trimtab.reading.weights import trained
 from trimtab.recipe import Change, LossCall, Suite, Technique, TrainingLike
@@ -320,7 +321,7 @@ class _Answers:
 
     def follow(self, said: torch.Tensor, loss: str) -> tuple[list[torch.Tensor], tuple[int, int]] | None:
         """What the others would have given the loss in the place of ``said``, and the form of the model's answer."""
-        form = _FORMS.get(loss, "values")
+        form = LOSSES[loss].output if LOSSES[loss].output in OF else "values"
         place = 1 if said.ndim > 1 else 0
         if said.grad_fn is None:
             return None
@@ -352,13 +353,6 @@ class _Answers:
         return OF.index(of) + 1, (dim if dim < 0 else dim - self.ndim) if of == "logits" else 0
 
 
-_FORMS = {
-    "cross_entropy": "logits",
-    "nll_loss": "log_probabilities",
-    "kl_div": "log_probabilities",
-    "binary_cross_entropy_with_logits": "binary_logits",
-    "multilabel_soft_margin_loss": "binary_logits",
-}
 _FUNCTIONS: dict[str, Any] = {
     "LogSoftmaxBackward0": torch.log_softmax,
     "SoftmaxBackward0": torch.softmax,
@@ -369,7 +363,7 @@ _FUNCTIONS: dict[str, Any] = {
 
 def _can_weigh(loss: LossCall) -> bool:
     """Whether we know what the loss divides by when it takes the mean."""
-    return loss.arguments.get("weight") is None or loss.name in ("cross_entropy", "nll_loss", "binary_cross_entropy")
+    return loss.arguments.get("weight") is None or LOSSES[loss.name].likelihood or loss.name == "binary_cross_entropy"
 
 
 def _weighted(loss: LossCall, said: torch.Tensor, weights: torch.Tensor) -> torch.Tensor | None:
@@ -388,7 +382,7 @@ def _weighted(loss: LossCall, said: torch.Tensor, weights: torch.Tensor) -> torc
     if reduction == "batchmean":
         return total / len(each)
     target, classes = loss.target, loss.arguments.get("weight")
-    if loss.name in ("cross_entropy", "nll_loss") and not target.is_floating_point():
+    if LOSSES[loss.name].likelihood and not target.is_floating_point():
         counted = target[target != loss.arguments.get("ignore_index", -100)]
         return total / (counted.numel() if classes is None else classes[counted].sum())
     return total / each.numel()

@@ -8,21 +8,10 @@ import torch
 from torch import nn
 
 from trimtab.nn.soft_cap import SoftCap, check_cap
+from trimtab.reading.losses import LOSSES
 from trimtab.reading.order import answers, doubts, layers
 from trimtab.recipe import Change, LossCall, Technique, TrainingLike
 from trimtab.techniques.engines.surgery import Hung, listed_names, nothing_for
-
-OF_LOGITS = (
-    "cross_entropy",
-    "nll_loss",
-    "multi_margin_loss",
-    "soft_margin_loss",
-    "multilabel_margin_loss",
-    "multilabel_soft_margin_loss",
-    "binary_cross_entropy",
-    "binary_cross_entropy_with_logits",
-    "kl_div",
-)
 
 
 @dataclass(frozen=True)
@@ -68,7 +57,7 @@ class LogitSoftCap(Technique):
 
         def listen(loss: LossCall) -> None:
             nonlocal judged
-            judged = judged or loss.name in OF_LOGITS
+            judged = judged or LOSSES[loss.name].scored
 
         stop = training.change_loss(listen)
 

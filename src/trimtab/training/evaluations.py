@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from trimtab.reading.losses import LOSSES
 from trimtab.training.places import CallPlace, Places
 
 
@@ -191,12 +192,13 @@ def accuracy(name: str, output: torch.Tensor, target: torch.Tensor, ignore: int 
 
 def _hits(name: str, output: torch.Tensor, target: torch.Tensor, ignore: int) -> Hits | None:
     """Of an output without a graph."""
-    if name in ("cross_entropy", "nll_loss", "multi_margin_loss") and not target.is_floating_point():
+    meant = LOSSES[name].target
+    if meant == "classes" and not target.is_floating_point():
         return torch.eq(output.argmax(1 if output.ndim > 1 else 0), target), torch.ne(target, ignore)
-    if name in ("binary_cross_entropy", "binary_cross_entropy_with_logits") and output.shape == target.shape:
+    if meant == "binary" and output.shape == target.shape:
         if not bool(((target == 0) | (target == 1)).all()):
             return None
-        right = (output > (0.0 if name.endswith("logits") else 0.5)) == (target > 0.5)
+        right = (output > (0.0 if LOSSES[name].output == "binary_logits" else 0.5)) == (target > 0.5)
         return right, torch.ones_like(right)
     return None
 

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
+from trimtab.reading.optimizers import refusal
 from trimtab.recipe import Change, Event, NothingToDo, Now, Recipe, Technique
 from trimtab.records import CodePlace, Flow, front_door
 from trimtab.structure import parts, size, weights
@@ -363,12 +364,8 @@ class Training(Gates):
             return
         optimizer, group = self._group_of(beside)
         new = list(parameters)
-        if type(optimizer).__name__ == "Muon" and any(p.ndim != 2 for p in new):
-            raise NothingToDo("Muon only takes two-dimensional parameters, so a norm's scale and shift cannot join it.")
-        if isinstance(optimizer, torch.optim.LBFGS) and optimizer.state:
-            raise NothingToDo(
-                "LBFGS has begun and its history has a fixed length; apply the recipe before the first step."
-            )
+        if why := refusal(optimizer, new):
+            raise NothingToDo(why)
         group["params"].extend(new)
         if "param_names" in group:
             names = {id(p): name for name, p in self.named_parameters()}

@@ -36,6 +36,7 @@ from torch.autograd.graph import GradientEdge
 from torch.jit._builtins import _get_builtin_table
 from torch.utils.data import DataLoader
 
+from trimtab.reading.losses import LOSSES
 from trimtab.recipe import LossCall
 from trimtab.training.apart import apart, has_values, transformed
 from trimtab.training.safe import of_listener, of_script
@@ -43,12 +44,6 @@ from trimtab.training.safe import of_listener, of_script
 Kind = Literal["optimizer", "before_backward", "backward", "grad", "zero_grad", "loss", "compile", "loader", "saved"]
 Changers = Callable[[], Sequence[Callable[[LossCall], torch.Tensor | None]]]
 Terms = Callable[[], Sequence[Callable[[], torch.Tensor | None]]]
-
-LOSSES = (
-    "cross_entropy nll_loss binary_cross_entropy binary_cross_entropy_with_logits mse_loss l1_loss smooth_l1_loss "
-    "huber_loss kl_div poisson_nll_loss gaussian_nll_loss hinge_embedding_loss margin_ranking_loss soft_margin_loss "
-    "multilabel_margin_loss multilabel_soft_margin_loss multi_margin_loss cosine_embedding_loss triplet_margin_loss ctc_loss"
-).split()
 
 
 def uncompiled(function: Callable) -> Callable:

@@ -21,6 +21,7 @@ import torch
 from torch import nn
 
 import trimtab.signals as signals
+from trimtab.reading.losses import LOSSES
 from trimtab.records import CodePlace, Flow, Layer, TrainingRecord
 from trimtab.signals.signal import norms
 from trimtab.structure import children, own, parameters_made, weight
@@ -194,7 +195,7 @@ class Sampler:
             self.log.facts["batch_size"] = target.shape[0]
         self._value = value.detach() if value.numel() == 1 else None
         constant = None
-        if name in ("cross_entropy", "nll_loss") and output.ndim > 1 and not target.is_floating_point():
+        if LOSSES[name].likelihood and output.ndim > 1 and not target.is_floating_point():
             self.log.facts["classes"] = output.shape[1]
             counts = torch.bincount(target[target >= 0].reshape(-1).cpu(), minlength=output.shape[1])
             known = self._targets_of(name, counts)

@@ -10,6 +10,7 @@ import numpy as np
 
 from trimtab import quantities
 from trimtab.doctor.curves import CannotJudge, held_out, noise
+from trimtab.doctor.present import is_adaptive
 from trimtab.quantities import Quantity
 from trimtab.records import Evidence, Finding, Goal, Series, TrainingRecord
 
@@ -68,7 +69,7 @@ def overfitting(training: TrainingRecord) -> Iterator[Finding]:
         evidence.append(
             Evidence(text=f"The {Quantity.read(judge).title}, which judges the run, did not get worse.", shows=(judge,))
         )
-    adaptive = any(name.startswith(("Adam", "NAdam", "RAdam", "RMSprop", "Adagrad")) for name in training.optimizers)
+    adaptive = any(map(is_adaptive, training.optimizers))
     decays = (0.1, 1.0, 10.0) if adaptive else (0.01, 0.1, 0.03)
     yield Finding(
         problem="overfitting",

@@ -19,7 +19,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import torch
 
-from trimtab.optim.weight_decay import DECAYS, scheduled_base_lr
+from trimtab.reading.optimizers import base_rate, decay_of
 from trimtab.recipe import Change, NothingToDo, Place, Suite, TrainingLike
 from trimtab.techniques.engines.plain import number_of, one_optimizer
 from trimtab.techniques.engines.surgery import nothing_for
@@ -175,10 +175,10 @@ class Turn:
     def _words(self, optimizer: torch.optim.Optimizer) -> list[str]:
         name, groups = type(optimizer).__name__, optimizer.param_groups
         said = []
-        if base := _base(groups):
+        if base := base_rate(groups):
             how = "is held at" if self.steady else "becomes"
             said.append(f"{name}: the base learning rate of {base:g} {how} {self.lr:g}; the groups show the script's")
-        decays = dict.fromkeys(_decay_of(type(optimizer), group) for group in groups)
+        decays = dict.fromkeys(decay_of(type(optimizer), group) for group in groups)
         if self.weight_decay is None:
             said += [f"{name}: the weight decay of {factor:g} stays" for factor, _ in decays if factor]
         return said
@@ -231,7 +231,7 @@ class Turn:
         if not self._is_ours(groups):  # else a checkpoint of this very method was loaded in the meantime
             optimizer.state.clear()
             self._set_numbers(kind, groups)
-        optimizer.defaults.update(self._numbers(*_decay_of(kind, optimizer.defaults), optimizer.defaults))
+        optimizer.defaults.update(self._numbers(*decay_of(kind, optimizer.defaults), optimizer.defaults))
         optimizer.__class__ = self.kind
         optimizer._patch_step_function()
         own.pop(_FUSED, None)
@@ -245,9 +245,9 @@ class Turn:
 
     def _set_numbers(self, kind: type, groups: list[dict[str, Any]]) -> None:
         """Give the groups of an optimizer of that class the new numbers."""
-        decays = [_decay_of(kind, group) for group in groups]
+        decays = [decay_of(kind, group) for group in groups]
         top = max((factor for factor, _ in decays), default=0.0)
-        base = _base(groups)
+        base = base_rate(groups)
         for group, (factor, how) in zip(groups, decays, strict=True):
             if self.weight_decay is not None:
                 factor = self.weight_decay * (factor / top if top else 1.0)
@@ -292,11 +292,11 @@ class Turn:
         if before is None:
             return 1.0
         first = next(o for o in self.training.optimizers if o in self.before and self.before[o].kind is before.kind)
-        base = _base(first.param_groups)
+        base = base_rate(first.param_groups)
         if not self.steady:
             return self.lr / base if base else 1.0
         now = max((float(g["lr"]) for g in optimizer.param_groups if g.get("lr") is not None), default=0.0)
-        return self.lr * _base(optimizer.param_groups) / base / now if base and now else 1.0
+        return self.lr * base_rate(optimizer.param_groups) / base / now if base and now else 1.0
 
     # -- and back ----------------------------------------------------------------------------------------------------
 
@@ -336,27 +336,6 @@ def _put_back(numbers: dict[str, Any], old: Mapping[str, Any], added: Iterable[s
             numbers[key] = old[key]
         elif key not in old:
             numbers.pop(key, None)
-
-
-def _base(groups: Iterable[Mapping[str, Any]]) -> float:
-    """The script's base rate, of the group where it is largest: the peak of a one-cycle schedule, where another
-    scheduler of torch started, or the rate that the group was made with."""
-    rates = [
-        float(scheduled_base_lr(dict(group)) or group.get("base_lr") or group["lr"])
-        for group in groups
-        if group.get("lr") is not None
-    ]
-    return max(rates, default=0.0)
-
-
-def _decay_of(kind: type, group: Mapping[str, Any]) -> tuple[float, str]:
-    """The weight decay of a group, and in which of the three kinds its optimizer takes it."""
-    factor = float(group.get("weight_decay") or 0.0)
-    if group.get("decay") in DECAYS:
-        return factor, str(group["decay"])
-    names = {cls.__name__ for cls in kind.__mro__}
-    decoupled = group.get("decoupled_weight_decay") or names & {"AdamW", "Muon", "Lion"}
-    return factor, "decoupled" if decoupled else "coupled"
 
 
 def _under_construction(optimizer: torch.optim.Optimizer) -> bool:

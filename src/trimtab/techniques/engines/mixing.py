@@ -8,11 +8,8 @@ from collections.abc import Callable
 import torch
 
 from trimtab.data.mixup import Mix
+from trimtab.reading.losses import LOSSES
 from trimtab.recipe import Change, LossCall, Refused, TrainingLike
-
-# What these say of a sample depends on others, or on more than one target for each.
-APART = ("margin_ranking_loss", "cosine_embedding_loss", "triplet_margin_loss", "ctc_loss")
-OF_CLASSES = ("cross_entropy", "nll_loss", "multi_margin_loss", "multilabel_soft_margin_loss")  # weights are of classes
 
 
 def check_alpha(alpha: float) -> None:
@@ -71,7 +68,7 @@ class Mixer:
         training = self.training()
         if not self.mixes or training is None or training.phase == "eval":
             return None
-        if loss.name in APART:
+        if LOSSES[loss.name].target == "others":
             raise Refused(
                 f"{self.name} cannot mix the targets of {loss.name}, which has not one target for each sample. Leave "
                 f"{self.name} out."
@@ -95,7 +92,7 @@ class Mixer:
         weight = loss.arguments.get("weight")
         if (
             isinstance(weight, torch.Tensor)
-            and loss.name not in OF_CLASSES
+            and LOSSES[loss.name].weight != "classes"
             and weight.ndim == target.ndim
             and len(weight) == len(target)
         ):  # weights of the samples go with their targets
