@@ -1,5 +1,6 @@
 """The compiled part tells the truth about the machine and about itself."""
 
+import importlib
 import os
 import platform
 import re
@@ -157,3 +158,11 @@ def test_openmp_follows_its_environment():
     environment = {**os.environ, "OMP_NUM_THREADS": "3"}
     shown = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert shown.stdout.split() == ["3"]
+
+
+def test_an_instruction_set_that_the_build_does_not_have_is_refused(monkeypatch):
+    from trimtab import _kernels
+
+    monkeypatch.setenv("TRIMTAB_CPU", "avx1024")
+    with pytest.raises(ValueError, match=r"TRIMTAB_CPU='avx1024' must be an instruction set .*: .*baseline\."):
+        importlib.reload(_kernels)

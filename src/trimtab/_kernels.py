@@ -13,4 +13,11 @@ try:
 except ImportError as error:  # a source tree that was never built: everything works, more slowly
     why_no_kernels = str(error)
 
+asked = os.environ.get("TRIMTAB_CPU", "")
+if kernels is not None and asked and asked not in kernels.compiled_for():
+    raise ValueError(
+        f"TRIMTAB_CPU={asked!r} must be an instruction set that this build has kernels for: {', '.join(kernels.compiled_for())}. "
+        "Set it to one of them, or not at all."
+    )
+
 FORCED = os.environ.get("TRIMTAB_BACKEND", "")

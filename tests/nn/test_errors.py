@@ -7,6 +7,7 @@ import torch
 
 import trimtab.nn as tn
 from trimtab.nn import functional as F
+from trimtab.nn import ops
 
 SET = "activation must be one of none, relu, gelu, gelu_tanh, silu."
 SHARE = "is the probability of dropping an entry and must lie in [0, 1]."
@@ -115,6 +116,10 @@ VALUES = [
     (lambda: F.group_norm(of(4, 6), 2, activation="tanh"), f"group_norm(activation='tanh'): {SET}"),
     (lambda: F.instance_norm(of(4, 6, 2), dropout=2), f"instance_norm(dropout=2): dropout {SHARE}"),
     (lambda: F.dropout(of(3), -0.5), f"dropout(p=-0.5): p {SHARE}"),
+    (lambda: F.local_response_norm(of(2, 4, 3).long(), 2), "local_response_norm must get floating-point numbers, and got an input of type torch.int64. Convert it first: input.float()."),
+    (lambda: tn.DynamicTanh(3)(of(2, 3).long()), "dynamic_tanh must get floating-point numbers, and got an input of type torch.int64. Convert it first: input.float()."),
+    (lambda: ops.group_norm(of(2, 4, 3), 0), "groups=0 must divide the 4 channels of the input."),
+    (lambda: ops.group_norm(of(2, 4, 3), 3), "groups=3 must divide the 4 channels of the input."),
 ]
 # fmt: on
 

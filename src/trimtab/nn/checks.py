@@ -179,6 +179,13 @@ def check_trailing(part: str, x: torch.Tensor, normalized_shape: tuple[int, ...]
         )
 
 
+def check_floating(part: str, x: torch.Tensor) -> None:
+    if not (x.is_floating_point() or x.is_complex()):  # cast back to whole numbers, nothing would be left of the result
+        raise ValueError(
+            f"{part} must get floating-point numbers, and got an input of type {x.dtype}. Convert it first: input.float()."
+        )
+
+
 def check_residual(part: str, x: torch.Tensor, residual: torch.Tensor | None) -> None:
     if residual is not None and residual.shape != x.shape:
         try:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from trimtab.nn.checks import check_number, check_shape, check_trailing
+from trimtab.nn.checks import check_floating, check_number, check_shape, check_trailing
 
 GROUP = "normalization"
 
@@ -21,6 +21,7 @@ def dynamic_tanh(
     >>> dynamic_tanh(torch.tensor([0.0, 2.0]), torch.tensor(0.5), bias=torch.tensor([1.0, 0.0]))
     tensor([1.0000, 0.7616])
     """
+    check_floating("dynamic_tanh", input)
     # float32 parameters make a bfloat16 input float32 on the way; rounded once, at the end
     y = torch.tanh(alpha * input.to(torch.promote_types(input.dtype, torch.float32)))
     y = y if weight is None else y * weight

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from trimtab.nn import ops
-from trimtab.nn.checks import check_count, check_has_channels, check_number
+from trimtab.nn.checks import check_count, check_floating, check_has_channels, check_number
 from trimtab.nn.ops.common import laid_out_like
 
 GROUP = "normalization"
@@ -28,6 +28,7 @@ def local_response_norm(
     True
     """
     check_has_channels("local_response_norm", input, 3)
+    check_floating("local_response_norm", input)
     check_count("local_response_norm", "size", size, 1, "is a number of channels")
     if divide_by_size:
         alpha = alpha / size

@@ -125,5 +125,7 @@ def group_norm(
     key: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """y. Dropout acts if a key is given (:func:`draw_key`)."""
+    if groups < 1 or x.shape[1] % groups:
+        raise ValueError(f"groups={groups} must divide the {x.shape[1]} channels of the input.")
     x = x.contiguous(memory_format=memory_format_of(x))
     return _op(x, weight, bias, like_input(residual, x), key, groups, eps, activation, p)[0]
