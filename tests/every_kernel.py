@@ -102,7 +102,7 @@ def layers() -> Iterator[Case]:
     key = ops.draw_key()
     yield (
         lambda x: ops.dropout(x, 0.4, key),
-        lambda x: common.drop(x, 0.4, key, x),
+        lambda x: common.drop_by_key(x, 0.4, key, x),
         [of(3, 77)],
     )
 

@@ -248,7 +248,7 @@ class Callable(Owner):
 @pytest.mark.parametrize("kind", [Owner, Callable])
 def test_parts_that_are_called_stand_for_a_model_that_is_not(kind, digits):
     owner = kind(network())
-    assert find.called(owner) == (owner, owner.net)  # and not the loss
+    assert find.called_modules(owner) == (owner, owner.net)  # and not the loss
     optimizer = torch.optim.SGD(owner.parameters(), lr=0.1)
     training = attach(owner, optimizer)
     seen, changed = [], []
