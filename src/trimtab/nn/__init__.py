@@ -12,6 +12,20 @@
   some of these pairs, and rounds the gradients of others.
 * Dropout draws its masks in its own way: ``torch.manual_seed`` makes them the same again, and not those of torch.
 * A norm with a dropout asks whether it trains, as ``torch.nn.LayerNorm`` does not.
+* ``torch.compile``, ``torch.export`` and ``torch.jit.trace`` take the layers. ``torch.jit.script``, which torch has deprecated, does not compile
+  their checks of arguments, and for ``torch.fx`` they are leaves only where a tracer says so, as it does by itself of ``torch.nn``:
+
+  >>> import torch
+  >>> class Tracer(torch.fx.Tracer):
+  ...     def is_leaf_module(self, module, name):
+  ...         return type(module).__module__.startswith("trimtab.nn.") or super().is_leaf_module(module, name)
+  >>> print(Tracer().trace(torch.nn.Sequential(torch.nn.Linear(4, 4), LayerNorm(4))))
+  graph():
+      %input_1 : [num_users=1] = placeholder[target=input]
+      %_0 : [num_users=1] = call_module[target=0](args = (%input_1,), kwargs = {})
+      %_1 : [num_users=1] = call_module[target=1](args = (%_0,), kwargs = {})
+      return _1
+
 * The constructors of recurrent layers refuse ``proj_size``, but for :class:`DropConnectLSTM`, which is torch's and, like torch's, has no
   rule for ``torch.func.vmap``.
 """
