@@ -496,7 +496,7 @@ def test_a_checkpoint_keeps_its_weights(whole, digits):
     assert training.changes[0].acted() is not whole
 
 
-def test_undo_brings_everything_back_before_and_after(digits):
+def test_undo_brings_everything_back_before_and_after(digits, no_other_training):
     for steps in (0, 3):
         model = network("cnn")
         training = attached(model)
@@ -740,7 +740,7 @@ def test_norms_of_the_model_and_of_recipes_start_as_the_identity(text, digits):
     assert all(torch.equal(norm.weight, before[name]) for name, norm in norms.items())  # once
 
 
-def test_identity_init_is_undone_bit_for_bit(digits):
+def test_identity_init_is_undone_bit_for_bit(digits, no_other_training):
     model = network("normed")
     training = attached(model)
     train(model, training.optimizers[0], digits, 2)
