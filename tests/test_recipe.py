@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import random
+import re
 import string
 from typing import Any, Literal
 
@@ -223,3 +224,30 @@ def test_tuples_in_tuples_and_tables_come_back(values, monkeypatch):
     monkeypatch.setitem(Technique.registry, "nested_in_a_test", Nested)
     recipe = Recipe([Nested(**values)])
     assert Recipe.from_toml(recipe.to_toml()) == Recipe.parse(str(recipe)) == recipe
+
+
+@pytest.mark.parametrize(
+    ("declared", "message"),
+    [
+        ({"moment": "clips"}, "moment='clips': Did you mean clip? There are: "),
+        ({"acts_on": "weights"}, "acts_on='weights': There are: data, loop, loss, model, update."),
+        ({"takes": ("schedules",)}, "takes='schedules': Did you mean schedule? There are: "),
+        ({"takes": "schedule"}, "takes='schedule' must be a tuple of texts: ('schedule',)."),
+        ({"inputs": "images"}, "inputs='images' must be a tuple of texts: ('images',)."),
+    ],
+)
+def test_a_technique_that_declares_what_is_not_there_is_refused_and_stays_unknown(declared, message):
+    with pytest.raises(TypeError, match=re.escape(message)):
+        type("Undeclared", (Technique,), {"acts_on": "update", **declared})
+    assert "undeclared" not in Technique.registry
+
+
+def test_recipes_are_made_of_what_is_none_with_a_reason():
+    assert str(Recipe.parse("clip_norm") + "l2") == "l2, clip_norm"
+    for wrong in (3, Technique):
+        with pytest.raises(RecipeError, match="A recipe is a text, a technique, or several techniques; got"):
+            Recipe.of(wrong)
+    with pytest.raises(
+        RecipeError, match=re.escape("a list of [[technique]] tables, each with a name; got 'techniques' beside them.")
+    ):
+        Recipe.from_toml('[[techniques]]\nname = "l2"')

@@ -28,6 +28,7 @@ import json
 import math
 import numbers
 import re
+import threading
 import tomllib
 import types
 import typing
@@ -150,17 +151,15 @@ class TrainingLike(Protocol):
     def generator(self, purpose: str, device: torch.device | None = None) -> torch.Generator: ...
 
 
-class Now:
-    """What goes on in this process, for the parts that techniques put into models. A treated model knows it: see :func:`evaluated`.
+class Now(threading.local):
+    """What goes on in a thread, for the parts that techniques put into models. A treated model knows it: see :func:`evaluated`.
 
     Attributes:
         evaluating: a model is being evaluated, although it may be in training mode and record gradients.
     """
 
     KEY = "_trimtab_now"  # the attribute of modules
-
-    def __init__(self) -> None:
-        self.evaluating = False
+    evaluating = False
 
     def __deepcopy__(self, memo: dict) -> Now:
         return self
@@ -264,9 +263,16 @@ class Technique:
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         cls.name = cls.__dict__.get("name") or technique_name(cls.__name__)
-        known = Technique.registry.setdefault(cls.name, cls)
+        known = Technique.registry.get(cls.name, cls)
         if known.__qualname__ != cls.__qualname__ or known.__module__ != cls.__module__:
             raise TypeError(f"two techniques are called {cls.name!r}: {known.__module__} and {cls.__module__}")
+        if cls.acts_on not in MOMENTS:
+            raise TypeError(f"{cls.name}: acts_on={cls.acts_on!r}: {nearest(str(cls.acts_on), MOMENTS)}")
+        for field in ("takes", "inputs"):
+            if isinstance(getattr(cls, field), str):
+                raise TypeError(
+                    f"{cls.name}: {field}={getattr(cls, field)!r} must be a tuple of texts: ({getattr(cls, field)!r},)."
+                )
         if cls.moment not in ("", *MOMENTS[cls.acts_on]):
             raise TypeError(f"{cls.name}: moment={cls.moment!r}: {nearest(cls.moment, MOMENTS[cls.acts_on])}")
         if unknown := set(cls.takes) - SINGLE.keys():
@@ -287,7 +293,7 @@ class Technique:
         if common:
             return SINGLE[common[0]]
         if self.inputs and other.inputs and not set(self.inputs) & set(other.inputs):
-            return f"it acts on {' and '.join(other.inputs)}, this on {' and '.join(self.inputs)}"
+            return f"{self.name} acts on {' and '.join(self.inputs)}, {other.name} on {' and '.join(other.inputs)}"
         return self.clashes.get(other.name, "")
 
     def apply(self, training: TrainingLike) -> Change:
@@ -357,7 +363,13 @@ class Recipe:
             return what
         if isinstance(what, str):
             return cls.parse(what)
-        return cls([what] if isinstance(what, Technique) else what)
+        if isinstance(what, Technique):
+            return cls([what])
+        if not isinstance(what, Iterable) or isinstance(what, type):
+            raise RecipeError(
+                f"A recipe is a text, a technique, or several techniques; got {what!r} of type {type(what).__name__}."
+            )
+        return cls(what)
 
     @classmethod
     def parse(cls, text: str) -> Recipe:
@@ -377,9 +389,14 @@ class Recipe:
     def from_toml(cls, text: str) -> Recipe:
         """Read ``[[technique]]`` tables with a ``name`` and the technique's fields."""
         try:
-            tables = tomllib.loads(text).get("technique", [])
+            whole = tomllib.loads(text)
         except (ValueError, RecursionError) as error:
             raise RecipeError(f"The recipe is no TOML: {error}.") from None
+        tables = whole.pop("technique", [])
+        if whole:
+            raise RecipeError(
+                f"A recipe in TOML is a list of [[technique]] tables, each with a name; got {quoted(', '.join(whole))} beside them."
+            )
         if not isinstance(tables, list) or not all(
             isinstance(one, dict) and isinstance(one.get("name"), str) for one in tables
         ):
@@ -417,8 +434,8 @@ class Recipe:
     def __len__(self) -> int:
         return len(self.techniques)
 
-    def __add__(self, other: Recipe) -> Recipe:
-        return Recipe([*self.techniques, *other.techniques])
+    def __add__(self, other: str | Technique | Recipe | Iterable[Technique]) -> Recipe:
+        return Recipe([*self.techniques, *Recipe.of(other).techniques])
 
     def apply(self, training: TrainingLike) -> list[Change]:
         """Apply all techniques; if one fails, those before it are undone and the error goes on."""

@@ -179,8 +179,8 @@ def test_inputs_of_another_kind_are_refused(text, shape, message):
         ("feature_scaling(std=0)", "feature_scaling(std=0): std must be positive"),
         ("time_masking(masks=0)", "time_masking(masks=0): masks must be a whole number of stretches"),
         ("affine, rotate", "affine cannot be combined with rotate: both would rotate the images, and interpolate them twice."),
-        ("feature_scaling, flip", "flip cannot be combined with feature_scaling: it acts on tables, this on images."),
-        ("time_masking, zoom", "zoom cannot be combined with time_masking: it acts on sequences, this on images."),
+        ("feature_scaling, flip", "flip cannot be combined with feature_scaling: flip acts on images, feature_scaling on tables."),
+        ("time_masking, zoom", "zoom cannot be combined with time_masking: zoom acts on images, time_masking on sequences."),
     ],
 )  # fmt: skip
 def test_bad_recipes_say_what_to_do(text, message):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import sys
+import threading
 
 import pytest
 import torch
@@ -352,3 +354,140 @@ def test_weighting_by_samples_is_exact():
     (_, *loss), (_, *hits) = list(evaluations.close())
     assert loss[1] == pytest.approx(F.cross_entropy(x.double(), y).item(), rel=1e-6)
     assert hits[1] == pytest.approx((x.argmax(1) == y).double().mean().item(), abs=1e-7)
+
+
+def told(model, optimizer, evaluate):
+    """What is told of evaluations between two steps."""
+    found = []
+    with tt.attach(model, optimizer) as training:
+        training.on("evaluation", lambda name, value: found.append((name, value)))
+        x, y = torch.randn(8, 6), torch.randint(0, 4, (8,))
+        for number in range(2):
+            optimizer.zero_grad()
+            F.cross_entropy(model(x), y).backward()
+            optimizer.step()
+            if number == 0:
+                with torch.no_grad():
+                    evaluate(model)
+    return {name.split(" ", 1)[1]: value for name, value in found}  # the names of tests say a split
+
+
+def small():
+    torch.manual_seed(0)
+    model = torch.nn.Linear(6, 4)
+    return model, torch.optim.SGD(model.parameters(), lr=0.1)
+
+
+def test_batches_of_every_size_and_many_of_them_have_the_means_of_all():
+    losses, hits, counts = [], [], []
+
+    def evaluate(model):
+        for number in range(150):  # more than are reckoned at once, of one size and of several
+            x, y = torch.randn(7 if number < 80 else 1 + number % 5, 6), torch.randint(0, 4, (7,))
+            y = y[: len(x)] if number != 90 else torch.randint(0, 4, (5000,))
+            output = model(x if number != 90 else torch.randn(5000, 6))
+            value = F.cross_entropy(output, y)
+            losses.append(value.double().item())
+            hits.append((output.argmax(1) == y).double().mean().item())
+            counts.append(len(y))
+            value.mul_(0), output.zero_(), y.zero_()  # the script goes on with its own
+
+    found = told(*small(), evaluate)
+    weights = torch.tensor(counts, dtype=torch.float64) / sum(counts)
+    assert found["loss"] == pytest.approx(float(torch.tensor(losses, dtype=torch.float64) @ weights), rel=1e-6)
+    assert found["accuracy"] == pytest.approx(float(torch.tensor(hits, dtype=torch.float64) @ weights), rel=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore:size_average and reduce")
+def test_samples_by_themselves_and_arguments_by_position():
+    x, y = torch.ones(6), torch.tensor(1)
+
+    def evaluate(model):
+        F.cross_entropy(model(x), y)
+        for validation in (model(x[None]),):
+            F.cross_entropy(validation, y[None], None, None, 1)  # that class is ignored
+        F.cross_entropy(model(torch.stack([x, 2 * x])), torch.stack([y, y]), None, False)  # size_average
+        expected.append(F.cross_entropy(model(torch.stack([x, 2 * x])), torch.stack([y, y])).item())
+
+    expected: list[float] = []
+    found = told(*small(), evaluate)
+    assert found["3 loss"] == pytest.approx(expected[0]) and found["accuracy"] in (0.0, 1.0)
+    assert math.isnan(found["2 accuracy"])  # none is left
+
+
+def test_models_are_evaluated_in_threads():
+    def evaluate(model):
+        before = sys.getswitchinterval()
+        sys.setswitchinterval(1e-5)
+        try:
+            threads = [threading.Thread(target=some, args=(model, number)) for number in range(4)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+        finally:
+            sys.setswitchinterval(before)
+
+        output = model(x)
+        model_after.append((-output.log_softmax(1)[range(4), y], output.argmax(1) == y))
+
+    def some(model, number):
+        with torch.no_grad():
+            for _ in range(200):
+                F.cross_entropy(model(x[: number + 1]), y[: number + 1])
+
+    x, y = torch.randn(4, 6, generator=torch.Generator().manual_seed(1)), torch.tensor([0, 1, 2, 3])
+    model_after: list = []
+    found = told(*small(), evaluate)
+    values, right = model_after[0]
+    batches = [values[: number + 1].mean() * (number + 1) for number in range(4)]
+    assert found["loss"] == pytest.approx(float(sum(batches)) / 10, rel=1e-5)
+    assert found["accuracy"] == pytest.approx(sum(int(right[: number + 1].sum()) for number in range(4)) / 10, rel=1e-5)
+
+
+def test_a_split_that_is_said_the_second_time_only_is_heard():
+    def evaluate(model):
+        for split in ("sanity", "val", "test"):
+            one(model, split)
+
+    def one(model, split):
+        F.cross_entropy(model(torch.full((3, 6), float(len(split)))), torch.tensor([0, 1, 2]))
+
+    model, optimizer = small()
+    with tt.attach(model, optimizer) as training:
+        names = []
+        training.on("evaluation", lambda name, value: names.append(name))
+        F.cross_entropy(model(torch.randn(3, 6)), torch.tensor([0, 1, 2])).backward()
+        optimizer.step()
+        with torch.no_grad():
+            evaluate(model)
+        training.optimizers[0].step()
+    assert {"val loss", "test loss"} <= set(names) and len(set(names)) == 6
+
+
+def test_what_a_function_that_trains_evaluates_is_held_out_in_evaluation_mode():
+    def train(model, optimizer, x, y):
+        with tt.attach(model, optimizer) as training:
+            training.on("evaluation", lambda name, value: names.append(name))
+            for _ in range(3):
+                model.train()
+                optimizer.zero_grad()
+                F.cross_entropy(model(x), y).backward()
+                optimizer.step()
+                model.eval()
+                with torch.no_grad():
+                    F.cross_entropy(model(2 * x), y)
+            optimizer.step()
+
+    names: list[str] = []
+    train(*small(), torch.randn(8, 6), torch.randint(0, 4, (8,)))
+    assert set(names) == {"eval loss", "eval accuracy"}
+
+
+def test_sums_over_positions_are_per_position():
+    x, y = torch.randn(2, 4, 5), torch.tensor([[0, 1, -100, 2, 3], [3, 2, 1, 0, -100]])
+
+    def evaluate(model):
+        F.cross_entropy(x, y, reduction="sum")
+
+    assert told(*small(), evaluate)["loss"] == pytest.approx(F.cross_entropy(x, y).item())

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import io
+import pickle
 
 import pytest
 import torch
@@ -293,3 +295,44 @@ def test_a_scripted_model_beside_a_treated_one_is_left_alone(digits):
         F.cross_entropy(model(x), y).backward()
         assert model[0].weight.grad.norm() > 0
         training.close()
+
+
+def test_a_call_that_is_interrupted_ends_no_gate(digits):
+    x, y = digits[0][:16], digits[1][:16]
+    model, training = attached()
+    calls, interrupted = [], [False]
+    training.change_input(lambda x: calls.append(1))
+
+    def interrupt(*_: object) -> None:
+        if interrupted[0]:
+            raise KeyboardInterrupt
+
+    model[2].register_forward_hook(interrupt)
+    for number in range(5):
+        interrupted[0] = number == 2
+        with contextlib.suppress(KeyboardInterrupt):
+            F.cross_entropy(model(x), y).backward()
+            training.optimizers[0].step()
+        assert len(calls) == number + 1
+
+
+def test_undo_of_one_handle_leaves_what_another_has_put_in(digits, no_other_training):
+    x, y = digits[0][:64], digits[1][:64]
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    first = attach(model, optimizer).apply("dropout(p=0.5)")
+    attach(model, optimizer).apply("l2(factor=0.01)").undo()
+    for _ in range(2):
+        F.cross_entropy(model(x), y).backward()
+        optimizer.step()
+    model(x)  # an evaluation, in training mode and with gradients: nothing is dropped
+    assert torch.equal(model(x), model(x))
+    first.undo()
+    assert b"trimtab" not in pickle.dumps(model)
+
+
+def test_what_puts_nothing_into_a_model_leaves_nothing_in_its_file(digits, no_other_training):
+    model = network()
+    with attach(model, torch.optim.SGD(model.parameters(), lr=0.1)).apply("clip_norm, l2, adam"):
+        assert not any("trimtab" in key for module in model.modules() for key in vars(module))
+    assert b"trimtab" not in pickle.dumps(model)

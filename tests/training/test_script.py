@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import subprocess
 import sys
@@ -419,3 +420,15 @@ def test_files_beside_the_script_come_before_what_we_have_imported(script, tmp_p
     outcome, lines, _ = watched(script("import statistics, click; print(statistics.WHO, click.WHO)"))
     assert (outcome.exit_code, lines) == (0, ["mine mine"]), outcome.error
     assert sys.modules["statistics"] is statistics
+
+
+def test_another_run_in_the_same_process_reads_its_own_files_anew(script, tmp_path, monkeypatch):
+    path = script("import helper\nprint(helper.VALUE)")
+    for value in (1, 2):
+        (tmp_path / "helper.py").write_text(f"VALUE = {value}")
+        importlib.invalidate_caches()
+        lines: list[str] = []
+        with monkeypatch.context() as settings:
+            settings.setattr(sys, "dont_write_bytecode", True)  # two files of one second and one size
+            run_script(path, on_training=lambda *_: None, on_line=lines.append)
+        assert lines == [str(value)]

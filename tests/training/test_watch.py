@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import copy
+import gc
 import io
 import math
 import pickle
@@ -14,6 +15,7 @@ import subprocess
 import sys
 import time
 import warnings
+import weakref
 
 import pytest
 import torch
@@ -363,6 +365,32 @@ def test_an_error_of_the_stage_turns_the_watch_off_and_one_of_a_listener_does_no
     with training.watch() as recorder, pytest.raises(ZeroDivisionError):
         train(model, training.optimizers[0], digits, 1)
     assert not recorder.guard.off
+
+
+@pytest.mark.parametrize("place", ["unhook", "record", "release", "finish"])
+def test_an_error_of_ours_at_the_end_of_the_watch(place, digits, monkeypatch):
+    losses, *_ = noisy_run(digits, watched=False)
+    broken = (lambda self, heads=False: 1 / 0) if place == "record" else (lambda self: 1 / 0)
+    monkeypatch.setattr(sampler.Sampler, place, broken)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", WatchWarning)
+        assert noisy_run(digits, watched=True)[0] == losses
+
+
+def test_a_recorder_that_nobody_closes_keeps_nothing(digits, no_other_training):
+    original = getattr(F.cross_entropy, "__wrapped__", F.cross_entropy)
+
+    def forgotten():
+        model = network()
+        with attach(model, torch.optim.SGD(model.parameters(), lr=0.1)) as training:
+            recorder = training.watch()
+            train(model, training.optimizers[0], digits, 2)
+        return weakref.ref(model), weakref.ref(recorder)
+
+    references = [*forgotten(), *forgotten()]
+    gc.collect()
+    assert [reference() for reference in references] == [None] * 4
+    assert F.cross_entropy is original
 
 
 # -- sampling --------------------------------------------------------------------------------------------------------

@@ -182,7 +182,12 @@ def as_json(
             "error": run.error,
             "seconds": run.seconds,
         },
+        "trainings": [
+            {"model": one.model, "optimizers": one.optimizers, "steps": one.steps, "epochs": one.epochs}
+            for one in run.trainings
+        ],
         "metric": run.metric,
+        "reached": run.reached,
         "judged_by": judged_by((tuning or treatment or comparison or run).metric, run.hints),
         "findings": found,
         "rules": {"asked": getattr(findings, "asked", 0), "unjudged": getattr(findings, "unjudged", {})},

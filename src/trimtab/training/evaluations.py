@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from types import FrameType
@@ -75,9 +76,9 @@ class _Sum:
 
     def add(self, value: torch.Tensor, count: int, hits: Hits | None) -> None:
         """One batch, of ``count`` samples."""
-        if value.numel() > 1:
-            value = value.detach().float().mean()
-        self.losses.append(value.item() if value.is_cpu else value.detach().float().reshape(()).clone())
+        if value.numel() != 1:
+            value = value.detach().double().mean()
+        self.losses.append(value.item() if value.is_cpu else value.detach().double().reshape(()).clone())
         self.counts.append(count)
         if hits is not None:
             self.hits.append(hits)
@@ -124,6 +125,7 @@ class Evaluations:
         self.places = Places()
         self.uses = Uses()
         self._sums: dict[tuple[tuple, bool], _Sum] = {}  # by place, and whether gradients were recorded
+        self._lock = threading.RLock()  # models may be evaluated in threads
 
     def add(
         self,
@@ -142,18 +144,29 @@ class Evaluations:
         graph = torch.is_grad_enabled()
         if not isinstance(target, torch.Tensor) or not isinstance(output, torch.Tensor) or value.requires_grad != graph:
             return False
+        with self._lock:
+            return self._add(name, output, target, value, kwargs, frame, training_mode)
+
+    def _add(
+        self, name: str, output: Any, target: Any, value: torch.Tensor, kwargs: dict[str, Any], frame: FrameType | None,
+        training_mode: Callable[[], bool],
+    ) -> bool:  # fmt: skip
+        graph = value.requires_grad
         place = self.places.at(frame)
         if graph:
             self.uses.follow(place, value)
             if not self.uses.evaluates(place, training_mode()):
                 return False
+        elif place.split == "train" and place.by_function and not training_mode():
+            place = place.unnamed  # def train(...) trains and evaluates in the end
         stream = self._sums.get((place.key, graph))
         if stream is None:
             stream = self._sums[place.key, graph] = _Sum()
         stream.doubtful = graph and place.key not in self.uses.sure
         count = max(1, target.shape[0] if target.ndim else 1)
-        if kwargs.get("reduction") == "sum":
-            value = value.detach() / count
+        if kwargs.get("reduction") == "sum" or kwargs.get("size_average") is False:
+            among = LOSSES[name].target == "classes" and not target.is_floating_point()
+            value = value.detach() / (int((target != kwargs.get("ignore_index", -100)).sum()) if among else count)
         stream.add(value, count, _hits(name, output.detach(), target, kwargs.get("ignore_index", -100)))
         return True
 
@@ -162,11 +175,12 @@ class Evaluations:
 
         Those that may yet be trained on wait, unless all is ``over``.
         """
-        for (key, graph), stream in list(self._sums.items()):
-            if not stream.doubtful or over:
-                del self._sums[key, graph]
-                if not (graph and key in self.uses.trains):
-                    yield from ((key, what, value) for what, value in stream.means())
+        with self._lock:
+            finished = [at for at, stream in self._sums.items() if not stream.doubtful or over]
+            streams = [(key, graph, self._sums.pop((key, graph))) for key, graph in finished]
+        for key, graph, stream in streams:
+            if not (graph and key in self.uses.trains):
+                yield from ((key, what, value) for what, value in stream.means())
 
     def step(self) -> None:
         """A step begins: no gradient comes back any more to what was evaluated two steps ago."""
@@ -212,5 +226,5 @@ def _shares(hits: list[Hits]) -> torch.Tensor:
     """The share of each batch; those of one size are reckoned at once."""
     if len({right.shape for right, _ in hits}) > 1:
         return torch.stack([_share(one) for one in hits])
-    right, counts = (torch.stack(some).flatten(1) for some in zip(*hits, strict=True))
+    right, counts = (torch.stack(some).reshape(len(hits), -1) for some in zip(*hits, strict=True))
     return (right & counts).sum(1).float() / counts.sum(1).float()

@@ -12,6 +12,7 @@ import contextlib
 import sys
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import FrameType
 from typing import Any
 
 import torch
@@ -23,6 +24,9 @@ from trimtab.training.evaluations import Uses
 from trimtab.training.find import called_modules
 from trimtab.training.places import CallPlace, Places
 from trimtab.training.stage import stage
+from trimtab.training.variables import variable
+
+_CALL = nn.Module._call_impl.__code__
 
 
 class Gates:
@@ -43,7 +47,7 @@ class Gates:
         self._at: CallPlace | None = None  # where the models are being called from in training
         self._last: CallPlace | None = None  # where they were called from in training last
         self._in_evaluation_mode = False  # they were called with gradients
-        self._entered = False
+        self._entered = self._outside = False
         self._depth = 0  # of calls of heads inside of heads
 
     @property
@@ -155,9 +159,12 @@ class Gates:
 
     def _enter(self, model: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]] | None:
         self._entered = True
+        if self._depth and not self._is_inside(sys._getframe(1)):
+            self._depth = 0  # the call before was interrupted, of which torch tells no hook
         self._depth += 1
         if self._depth > 1:
             return None
+        self._outside = stage.now.evaluating  # of a model that calls this one
         self._at = self._training_place(model)
         stage.now.evaluating = self.evaluating and model.training  # else the modes of its parts say what they do
         if not self._repeats:
@@ -174,6 +181,15 @@ class Gates:
             listed[place] = x
             return tuple(listed), kwargs
         return args, {**kwargs, keys[place - len(listed)]: x}
+
+    def _is_inside(self, frame: FrameType | None) -> bool:
+        """Whether the call from which this frame was reached is made by another one of a head."""
+        heads, open_calls = {id(head) for head in self.heads}, 0
+        while frame is not None:
+            if frame.f_code is _CALL and id(variable(frame, "self")) in heads:
+                open_calls += 1
+            frame = frame.f_back
+        return open_calls > 1
 
     def _training_place(self, model: nn.Module) -> CallPlace | None:
         """Where the model is called from, if that trains; ``None`` in an evaluation."""
@@ -193,7 +209,7 @@ class Gates:
         self._depth = max(0, self._depth - 1)
         if self._depth:
             return None
-        place, self._at, stage.now.evaluating = self._at, None, False
+        place, self._at, stage.now.evaluating = self._at, None, self._outside
         if torch.is_grad_enabled() and model.training and not self._repeats:
             self._follow(place or self._places.at(sys._getframe(1)), output)
         if not self._outputs or place is None:

@@ -62,6 +62,7 @@ class Training(Gates):
         self.read: dict[int, Any] = {}  # the order of the layers of each model, as long as it is made of the same
         self.labels = PlaceNames()  # of the places where it is evaluated
         self._generators = 0
+        self._marked: list[nn.Module] = []
         self._rates = Rates(stage.own(Opened))
         for optimizer in optimizers:
             self.join(optimizer)
@@ -330,10 +331,10 @@ class Training(Gates):
                 self.changes += recipe.apply(self)
         finally:
             twins.restore(held)
-        self._mark()
         if any(twins.treated(model, before) for model, before in zip(self.models, names, strict=True)):
             self._names = names
             stage.treated.add(self.models, names)
+        self._mark()
         stage.settle()
         return self
 
@@ -348,12 +349,19 @@ class Training(Gates):
         return self
 
     def _mark(self) -> None:
-        """Let all modules of treated models know what goes on."""
-        for _, part in self.named_modules():
-            if self.changes:
+        """Let all modules of treated models know what goes on, and those that are treated no more forget it."""
+        for part in self._marked:
+            part.__dict__.pop(Now.KEY, None)
+        self._marked = []
+        for one in stage.alive():
+            one.mark()
+
+    def mark(self) -> None:
+        """Let all modules of the models know what goes on, if techniques have put something into them."""
+        if self.tells:
+            self._marked = [part for _, part in self.named_modules()]
+            for part in self._marked:
                 part.__dict__[Now.KEY] = stage.now
-            else:
-                part.__dict__.pop(Now.KEY, None)
 
     def add_parameters(self, parameters: Iterable[nn.Parameter], beside: nn.Parameter | None) -> None:
         """Give new parameters to the optimizer, in the group of ``beside`` (the parameter of the layer they follow).

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import CodeType, FrameType
+from typing import Any
 
 import torch
 
@@ -18,9 +19,9 @@ from trimtab.training.find import is_installed
 from trimtab.training.variables import variable
 
 _SPLITS = {
-    "val": re.compile(r"(?<![a-z])(val|valid|validation|validate|dev|heldout|held_out|holdout)(?![a-z])"),
-    "test": re.compile(r"(?<![a-z])(test|testing)(?![a-z])"),
-    "train": re.compile(r"(?<![a-z])(train|training|fit)(?![a-z])"),
+    "val": re.compile(r"(?<![a-z])(val|va|valid|validation|validate|dev|heldout|held_out|holdout)(?![a-z])"),
+    "test": re.compile(r"(?<![a-z])(test|te|testing)(?![a-z])"),
+    "train": re.compile(r"(?<![a-z])(train|tr|training|fit)(?![a-z])"),
 }
 _EVALUATES = re.compile(r"(?<![a-z])(eval|evaluate|evaluation)(?![a-z])")
 _MODE = re.compile(r"\.(train|eval)\(")  # model.train() and model.eval() say nothing about the data
@@ -29,6 +30,7 @@ _LOOP = str(Path(__file__).resolve().with_name("loop.py"))  # stands for the loo
 # How torch calls a module depends on the hooks that are there at the moment, ours among them: no part of the place.
 _CALLS = torch.nn.Module.__call__.__code__.co_filename
 
+MOST_PLACES = 4096
 Chain = tuple[tuple[CodeType, int], ...]
 
 
@@ -54,6 +56,12 @@ class CallPlace:
 
     key: Key
     split: str
+    by_function: bool = False  # the name of a function around it says the split, and nothing nearer
+
+    @functools.cached_property
+    def unnamed(self) -> CallPlace:
+        """The same, where what that name says does not count."""
+        return CallPlace(Key(("eval", *self.key[1:])), "eval")
 
 
 @dataclass
@@ -82,10 +90,12 @@ class Places:
         key = tuple([id(one.f_code) for one in frames] + [one.f_lasti for one in frames])
         known = self._known.get(key)
         if known is None:
+            if len(self._known) >= MOST_PLACES:  # of code that is made as the script runs
+                self._known.clear()
             codes = tuple(one.f_code for one in frames)
             self._known[key] = known = _Known(list(_texts_in_variables(frames)), {}, codes)
         values = (
-            tuple([str(variable(frames[depth], name)) for depth, name in known.variables]) if known.variables else ()
+            tuple([_said(variable(frames[depth], name)) for depth, name in known.variables]) if known.variables else ()
         )
         place = known.places.get(values)
         if place is None:
@@ -110,7 +120,7 @@ def _read(frames: Sequence[FrameType], variables: Sequence[tuple[int, str]], val
         if said_so or not is_installed(code.co_filename)
     )
     told = tuple(value for at, one in said.items() if at <= depth for value in one if _split(value))
-    return CallPlace(Key((split, inner, text, told)), split)
+    return CallPlace(Key((split, inner, text, told)), split, by_function=not text)
 
 
 def _callers(frame: FrameType | None) -> list[FrameType]:
@@ -130,14 +140,19 @@ def _callers(frame: FrameType | None) -> list[FrameType]:
 
 
 def _texts_in_variables(frames: Sequence[FrameType]) -> Iterator[tuple[int, str]]:
-    """Which variables of which frames hold a word that says a split: loop variables, arguments of the call, parameters."""
+    """Which variables of which frames hold text, which may say a split now or the next time: loop variables, arguments of the call, parameters."""
     for depth, frame in enumerate(frames):
         if is_installed(frame.f_code.co_filename):
             continue
         for name in _names(frame.f_code, frame.f_lasti):
             value = variable(frame, name)
-            if isinstance(value, str) and len(value) < 40 and _split(value):
+            if isinstance(value, str):
                 yield depth, name
+
+
+def _said(value: Any) -> str:
+    """The text that a variable holds, if a word in it says a split."""
+    return value if isinstance(value, str) and len(value) < 40 and _split(value) else ""
 
 
 def _names(code: CodeType, instruction: int) -> tuple[str, ...]:
@@ -182,6 +197,7 @@ def _split_of(chain: Chain, said_in: dict[int, list[str]]) -> tuple[str, int, st
     return {"": "eval", "evaluation": "val"}.get(said, said), named or len(chain), ""
 
 
+@functools.lru_cache(maxsize=1024)
 def _split(text: str) -> str:
     words = _words(text)
     found = [split for split, pattern in _SPLITS.items() if pattern.search(words)]

@@ -44,6 +44,7 @@ class Actor(Protocol):
     def tells(self) -> bool: ...
     def listens_to(self, event: str) -> bool: ...
     def stand(self, wanted: int) -> None: ...
+    def mark(self) -> None: ...
     def emit(self, event: str, *what: Any) -> None: ...
     def evaluated(self, name: str, value: float) -> None: ...
 
@@ -75,6 +76,7 @@ class Stage:
         self.evaluations = Evaluations()  # what was evaluated since the last step
         self._stepped: weakref.ref[Actor] | None = None
         self._called: weakref.ref[Actor] | None = None
+        self._here_called = threading.local()
         self._labels = PlaceNames()  # of what was evaluated before any training
         self._hearers: list[Hearer] = []
         self._settling = self._unsettled = False
@@ -117,12 +119,13 @@ class Stage:
 
     @property
     def called(self) -> Actor | None:
-        """The training whose model was called last with gradients: losses from here on are its own."""
-        return self._called() if self._called is not None else None
+        """The training whose model was called last with gradients, in this thread if any was: losses from here on are its own."""
+        last = getattr(self._here_called, "last", self._called)
+        return last() if last is not None else None
 
     @called.setter
     def called(self, training: Actor) -> None:
-        self._called = weakref.ref(training)
+        self._called = self._here_called.last = weakref.ref(training)
 
     def hear(self, hearer: Hearer) -> Callable[[], None]:
         """Tell of evaluations and losses from here on, until the returned function is called."""
@@ -231,6 +234,7 @@ class Stage:
         return [member for one in self._here() for member in one.members if member.optimizer() is not None]
 
     def _before_backward(self) -> None:
+        self.now.evaluating = False  # also where a call was interrupted
         self.close_evaluations()
         for training in self._here():
             training.emit("backward")

@@ -324,6 +324,8 @@ class Taps:
             finally:
                 now.inside = False
             if listeners and isinstance(value, torch.Tensor):
+                if len(args) > 2:
+                    kwargs = {**dict(zip(names[2:], args[2:], strict=False)), **kwargs}
                 if len(args) > 1 and "target" not in kwargs:
                     output, target = args[:2]
                 else:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from trimtab.training.apart import apart
-from trimtab.training.safe import of_script
+from trimtab.training.safe import of_script, suppressed
 
 
 class WatchWarning(UserWarning):
@@ -74,7 +74,8 @@ class Guard:
             warn(f"trimtab's watch met an error of its own and goes on without {part}; so does the training. {said}")
             return
         self.off = _said(error)
-        self._end()
+        with suppressed():  # the end may meet the same error
+            self._end()
         warn(f"trimtab's watch met an error of its own and turned itself off; the training goes on. {said}")
 
     def forgive(self, error: Exception) -> bool:

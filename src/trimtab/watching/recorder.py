@@ -16,7 +16,7 @@ import threading
 import time
 import uuid
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -28,6 +28,7 @@ from trimtab.records import Asked, CodePlace, RunRecord, drawing
 from trimtab.store import Keeping, what_to_do
 from trimtab.training.edits import code_place
 from trimtab.training.handle import Training
+from trimtab.training.safe import suppressed
 from trimtab.training.stage import Actor, Hearer, stage
 from trimtab.watching import loggers
 from trimtab.watching.budget import Budget
@@ -42,7 +43,39 @@ FLUSH = 0.25  # seconds between writes to the store
 IDLE = 100  # steps of other trainings after which one counts as over
 
 
-class Recorder(Hearer):
+class _Ear(Hearer):
+    """Hears for a recorder, as long as there is one: who forgets to close it does not keep it, and its model, for ever."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        self._recorder = weakref.ref(recorder)
+
+    def evaluation(self, training: Actor | None, name: str, value: float) -> None:
+        if (recorder := self._recorder()) is not None:
+            recorder.evaluation(training, name, value)
+
+    def loss(self, name: str, output: Any, target: Any, value: torch.Tensor) -> None:
+        if (recorder := self._recorder()) is not None:
+            recorder.loss(name, output, target, value)
+
+
+def _weakly(method: Callable[..., None]) -> Callable[..., None]:
+    """A method, as long as its object is there."""
+    held = weakref.WeakMethod(method)
+
+    def call(*args: Any) -> None:
+        if (found := held()) is not None:
+            found(*args)
+
+    return call
+
+
+def _end_all(stops: Sequence[Callable[[], None]]) -> None:
+    for stop in stops:
+        with suppressed():  # one that fails must not keep the others from ending
+            stop()
+
+
+class Recorder:
     """Records one run: any number of trainings, their evaluations and what the script prints.
 
     Args:
@@ -68,7 +101,7 @@ class Recorder(Hearer):
         self.subject, self.store = subject, store
         self.asked = metric if isinstance(metric, Asked) else Asked(metric=metric)
         self.sampled, self.every, self.budget = sampled, every, budget
-        self.guard = Guard(self._end)
+        self.guard = Guard(_weakly(self._end))
         self.samplers: list[Sampler] = []
         self.kept: Training | None = None  # what lives at least as long: the handle that has begun this
         self.printed: list[str] = []
@@ -85,13 +118,14 @@ class Recorder(Hearer):
         self.compiled = False  # layers inside compiled code are left alone
         self._forwarded: dict[int, Sampler] = {}  # by thread: whose model ran last, as far as was measured
         self._stops = [
-            stage.hear(self),
-            stage.taps.listen("loader", self.guard(self._on_loader)),
-            stage.taps.listen("compile", self.guard(self.on_compile)),
-            stage.taps.listen("saved", self.guard(self._on_saved)),
-            loggers.listen(self.guard(self.logged, "logged numbers")),
+            stage.hear(_Ear(self)),
+            stage.taps.listen("loader", self.guard(_weakly(self._on_loader))),
+            stage.taps.listen("compile", self.guard(_weakly(self.on_compile))),
+            stage.taps.listen("saved", self.guard(_weakly(self._on_saved))),
+            loggers.listen(self.guard(_weakly(self.logged), "logged numbers")),
         ]
         self._unforgive = stage.taps.forgive(self.guard.forgive)  # also when it is off, for what is still there
+        weakref.finalize(self, _end_all, (self._unforgive, *self._stops)).atexit = False
         stage.own(_Recording).add(self)
         self._loader_starts = 0
         self.steps = 0
@@ -101,7 +135,7 @@ class Recorder(Hearer):
         """Begin to record one training, which lives as long as its recorder."""
         place = code_place(training.model)
         recorder = cls(**{"subject": place.file if place else "attached code", **options})
-        recorder.watch(training, place)
+        recorder.guard(recorder.watch)(training, place)
         recorder.kept = training
         return recorder
 
@@ -236,10 +270,7 @@ class Recorder(Hearer):
 
     def _end(self) -> None:
         """Look and listen no more; what was recorded stays."""
-        for sampler in self.samplers:
-            sampler.release()
-        for stop in self._stops[::-1]:
-            stop()
+        _end_all((*(sampler.release for sampler in self.samplers), *self._stops[::-1]))
 
     def forked(self) -> None:
         """This process is a child of the one that is recorded: it goes its own way, and leaves the record and the store alone."""
@@ -265,7 +296,12 @@ class Recorder(Hearer):
 
     def record(self, heads: bool = False) -> RunRecord:
         """What is known so far; with ``heads``, without the measured numbers."""
-        trainings = tuple(sampler.record(heads) for sampler in self.samplers)
+        trainings = []
+        for sampler in tuple(self.samplers):
+            try:
+                trainings.append(sampler.record(heads))
+            except Exception as error:
+                self.guard.turn_off(error, f"the record of {sampler.model}")
         record = RunRecord(
             id=self.id,
             subject=self.subject,
@@ -274,7 +310,7 @@ class Recorder(Hearer):
             exit_code=self.exit_code,
             error=self.error,
             output_tail="\n".join(self.printed[-20:]),
-            trainings=trainings,
+            trainings=tuple(trainings),
             versions={"python": sys.version.split()[0], "torch": str(torch.__version__)},
             applied=tuple(c.sentence for sampler in self.samplers for c in (sampler.changes or ())),
             latest=dict(self._latest),

@@ -187,7 +187,7 @@ def run_script(
     finishes = _read_streams(on_line)
     files = contextlib.ExitStack()
     files.enter_context(numbers_written(on_written))
-    theirs = _own_files_first(home)
+    theirs = _own_files_first(home, again=not module)
     ran: Any = None
     written_out = True
     try:
@@ -225,9 +225,9 @@ def run_script(
     )
 
 
-def _own_files_first(home: str) -> dict[str, types.ModuleType]:
+def _own_files_first(home: str, again: bool) -> dict[str, types.ModuleType]:
     """Forget modules that we have imported and that files beside the script have the names of: the script is to get its own. Gives them,
-    to be put back."""
+    to be put back. With ``again``, also those of the files themselves, as another run in this process has left them."""
     own = set()
     with contextlib.suppress(OSError), os.scandir(home) as entries:
         for entry in entries:
@@ -238,7 +238,8 @@ def _own_files_first(home: str) -> dict[str, types.ModuleType]:
     hidden = {}
     for name, module in list(sys.modules.items()):
         top = name.partition(".")[0]
-        if top in own - _KEPT and not str(getattr(module, "__file__", None) or home).startswith(home + os.sep):
+        theirs = str(getattr(module, "__file__", None) or home).startswith(home + os.sep)
+        if top in own - _KEPT and (again or not theirs):
             hidden[name] = sys.modules.pop(name)
     return hidden
 
