@@ -375,6 +375,7 @@ def test_an_error_of_ours_at_the_end_of_the_watch(place, digits, monkeypatch):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", WatchWarning)
         assert noisy_run(digits, watched=True)[0] == losses
+    nn.modules.module._global_forward_hooks.clear()  # what could not be taken away
 
 
 def test_a_recorder_that_nobody_closes_keeps_nothing(digits, no_other_training):

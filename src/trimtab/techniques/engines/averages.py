@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from trimtab.nn import SyncBatchNorm, recalibrate
 from trimtab.optim.averaging import WeightAverage
 from trimtab.optim.tensors import copied, fitting, write
-from trimtab.recipe import Change, TrainingLike, evaluated
+from trimtab.recipe import Change, TrainingLike
 
 
 def averaged_tensors(training: TrainingLike) -> dict[str, torch.Tensor]:
@@ -76,7 +76,7 @@ class _Averaging:
             return
         self._called = model
         graph = torch.is_grad_enabled()
-        training = self.training.phase == "train" and not evaluated(model)
+        training = self.training.phase == "train" and not self.training.evaluating
         if training or (graph and self._trains_in_eval_mode):
             self._take_out()
         else:
