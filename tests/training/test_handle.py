@@ -521,6 +521,30 @@ def test_a_compiled_step_with_loss_and_backward_inside(digits):
     assert losses(True) == losses(False)
 
 
+def test_a_training_collected_in_the_midst_of_a_compilation_moves_no_hook_until_the_next_step(digits, no_other_training):
+    torch._dynamo.reset()
+    model = Small()
+    optimizer, x = sgd(model), digits[0][:32]
+    steps = followed(model, optimizer)
+
+    treated = Small()
+    other = attach(treated, sgd(treated))
+    other.change_input(lambda x: x)
+    other.itself = other  # only the garbage collector finds it
+    hooks = dict(model._forward_hooks)
+    del other, treated
+
+    def collecting(graph, inputs):
+        gc.collect()
+        assert dict(model._forward_hooks) == hooks
+        return graph.forward
+
+    F.cross_entropy(torch.compile(model, backend=collecting)(x), digits[1][:32]).backward()
+    optimizer.step()
+    assert len(steps.losses) == 1
+    assert not hooks.keys() & model._forward_hooks.keys()  # they tell, and change nothing from here on
+
+
 def test_ddp_is_seen_through(tmp_path, digits):
     torch.distributed.init_process_group(
         "gloo", store=torch.distributed.FileStore(str(tmp_path / "s"), 1), rank=0, world_size=1

@@ -14,6 +14,7 @@ from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import nn
+from torch._guards import CompileContext
 
 from trimtab.recipe import LossCall, Now
 from trimtab.structure import weights
@@ -144,9 +145,13 @@ class Stage:
     # -- taps and gates ----------------------------------------------------------------------------------------------
 
     def settle(self) -> None:
-        """Let gates stand, and taps know of us, exactly while somebody asks."""
+        """Let gates stand, and taps know of us, exactly while somebody asks.
+
+        Not in the midst of a compilation, where a training may be collected: the compiler looks twice at hooks and must find
+        them unmoved. Then this waits until the next step.
+        """
         self._unsettled = True
-        while self._unsettled and not self._settling:  # a training may be collected in the middle of this
+        while self._unsettled and not self._settling and CompileContext.try_get() is None:
             self._settling, self._unsettled = True, False
             try:
                 self._settle()
@@ -221,6 +226,8 @@ class Stage:
 
     def begin_step(self) -> None:
         """An optimizer is about to step."""
+        if self._unsettled:
+            self.settle()
         self.evaluations.step()
         self.close_evaluations()
 
@@ -234,6 +241,8 @@ class Stage:
         return [member for one in self._here() for member in one.members if member.optimizer() is not None]
 
     def _before_backward(self) -> None:
+        if self._unsettled:
+            self.settle()
         self.now.evaluating = False  # also where a call was interrupted
         self.close_evaluations()
         for training in self._here():
