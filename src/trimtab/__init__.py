@@ -27,13 +27,13 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-# name -> (room, rooms to load with it); nothing is imported before it is asked for
+# name -> its module; nothing is imported before it is asked for
 _HOMES = {
-    "Script": "trimtab.trial",
-    "Task": "trimtab.trial",
-    "compare": "trimtab.trial",
-    "treat": "trimtab.trial",
-    "tune": "trimtab.trial",
+    "Script": "trimtab.trial.subjects",
+    "Task": "trimtab.trial.subjects",
+    "compare": "trimtab.trial.compare",
+    "treat": "trimtab.trial.treat",
+    "tune": "trimtab.trial.tune",
     "watch": "trimtab.trial.watch",
     "diagnose": "trimtab.doctor",
     "lr_range_test": "trimtab.optim",

@@ -18,8 +18,8 @@ from tests.conftest import network, numbers, same, train
 from tests.techniques.two_processes import SHARDED, sums_after, work
 from tests.trial.conftest import clusters
 from trimtab.optim import ZClip, clip_grad_adaptive_, clip_grad_norm_, clip_grad_value_
-from trimtab.trial import Script
 from trimtab.trial.run import Job, run_job
+from trimtab.trial.subjects import Script
 
 
 def last_of(model: nn.Module) -> set[int]:

@@ -521,7 +521,9 @@ def test_a_compiled_step_with_loss_and_backward_inside(digits):
     assert losses(True) == losses(False)
 
 
-def test_a_training_collected_in_the_midst_of_a_compilation_moves_no_hook_until_the_next_step(digits, no_other_training):
+def test_a_training_collected_in_the_midst_of_a_compilation_moves_no_hook_until_the_next_step(
+    digits, no_other_training
+):
     torch._dynamo.reset()
     model = Small()
     optimizer, x = sgd(model), digits[0][:32]

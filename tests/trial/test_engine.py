@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 
 from tests.trial.conftest import clusters, mark
-from trimtab.trial import Script
 from trimtab.trial.engines import LocalEngine
 from trimtab.trial.engines.local import _uninterrupted
 from trimtab.trial.run import Job, Result
+from trimtab.trial.subjects import Script
 
 ON_SEED_1 = "import os, sys, torch\nif torch.initial_seed() == 1:\n    {}"  # scripts start with the seed of their trial
 
@@ -211,7 +211,7 @@ def test_the_driver_keeps_its_random_numbers(train, engine):
 
 DRIVER = """\
 import sys
-from trimtab.trial import Script
+from trimtab.trial.subjects import Script
 from trimtab.trial.engines import LocalEngine
 from trimtab.trial.engines.local import _uninterrupted
 from trimtab.trial.run import Job

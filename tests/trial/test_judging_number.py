@@ -13,9 +13,8 @@ import pytest
 
 from tests.trial.reporting import BEGIN, WAYS, Way
 from trimtab.records import Asked
-from trimtab.trial import Script
 from trimtab.trial.run import Job, Result, run_job
-from trimtab.trial.subjects import Heard
+from trimtab.trial.subjects import Heard, Script
 from trimtab.watching import Ending
 
 

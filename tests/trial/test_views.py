@@ -21,10 +21,10 @@ import pytest
 
 import trimtab as tt
 from tests.trial.conftest import clusters, mark
-from trimtab.trial import Script
 from trimtab.trial.engines import LocalEngine
 from trimtab.trial.journal import deeds_of, put_back
 from trimtab.trial.run import Job
+from trimtab.trial.subjects import Script
 from trimtab.trial.views import CHOICE, Views, _rename_across_layers, clear, copy_folder, outermost, too_large
 
 TRAIN = """

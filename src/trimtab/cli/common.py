@@ -24,7 +24,7 @@ from trimtab.user_folders import remember_store
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from trimtab.trial import Script
+    from trimtab.trial.subjects import Script
 
 # Everything after SCRIPT belongs to the script, options too.
 OF_SCRIPT = {"allow_interspersed_args": False, "ignore_unknown_options": False}

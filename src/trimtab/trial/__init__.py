@@ -1,8 +1,4 @@
-"""Trials: subjects, paired seeds, statistics, the search for a treatment, and that of a space of recipes."""
+"""Trials: subjects, paired seeds, statistics, the search for a treatment, and that of a space of recipes.
 
-from trimtab.trial.compare import compare
-from trimtab.trial.subjects import Script, Task
-from trimtab.trial.treat import treat
-from trimtab.trial.tune import tune
-
-__all__ = ["Script", "Task", "compare", "treat", "tune"]
+Each of them is imported from the module that has it: who only watches needs the subjects alone.
+"""
