@@ -29,7 +29,7 @@ def server():
     """Forks processes, which need not import all anew."""
     started = [sys.executable, "-W", "default", str(HERE / "server.py")]
     with subprocess.Popen(
-        started, env=ENVIRONMENT | (more or {}), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        started, env=ENVIRONMENT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
         yield process
         process.stdin.close()
