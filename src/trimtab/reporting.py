@@ -93,7 +93,7 @@ def report(
     """The report of a run and of what was tried on it; a notebook shows its page.
 
     >>> report(RunRecord(id="r1", subject="train.py", trainings=(TrainingRecord(name="net", model="Net"),)))
-    No rule found a fault (9 asked)
+    No rule found a fault (10 asked)
     train.py, 0 steps, 0.0 s
     No number judges this run.
 

@@ -1,8 +1,10 @@
-"""A stretch of training that leaves no trace: models, optimizers, loaders and all random generators are put back."""
+"""What leaves no trace: a stretch of training after which everything is put back, calls that are none of the training's, and the random
+numbers of a call made again."""
 
 from __future__ import annotations
 
 import contextlib
+import operator
 import random
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -15,7 +17,7 @@ from torch.utils.data import DataLoader
 
 GROUP = "optimization"
 _GENERATORS = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
-_PLAIN = (type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device)
+_PLAIN = {type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device, torch.Size}
 _PARTS = ("sampler", "batch_sampler", "dataset", "transform", "transforms", "base_dataloader")
 
 
@@ -35,9 +37,8 @@ def unchanged(*things: Any) -> Iterator[None]:
       attributes;
     * and always the random state of torch (on the CPU and on all CUDA devices), numpy and Python.
 
-    It takes the memory of a second copy of models, optimizers and gradients, and is meant for between two updates: a
-    graph that waits for its backward is of no use afterwards. Objects of other classes inside of modules are not
-    looked into.
+    It takes the memory of a second copy of models, optimizers and gradients. A graph that waits for its backward stays good, unless
+    an optimizer stepped inside. Objects of other classes inside of modules are not looked into.
 
     Raises:
         ValueError: for a lazy module that has not seen a batch yet.
@@ -52,24 +53,120 @@ def unchanged(*things: Any) -> Iterator[None]:
     >>> all(map(torch.equal, before, now)), model[0].weight.grad, len(optimizer.state)
     (True, None, 0)
     """
-    with contextlib.ExitStack() as put_back:  # which goes on when one thing cannot be put back, or at another Ctrl-C
-        put_back.callback(random.setstate, random.getstate())
-        put_back.callback(np.random.set_state, np.random.get_state())
-        put_back.callback(torch.set_rng_state, torch.get_rng_state())
-        if torch.cuda.is_initialized():
-            put_back.callback(torch.cuda.set_rng_state_all, torch.cuda.get_rng_state_all())
-        keeper = _Keeper(put_back.callback)
+    keeper = _Keeper()
+    keeper.note(Draws().put_back)
+    try:
         for thing in things:
             keeper.keep_thing(thing)
         yield
+    finally:
+        keeper.put_back()
+
+
+class Draws:
+    """Where all random numbers came from when this was made: torch's generators (of the CPU and of all CUDA devices), numpy's and Python's,
+    and those given. As a context it leaves them there.
+
+    >>> draws = Draws()
+    >>> one = torch.rand(3)
+    >>> draws.put_back()
+    >>> torch.equal(torch.rand(3), one)
+    True
+    """
+
+    def __init__(self, *generators: Any) -> None:
+        self._python, self._numpy, self._torch = random.getstate(), np.random.get_state(), torch.get_rng_state()
+        self._cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+        self._others = [_state_of(generator) for generator in generators]
+
+    def put_back(self) -> None:
+        """Let the same random numbers be drawn once more."""
+        random.setstate(self._python)
+        np.random.set_state(self._numpy)
+        torch.set_rng_state(self._torch)
+        if self._cuda:
+            torch.cuda.set_rng_state_all(self._cuda)
+        for put, *state in self._others:
+            put(*state)
+
+    def __enter__(self) -> Draws:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.put_back()
+
+
+def generators_in(model: nn.Module) -> list[Any]:
+    """The random generators of their own that modules draw from."""
+    own = set(_GENERATORS)
+    return [value for module in model.modules() for value in vars(module).values() if type(value) in own]
+
+
+@contextlib.contextmanager
+def beside_training(model: nn.Module) -> Iterator[None]:
+    """Around calls of a model that are none of its training's: nothing is kept for a backward pass; afterwards every module is in its mode.
+
+    Gradients are enabled inside, since modules that a technique put in take their absence for an evaluation; but no parameter asks for one.
+
+    >>> model = nn.Dropout()
+    >>> with beside_training(model):
+    ...     _ = model.eval()
+    >>> model.training
+    True
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    try:
+        for parameter in learning:
+            parameter.requires_grad_(False)
+        with torch.enable_grad():
+            yield
+    finally:
+        for parameter in learning:
+            parameter.requires_grad_(True)
+        for module, mode in modes:
+            module.training = mode
+
+
+def precision_now(device: torch.device) -> Callable[[], contextlib.AbstractContextManager[Any]]:
+    """Makes the context of mixed precision that holds now. Without its cache: that has the weights as they were at first."""
+    on, dtype = torch.is_autocast_enabled(device.type), torch.get_autocast_dtype(device.type)
+
+    def again() -> contextlib.AbstractContextManager[Any]:
+        if on:
+            return torch.autocast(device.type, dtype=dtype, cache_enabled=False)
+        on_now = torch.is_autocast_enabled(device.type)
+        return torch.autocast(device.type, enabled=False) if on_now else contextlib.nullcontext()
+
+    return again
 
 
 class _Keeper:
     """Walks through things, and notes for everything that can change how to put it back."""
 
-    def __init__(self, note: Callable[..., Any]) -> None:
-        self._note = note
+    def __init__(self) -> None:
+        self._notes: list[tuple[Any, ...]] = []
+        self._empty: list[dict] = []  # most of what modules have
         self._seen: dict[int, Any] = {}
+
+    def note(self, *how: Any) -> None:
+        """A function, and what it is called with to put something back."""
+        self._notes.append(how)
+
+    def put_back(self) -> None:
+        """Put all of it back, the last first; also where one thing cannot be put back, or at another Ctrl-C."""
+        problem: BaseException | None = None
+        self._notes += ((own.clear,) for own in self._empty if own)
+        with torch.no_grad():
+            while self._notes:
+                try:
+                    put, *how = self._notes[-1]
+                    put(*how)
+                except BaseException as error:  # what is left is put back all the same
+                    problem = problem or error
+                self._notes.pop()
+        if problem is not None:
+            raise problem
 
     def keep_thing(self, thing: Any) -> None:
         """Something that was asked for: its attributes, whatever its class."""
@@ -80,32 +177,35 @@ class _Keeper:
         elif self._is_new(thing):
             self.keep(vars(thing))
 
-    def keep(self, value: Any) -> None:
-        """Something that was found; objects of unknown classes are left alone."""
-        if isinstance(value, _PLAIN) or not self._is_new(value):
-            return
-        if isinstance(value, torch.Tensor):
-            self._tensor(value)
-        elif isinstance(value, dict):
-            self._note(_refill, value, dict(value))
-            self._all(value.values())
-        elif isinstance(value, (list, deque)):
-            self._note(_write, value, list(value))
-            self._all(value)
-        elif isinstance(value, (tuple, frozenset)):
-            self._all(value)
-        elif isinstance(value, set):
-            self._note(_exchange, value, set(value))
-        elif isinstance(value, np.ndarray):
-            self._note(np.copyto, value, value.copy())
-        elif isinstance(value, _GENERATORS):
-            self._generator(value)
-        elif isinstance(value, (nn.Module, torch.optim.Optimizer)):
-            self.keep(vars(value))
-
-    def _all(self, values: Any) -> None:
-        for value in tuple(values):
-            self.keep(value)
+    def keep(self, found: Any) -> None:
+        """Something that was found, and what is in it; objects of unknown classes are left alone."""
+        left, seen, note = [found], self._seen, self._notes.append
+        while left:
+            value = left.pop()
+            if type(value) in _PLAIN or id(value) in seen:
+                continue
+            seen[id(value)] = value  # so that no other thing gets its id
+            if isinstance(value, dict):
+                if value:
+                    note((_refill, value, dict(value)))
+                    left += value.values()
+                else:
+                    self._empty.append(value)
+            elif isinstance(value, torch.Tensor):
+                self._tensor(value)
+            elif isinstance(value, (nn.Module, torch.optim.Optimizer)):
+                left.append(vars(value))
+            elif isinstance(value, (list, deque)):
+                note((_write, value, list(value)))
+                left += value
+            elif isinstance(value, (tuple, frozenset)):
+                left += value
+            elif isinstance(value, set):
+                note((_exchange, value, set(value)))
+            elif isinstance(value, np.ndarray):
+                note((np.copyto, value, value.copy()))
+            elif isinstance(value, _GENERATORS):
+                note(_state_of(value))
 
     def _is_new(self, thing: Any) -> bool:
         if id(thing) in self._seen:
@@ -120,21 +220,11 @@ class _Keeper:
             )
         if tensor.is_inference() or not tensor.is_leaf or _overlaps(tensor):
             return  # training cannot change it in place
-        self._note(_copy, tensor, tensor.detach().clone())
-        self._note(tensor.requires_grad_, tensor.requires_grad)
-        self._note(setattr, tensor, "grad", tensor.grad)
+        self.note(_copy, tensor, tensor.detach().clone())
+        self.note(tensor.requires_grad_, tensor.requires_grad)
+        self.note(setattr, tensor, "grad", tensor.grad)
         if tensor.grad is not None:
             self.keep(tensor.grad)
-
-    def _generator(self, generator: Any) -> None:
-        if isinstance(generator, torch.Generator):
-            self._note(generator.set_state, generator.get_state())
-        elif isinstance(generator, np.random.Generator):
-            self._note(setattr, generator.bit_generator, "state", generator.bit_generator.state)
-        elif isinstance(generator, np.random.RandomState):
-            self._note(generator.set_state, generator.get_state())
-        else:
-            self._note(generator.setstate, generator.getstate())
 
     def _data(self, source: Any) -> None:
         """A data loader and what it is made of: generators and attributes, but none of the data."""
@@ -143,15 +233,26 @@ class _Keeper:
         if not hasattr(source, "__dict__") or not self._is_new(source):
             return
         own = vars(source)
-        self._note(_refill, own, dict(own))
+        self.note(_refill, own, dict(own))
         if isinstance(source, DataLoader) and source.persistent_workers:
-            self._note(_end_workers, source)
+            self.note(_end_workers, source)
             source._iterator = None
-        self._all(value for value in own.values() if isinstance(value, _GENERATORS))
+        for value in own.values():
+            if isinstance(value, _GENERATORS):
+                self.keep(value)
         for name in _PARTS:
             self._data(own.get(name))
         for step in own.get("transforms", ()) if isinstance(own.get("transforms"), (list, tuple)) else ():
             self._data(step)
+
+
+def _state_of(generator: Any) -> tuple[Any, ...]:
+    """How to bring a generator back to where it is now: a function, and what it is to be called with."""
+    if isinstance(generator, (torch.Generator, np.random.RandomState)):
+        return generator.set_state, generator.get_state()
+    if isinstance(generator, np.random.Generator):
+        return setattr, generator.bit_generator, "state", generator.bit_generator.state
+    return generator.setstate, generator.getstate()
 
 
 def _overlaps(tensor: torch.Tensor) -> bool:
@@ -161,14 +262,14 @@ def _overlaps(tensor: torch.Tensor) -> bool:
     )
 
 
-@torch.no_grad()
 def _copy(tensor: torch.Tensor, value: torch.Tensor) -> None:
-    tensor.copy_(value)
+    # Written uncounted, where that can be: graphs that wait for their backward were made with this value and stay good.
+    (tensor.data if tensor.layout == torch.strided else tensor).copy_(value)
 
 
 def _refill(own: dict, kept: dict) -> None:
-    if [id(key) for key in own] != [id(key) for key in kept]:  # their order is that of parameters
-        own.clear()
+    if len(own) != len(kept) or any(map(operator.is_not, own, kept)):
+        own.clear()  # the order of keys is that of parameters
     own.update(kept)
 
 

@@ -165,7 +165,7 @@ def test_treat_on_a_healthy_script(trimtab, train):
     result = read(train.with_name("found.json"))
     assert result["treatment"]["recipe"] == "" and result["treatment"]["effect"] is None
     assert result["rules"] == {
-        "asked": 9,
+        "asked": 10,
         "unjudged": {"overfitting": "it needs a number for held-out data that was seen at least 6 times"},
     }
     assert "\ntrimtab compare --with 'lr_scale(factor=3)'" in shown.stdout

@@ -10,6 +10,7 @@ from torch import nn
 import trimtab as tt
 from trimtab.doctor import diagnose, judge
 from trimtab.doctor.curves import held_out
+from trimtab.doctor.rule import rule
 from trimtab.doctor.rules.overfitting import overfitting
 from trimtab.recipe import Recipe
 from trimtab.records import Profile, RunRecord, Series, TrainingRecord
@@ -497,6 +498,7 @@ def test_a_training_that_learns_nothing_for_no_known_reason(digits):
 
 
 def test_a_rule_that_crashes_is_a_result(digits, monkeypatch):
+    @rule(needs={})
     def broken(training):
         raise ZeroDivisionError("of purpose")
 

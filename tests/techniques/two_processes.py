@@ -56,4 +56,5 @@ def work(rank: int, folder: str) -> None:
             warnings.simplefilter("ignore")
             found[text] = sums_after(text, lambda model: fully_shard(model, mesh=mesh))
     torch.save(found, f"{folder}/{rank}.pt")
+    dist.barrier()  # one that goes while the other still talks to it may be aborted
     dist.destroy_process_group()

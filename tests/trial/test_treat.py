@@ -73,7 +73,7 @@ def test_a_healthy_script_needs_nothing(train, engine):
     assert not [finding for finding in found.findings if finding.severity != "info"]
     assert found.recipe == "" and found.search is None and found.confirmation is None and found.lines == ()
     said, command = found.words
-    assert said.startswith("No rule found a fault (9 asked") and "no proof of health" in said
+    assert said.startswith("No rule found a fault (10 asked") and "no proof of health" in said
     assert command.startswith("trimtab compare --with 'lr_scale(factor=3)' --with 'lr_scale(factor=10)' ")
     assert command.endswith(f" {train}")
     tried = [text for text in shlex.split(command) if text not in ("trimtab", "compare", "--with", str(train))]

@@ -85,7 +85,7 @@ def closure():
     o.zero_grad(); loss = F.cross_entropy(m(X), y); loss.backward(); return loss
 for _ in range(6): print(o.step(closure).item())
 drawn()
-# == a closure that is called with arguments
+# -- a closure that is called with arguments
 class Search(torch.optim.Optimizer):
     def __init__(self, params): super().__init__(params, {"lr": 0.1})
     def step(self, closure):
@@ -232,7 +232,7 @@ drawn()
 """)
 
 scripts("""
-# == spectral norm
+# -- spectral norm
 m = net(nn.utils.parametrizations.spectral_norm(nn.Linear(8, 16)), nn.ReLU(), nn.Linear(16, 2)); fit(m, sgd(m))
 # -- spectral norm of the old kind
 m = net(nn.utils.spectral_norm(nn.Linear(8, 16)), nn.ReLU(), nn.Linear(16, 2)); fit(m, sgd(m))
@@ -248,7 +248,7 @@ class Count(nn.Module):
     def forward(s, w): count.append(1); return w * 1.0
 l = nn.Linear(8, 16); register_parametrization(l, "weight", Count()); register_parametrization(l, "bias", Count())
 m = net(l, nn.ReLU(), nn.Linear(16, 2)); fit(m, sgd(m)); print(len(count))
-# == weights that are a property
+# -- weights that are a property
 class Bayes(nn.Module):
     def __init__(s): super().__init__(); s.mu = nn.Parameter(torch.randn(16, 8) * 0.3); s.rho = nn.Parameter(torch.full((16, 8), -3.0)); s.asked = 0
     @property
@@ -287,7 +287,7 @@ m = torch.jit.script(net()); fit(m, sgd(m)); m.save("m.pt"); print(F.cross_entro
 m = torch.jit.trace(net(), X); fit(m, sgd(m))
 # -- a part of the model is scripted
 m = net(torch.jit.script(net(nn.Linear(8, 16), nn.ReLU())), nn.Linear(16, 2)); fit(m, sgd(m))
-# == scripted losses
+# -- scripted losses
 loss = torch.jit.script(nn.CrossEntropyLoss(label_smoothing=0.1)); m = net(); fit(m, sgd(m), 8, loss=loss)
 @torch.jit.script
 def both(a, b): return F.cross_entropy(a, b) + 0.1 * F.mse_loss(a[:, 0], b.float())
@@ -351,7 +351,7 @@ with torch.device("meta"): m = net()
 m = m.to_empty(device="cpu")
 for p in m.parameters(): nn.init.uniform_(p, -0.3, 0.3)
 fit(m, sgd(m))
-# == another default device
+# -- another default device
 m = net(); o = sgd(m); torch.set_default_device("meta"); fit_on = torch.device("cpu")
 for _ in range(23): print(step(m, o))
 m.eval()
@@ -410,7 +410,7 @@ from torch.utils.flop_counter import FlopCounterMode
 m = net(); o = sgd(m); fit(m, o, 8)
 with FlopCounterMode(display=False) as c: fit(m, o, 12)
 print(c.get_total_flops(), {k: {str(a): b for a, b in v.items()} for k, v in c.get_flop_counts().items()})
-# == operations are counted
+# -- operations are counted
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.overrides import TorchFunctionMode
 class Ops(TorchDispatchMode):
@@ -463,7 +463,7 @@ for _ in range(15):
 """)
 
 scripts("""
-# == names that mean something else
+# -- names that mean something else
 class Odd(nn.Module):
     def __init__(s): super().__init__(); s.a, s.b = nn.Linear(8, 16), nn.Linear(16, 2); s.__dict__["modules"] = [s.a, s.b]; s.__dict__["children"] = 3; s.__dict__["named_parameters"] = "none"
     def parameters(s): return [{"params": s.a.parameters(), "lr": 0.05}, {"params": s.b.parameters(), "lr": 0.1}]
@@ -657,7 +657,7 @@ m = net(); fit(m, sgd(m)); raise ExceptionGroup("many", [ValueError(1), TypeErro
 # -- fails with what is no exception
 class Stop(BaseException): pass
 m = net(); fit(m, sgd(m)); raise Stop("here")
-# == interrupted
+# -- interrupted
 m = net(); fit(m, sgd(m)); raise KeyboardInterrupt
 # -- interrupted by a signal
 import signal
@@ -695,7 +695,7 @@ m = net(); o = sgd(m); fit(m, o, 12); sys.stdout.close()
 m = net(); o = sgd(m); sys.stderr.close(); fit(m, o, 12)
 # -- error output into a file that is closed
 sys.stderr = open("err.log", "w"); m = net(); fit(m, sgd(m)); print("word", file=sys.stderr); sys.stderr.close()
-# == two outputs at once
+# -- two outputs at once
 class Tee:
     def __init__(s, a, b): s.a, s.b = a, b
     def write(s, t): s.a.write(t); s.b.write(t)
@@ -714,7 +714,7 @@ import contextlib
 b = io.StringIO(); m = net()
 with contextlib.redirect_stdout(b): fit(m, sgd(m))
 print(len(b.getvalue()), b.getvalue()[-40:])
-# == the folder is gone
+# -- the folder is gone
 import tempfile
 m = net(); o = sgd(m); d = tempfile.mkdtemp(); os.chdir(d); fit(m, o); os.rmdir(d)
 # -- another folder
@@ -731,7 +731,7 @@ m = Own(); fit(m, sgd(m)); torch.save(m, "own.pt"); print(type(torch.load("own.p
 from tqdm import tqdm
 m = net(); o = sgd(m)
 for _ in tqdm(range(15), file=sys.stdout, mininterval=1e9, bar_format="{n_fmt}/{total_fmt}"): print(step(m, o))
-# == logging
+# -- logging
 import logging
 logging.basicConfig(stream=sys.stdout, level=logging.DEBUG, format="%(name)s %(levelname)s %(message)s"); m = net(); o = sgd(m)
 for i in range(15): logging.info("val accuracy %s", step(m, o))
@@ -822,7 +822,7 @@ import multiprocessing as mp
 def work(q): q.put((__name__, sys.argv[1:]))
 if __name__ == "__main__":
     m = net(); o = sgd(m); fit(m, o, 12); c = mp.get_context("spawn"); q = c.Queue(); p = c.Process(target=work, args=(q,)); p.start(); print(q.get()); p.join(); print(p.exitcode); fit(m, o, 12)
-# == settings that are not for others
+# -- settings that are not for others
 import decimal, locale, logging
 np.seterr(all="raise"); torch.set_default_dtype(torch.float16); torch.set_grad_enabled(False); warnings.simplefilter("error"); logging.basicConfig(level=0, stream=sys.stdout)
 import matplotlib; matplotlib.rcParams["text.usetex"] = True; matplotlib.rcParams["figure.constrained_layout.use"] = True
@@ -835,7 +835,7 @@ opened = []; was = builtins.open
 def watched_open(f, *a, **k): opened.append(os.path.basename(str(f))); return was(f, *a, **k)
 builtins.open = watched_open; m = net(); o = sgd(m); fit(m, o); open("mine.txt", "w").close(); print(opened); shown = builtins.print
 builtins.print = lambda *a, **k: shown("mine", *a, **k); fit(m, o, 3)
-# == an alarm
+# -- an alarm
 import signal
 def ring(*a): raise TimeoutError("late")
 m = net(); o = sgd(m); signal.signal(signal.SIGALRM, ring); signal.setitimer(signal.ITIMER_REAL, 0.4)

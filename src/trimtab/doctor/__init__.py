@@ -1,5 +1,5 @@
 """The doctor: rules that read the record of a run and say, with evidence, what is wrong and what to try."""
 
-from trimtab.doctor.judge import CONTROLS, diagnose
+from trimtab.doctor.judge import diagnose
 
-__all__ = ["CONTROLS", "diagnose"]
+__all__ = ["diagnose"]

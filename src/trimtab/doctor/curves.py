@@ -11,10 +11,6 @@ from trimtab import quantities
 from trimtab.records import Series, TrainingRecord
 
 
-class CannotJudge(Exception):
-    """A rule lacks what it would need to judge a training; the text says what. It is no finding, and no word of health either."""
-
-
 @dataclass(frozen=True)
 class LossProgress:
     """What the training loss did. All losses are averages over a tenth of the run (at least one step).

@@ -10,25 +10,12 @@ from typing import Any
 import msgspec
 
 import trimtab.techniques  # noqa: F401 - remedies are techniques: reading them needs their names
-from trimtab.doctor.curves import CannotJudge, progress
 from trimtab.doctor.present import unused
+from trimtab.doctor.rule import CannotJudge, in_causal_order
 from trimtab.doctor.rules import ALL
 from trimtab.records import Evidence, Finding, Findings, Recording, RunRecord, TrainingRecord, as_run
 
 _RANK = {"error": 0, "warning": 1, "info": 2}
-CONTROLS = ("lr_scale(factor=0.3)", "lr_scale(factor=3)")
-"""Arms that every treatment tries besides the remedies: a change of rate that needs no diagnosis. A remedy that does not
-beat these has not shown that the diagnosis was worth anything (Kim et al., ICST 2023)."""
-
-
-CONSEQUENCES = {
-    "unscaled_inputs": ("lr_too_high", "exploding_gradient", "nan_source", "dead_relu", "vanishing_gradient"),
-    "lr_too_high": ("exploding_gradient", "nan_source", "dead_relu", "vanishing_gradient"),
-    "exploding_gradient": ("nan_source", "dead_relu", "vanishing_gradient"),
-    "nan_source": ("dead_relu", "vanishing_gradient"),
-    "vanishing_gradient": ("lr_too_low",),
-}
-"""What a problem brings about. Where both are found it is one finding: the cause, and how else it shows."""
 
 
 def diagnose(run: RunRecord | Recording) -> Findings:
@@ -54,18 +41,22 @@ def diagnose(run: RunRecord | Recording) -> Findings:
 def _of_training(training: TrainingRecord) -> tuple[list[Finding], dict[str, str]]:
     found: list[Finding] = []
     unjudged: dict[str, str] = {}
-    for rule in ALL:
+    asked = in_causal_order(ALL)
+    for rule in asked:
+        if rule.otherwise and any(finding.severity != "info" for finding in found):
+            continue
         try:
             found += rule(training)
         except CannotJudge as reason:
-            unjudged[rule.__name__] = str(reason)
+            unjudged[rule.problem] = str(reason)
         except Exception as error:  # a rule that crashed is a result, not a missing result
-            found.append(_crashed(rule.__name__, error))
-    if not any(finding.severity != "info" for finding in found):
-        found += _slow_convergence(training)
-    from_the_start = training.facts.get("first_nonfinite_loss") == 0  # then nothing that came later has caused it
-    found = _folded(found, {"nan_source": tuple(one.problem for one in found)} if from_the_start else CONSEQUENCES)
-    return [msgspec.structs.replace(one, remedies=unused(one.remedies, training)) for one in found], unjudged
+            found.append(_crashed(rule.problem, error))
+    explains = {rule.problem: rule.explains for rule in asked}
+    if training.facts.get("first_nonfinite_loss") == 0:  # from the start: nothing that came later has caused it
+        explains = {"nan_source": tuple(one.problem for one in found)}
+    return [
+        msgspec.structs.replace(one, remedies=unused(one.remedies, training)) for one in _folded(found, explains)
+    ], unjudged
 
 
 def _folded(found: list[Finding], consequences: Mapping[str, tuple[str, ...]]) -> list[Finding]:
@@ -120,24 +111,3 @@ def _crashed(rule: str, error: Exception) -> Finding:
         cause="An error in trimtab, not in your training.",
         source="",
     )
-
-
-def _slow_convergence(training: TrainingRecord) -> list[Finding]:
-    """The symptom without a cause: hardly anything was learned, and no rule knows why."""
-    went = progress(training)
-    if training.steps < 20 or not (went.known_reference and went.learned < 0.1):
-        return []
-    return [
-        Finding(
-            problem="slow_convergence",
-            severity="warning",
-            where="loop",
-            title="The training hardly learns, and no rule knows why",
-            evidence=(Evidence(text=went.in_words, numbers={"learned": went.learned}, shows=("loss",)),),
-            cause="The loss stays near that of an answer that ignores the input. Step size, initialization, a missing "
-            "connection between loss and parameters, or labels that do not belong to the inputs can be the reason.",
-            source="",
-            remedies=("lr_scale(factor=10)", "lr_scale(factor=0.1)", "batch_norm", "standardize_inputs"),
-            confidence=0.5,
-        )
-    ]

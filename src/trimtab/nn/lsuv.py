@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import math
-import random
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
 from trimtab.copies import copied_module
+from trimtab.untouched import Draws, beside_training
 
 GROUP = "optimization"
 
@@ -193,17 +192,5 @@ def _undisturbed(model: nn.Module) -> Iterator[tuple[nn.Module, Mapping[int, Any
     Gains and shifts are the copy's own: there are hooks that set them when a norm is called first.
     """
     memo: dict[int, Any] = {id(parameter): parameter for parameter in model.parameters() if parameter.ndim > 1}
-    learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    accelerators = {p.device for p in (*model.parameters(), *model.buffers()) if p.device.type == "cuda"}
-    others = random.getstate(), np.random.get_state()
-    try:
-        # With gradients, since norms that a technique put in take their absence for an evaluation; but nothing to keep a graph for.
-        for parameter in learning:
-            parameter.requires_grad_(False)
-        with torch.random.fork_rng(accelerators), torch.enable_grad():
-            yield copied_module(model, memo), memo
-    finally:
-        for parameter in learning:
-            parameter.requires_grad_(True)
-        random.setstate(others[0])
-        np.random.set_state(others[1])
+    with Draws(), beside_training(model):
+        yield copied_module(model, memo), memo

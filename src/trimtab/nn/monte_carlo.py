@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from trimtab.untouched import beside_training
+
 GROUP = "regularization"
 DROPS = re.compile(
     r"drop|stochasticdepth|standout|zoneout", re.IGNORECASE
@@ -78,14 +80,17 @@ def monte_carlo(
     """
     _check(model, samples)
     mean = square = torch.zeros(())
-    for count, y in enumerate(_outputs(model, inputs, samples, transform), start=1):
-        y = y.to(torch.promote_types(y.dtype, torch.float32))
-        if count == 1:
-            mean, square = y.clone(), torch.zeros_like(y)
-            continue
-        ahead = y - mean  # Welford: no difference of large sums
-        mean += ahead / count
-        square += ahead * (y - mean)
+    with _sampling(model):
+        for count in range(1, samples + 1):
+            y = model(*inputs)
+            y = _tensor(model, y if transform is None else transform(y)).detach()
+            y = y.to(torch.promote_types(y.dtype, torch.float32))
+            if count == 1:
+                mean, square = y.clone(), torch.zeros_like(y)
+                continue
+            ahead = y - mean  # Welford: no difference of large sums
+            mean += ahead / count
+            square += ahead * (y - mean)
     return Spread(mean, (square / (samples - 1)).sqrt())
 
 
@@ -120,10 +125,12 @@ def compare_with_weight_scaling(model: nn.Module, *inputs: Any, samples: int = 1
     """
     _check(model, samples)
     arithmetic = geometric = torch.zeros(())
-    for logits in _outputs(model, inputs, samples):
-        logs = logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(dim)
-        arithmetic, geometric = arithmetic + logs.exp() / samples, geometric + logs / samples
-    with torch.no_grad(), _modes(model):
+    with _sampling(model):
+        for _ in range(samples):
+            logits = _tensor(model, model(*inputs)).detach()
+            logs = logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(dim)
+            arithmetic, geometric = arithmetic + logs.exp() / samples, geometric + logs / samples
+    with beside_training(model), torch.no_grad():
         model.eval()
         scaled = _tensor(model, model(*inputs)).to(arithmetic.dtype).log_softmax(dim)
 
@@ -161,44 +168,17 @@ def _check(model: nn.Module, samples: int) -> None:
         raise ValueError(f"The {type(model).__name__} has no dropout: all its sub-networks are the same.")
 
 
-def _outputs(
-    model: nn.Module,
-    inputs: tuple[Any, ...],
-    samples: int,
-    transform: Callable[[torch.Tensor], torch.Tensor] | None = None,
-) -> Iterator[torch.Tensor]:
-    learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    with _modes(model):
+@contextlib.contextmanager
+def _sampling(model: nn.Module) -> Iterator[None]:
+    """Inside, calls of the model drop units, and are evaluations otherwise."""
+    with beside_training(model):
         model.eval()
         for module in _dropouts(model):
             module.training = True
         for module in model.modules():
             if isinstance(module, nn.TransformerEncoderLayer):  # in evaluation it takes a way past its dropouts
                 module.training = True
-        try:
-            # With gradients, since modules that a technique put in take their absence for an evaluation; but nothing to keep a
-            # graph for.
-            for parameter in learning:
-                parameter.requires_grad_(False)
-            for _ in range(samples):
-                with torch.enable_grad():
-                    y = model(*inputs)
-                    y = y if transform is None else transform(y)
-                yield _tensor(model, y).detach()
-        finally:
-            for parameter in learning:
-                parameter.requires_grad_(True)
-
-
-@contextlib.contextmanager
-def _modes(model: nn.Module) -> Iterator[None]:
-    """Afterwards every module is in the mode in which it was."""
-    modes = [(module, module.training) for module in model.modules()]
-    try:
         yield
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 def _tensor(model: nn.Module, y: Any) -> torch.Tensor:

@@ -13,6 +13,8 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from trimtab.untouched import beside_training
+
 GROUP = "normalization"
 
 
@@ -92,26 +94,17 @@ def recalibrate(
 @contextlib.contextmanager
 def _measuring(model: nn.Module, norms: list[Any], statistics: str) -> Iterator[None]:
     """Only the norms in training mode, with the momentum that averages; afterwards everything is as it was."""
-    modes = [(module, module.training) for module in model.modules()]
     momenta = [norm.momentum for norm in norms]
-    learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    model.eval()
-    for norm in norms:
-        norm.training = True
-        if statistics == "population":
-            norm.reset_running_stats()
-            norm.momentum = None  # the mean over all batches since the reset
     try:
-        # With gradients, since norms that the technique put in take their absence for an evaluation; but nothing to keep a graph for.
-        for parameter in learning:
-            parameter.requires_grad_(False)
-        with torch.enable_grad():
+        with beside_training(model):
+            model.eval()
+            for norm in norms:
+                norm.training = True
+                if statistics == "population":
+                    norm.reset_running_stats()
+                    norm.momentum = None  # the mean over all batches since the reset
             yield
     finally:
-        for parameter in learning:
-            parameter.requires_grad_(True)
-        for module, mode in modes:
-            module.training = mode
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
 

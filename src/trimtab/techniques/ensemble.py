@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +18,7 @@ from torch.nn.utils.weight_norm import WeightNorm
 from trimtab.copies import copied_module
 from trimtab.data import content_weights
 from trimtab.nn.ensemble import OF, average_members
+from trimtab.reading.answers import Form, find_answer, mark_answer
 from trimtab.reading.losses import LOSSES
 from trimtab.reading.order import CONV, LINEAR, NORM
 from trimtab.reading.weights import trained
@@ -168,15 +168,14 @@ def _join(technique: Technique, training: TrainingLike, members: int, bootstrap:
         return value
 
     # Changes of losses bring in the gates that change inputs; the hook then comes before them and sees what the script gave.
-    stops = [training.change_loss(losses), training.on("after_step", lambda optimizer: gather.recent.clear())]
+    stop = training.change_loss(losses)
     handles = [
         model.register_forward_pre_hook(gather.before, prepend=True, with_kwargs=True),
         model.register_forward_hook(gather.after, prepend=True, with_kwargs=True),
     ]
 
     def undo() -> None:
-        for stop in stops:
-            stop()
+        stop()
         for handle in handles:
             handle.remove()
         training.remove_parameters(more.parameters())
@@ -242,10 +241,9 @@ class _Gather:
         self.passed = ""  # why a loss was left alone
         self.weights: torch.Tensor | None = None
         self.form = (0, 0)
-        self.recent: deque[_Answers] = deque(maxlen=16)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "live": False, "weights": None, "recent": deque()}
+        return {**self.__dict__, "live": False, "weights": None}
 
     @_disable_dynamo
     def before(self, model: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
@@ -265,7 +263,7 @@ class _Gather:
             # not a view, and packed: then a view of it can be repeated for the others
             output = output.clone() if output._is_view() else output.contiguous()
             others = [y.contiguous() for y in self._others(members, args, kwargs, output)]
-            self.recent.append(_Answers(output.grad_fn, output.ndim, others, self.weights))
+            mark_answer(output, _KEY, _Answers(self, others, self.weights))
             return output
         kind, dim = members.form.tolist()
         if not kind:
@@ -285,14 +283,15 @@ class _Gather:
             loss.arguments.get(old) is not None for old in ("reduce", "size_average")
         ):
             return None
-        for answers in reversed(self.recent):
-            found = answers.follow(said, loss.name)
-            if found is not None:
-                break
-        else:
+        found = find_answer(said, _KEY)
+        if found is None or found[0].gather is not self:
             self.passed = self.passed or "the loss is not computed from the model's output itself"
             return None
-        others, form = found
+        answers, taken = found
+        form = _form(loss.name, said, answers.others[0], taken)
+        if form is None:
+            return None
+        others = [taken.of(other) for other in answers.others]
         if self.bootstrap:
             if answers.weights is None or not _can_weigh(loss):
                 return None
@@ -310,55 +309,33 @@ class _Gather:
         return values[0] + (rest - rest.detach())
 
 
+_KEY = "trimtab members"
+
+
 @dataclass(frozen=True)
 class _Answers:
-    """What the members said in one forward pass: where the model's own answer stands in the graph, and those of the others."""
+    """What the other members said in one forward pass, and how often each member drew the samples."""
 
-    node: Any
-    ndim: int
+    gather: _Gather
     others: list[torch.Tensor]
     weights: torch.Tensor | None
 
-    def follow(self, said: torch.Tensor, loss: str) -> tuple[list[torch.Tensor], tuple[int, int]] | None:
-        """What the others would have given the loss in the place of ``said``, and the form of the model's answer."""
-        form = LOSSES[loss].output if LOSSES[loss].output in OF else "values"
-        place = 1 if said.ndim > 1 else 0
-        if said.grad_fn is None:
+
+def _form(loss: str, said: torch.Tensor, answer: torch.Tensor, taken: Form) -> tuple[int, int] | None:
+    """In which form the model answers, as its place in OF, and which dimension its classes have, counted from the end."""
+    place = 1 if said.ndim > 1 else 0
+    of = LOSSES[loss].output if LOSSES[loss].output in OF else "values"
+    if taken.function in ("softmax", "log_softmax"):
+        of, place = "logits", taken.argument
+    elif taken.function == "sigmoid":
+        of = "binary_logits"
+    elif taken.view is not None and of == "logits":
+        size, stride, _ = taken.view
+        fitting = [d for d in range(answer.ndim) if (answer.size(d), answer.stride(d)) == (size[place], stride[place])]
+        if not fitting:
             return None
-        if said.grad_fn is self.node:
-            return self.others, self._form(form, place)
-        base = said._base if said._is_view() else None
-        if base is not None and base.grad_fn is self.node:
-            size, stride, offset = said.size(), said.stride(), said.storage_offset()
-            if form == "logits":
-                fitting = [
-                    d for d in range(base.ndim) if (base.size(d), base.stride(d)) == (size[place], stride[place])
-                ]
-                if not fitting:
-                    return None
-                place = fitting[-1]
-            return [y.as_strided(size, stride, offset) for y in self.others], self._form(form, place)
-        function = _FUNCTIONS.get(type(said.grad_fn).__name__)
-        if function is None or said.grad_fn.next_functions[0][0] is not self.node:
-            return None
-        if function is torch.Tensor.to:
-            return [y.to(said.dtype) for y in self.others], self._form(form, place)
-        if function is torch.sigmoid:
-            return [y.sigmoid() for y in self.others], self._form("binary_logits", 0)
-        dim = said.grad_fn._saved_dim  # type: ignore[attr-defined]  # of an unsigned kind: -1 is 2^64 - 1
-        dim = dim - 2**64 if dim >= 2**63 else dim
-        return [function(y, dim) for y in self.others], self._form("logits", dim)
-
-    def _form(self, of: str, dim: int) -> tuple[int, int]:
-        return OF.index(of) + 1, (dim if dim < 0 else dim - self.ndim) if of == "logits" else 0
-
-
-_FUNCTIONS: dict[str, Any] = {
-    "LogSoftmaxBackward0": torch.log_softmax,
-    "SoftmaxBackward0": torch.softmax,
-    "SigmoidBackward0": torch.sigmoid,
-    "ToCopyBackward0": torch.Tensor.to,
-}
+        place = fitting[-1]
+    return OF.index(of) + 1, (place if place < 0 else place - answer.ndim) if of == "logits" else 0
 
 
 def _can_weigh(loss: LossCall) -> bool:

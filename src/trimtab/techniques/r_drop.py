@@ -12,6 +12,7 @@ from torch import nn
 
 from trimtab.nn.draws import OwnGenerator
 from trimtab.nn.r_drop import r_drop_divergence
+from trimtab.reading.answers import find_answer, mark_answer
 from trimtab.recipe import Change, LossCall, Refused, Suite, Technique, TrainingLike
 from trimtab.techniques.engines.surgery import nothing_for
 
@@ -28,8 +29,8 @@ class RDrop(Technique):
     The batch is doubled on its way in and the script is given the first half of what comes out. So samples must lie along the first
     dimension of the model's input and output, and *the model must take a batch as one tensor*: only the first is doubled, a
     mask or labels beside it are not, and the model will find that they do not fit (in code of your own:
-    :func:`trimtab.nn.functional.r_drop_loss`). The loss must be evaluated on the output itself or on a view of it (``reshape``,
-    ``transpose``, ``squeeze``, a slice), not on something computed from it. The recorded training loss is the plain one of the first half.
+    :func:`trimtab.nn.functional.r_drop_loss`). The loss must be evaluated on the output itself, on a view of it (``reshape``,
+    ``transpose``, ``squeeze``, a slice), its ``log_softmax`` or another type of it, not on something else computed from it. The recorded training loss is the plain one of the first half.
     Class weights and ``pos_weight`` do not weigh the divergence.
 
     Helps: networks with dropout that fit their training set and generalize worse, fine-tuning of transformers above all. Hurts: time
@@ -83,16 +84,17 @@ class RDrop(Technique):
                     f"its shape was {tuple(y.shape)}. Leave r_drop out, or use trimtab.nn.functional.r_drop_loss in the script."
                 )
             half = y[:rows]
-            base: Any = half._base
-            base._trimtab_second = (y[rows:].storage_offset() - half.storage_offset(), base._version)
+            mark_answer(half, _KEY, y[rows:])
             return half
 
         def both(loss: LossCall) -> torch.Tensor | None:
             nonlocal acted, heard
             for place in ("input", "target") if loss.name == "mse_loss" else ("input",):
                 one: Any = loss.arguments.get(place)
-                other = _second(one) if loss.name in DIVERGENCES else None
-                if other is not None:
+                found = find_answer(one, _KEY) if loss.name in DIVERGENCES and isinstance(one, torch.Tensor) else None
+                if found is not None:
+                    second, taken = found
+                    other = taken.of(second)
                     acted = heard = True
                     mean = 0.5 * (loss() + loss(**{place: other}))
                     return mean + self.alpha * DIVERGENCES[loss.name](one, other, loss)
@@ -129,15 +131,6 @@ def _drops(module: nn.Module) -> bool:
     return kind and not any(module.children()) and getattr(module, "p", getattr(module, "drop_prob", 1)) != 0
 
 
-def _second(x: Any) -> torch.Tensor | None:
-    """What x is of the first half of an output, of the second half; ``None`` if x is no view of one."""
-    base = x._base if isinstance(x, torch.Tensor) else None
-    shift, version = getattr(base, "_trimtab_second", (0, -1))
-    if base is None or base._version != version or base.dtype != x.dtype:  # another version: changed in place since
-        return None
-    return base.as_strided(x.shape, x.stride(), x.storage_offset() + shift)
-
-
 def _classes(one: torch.Tensor, other: torch.Tensor, loss: LossCall) -> torch.Tensor:
     given = {name: loss.arguments[name] for name in ("ignore_index", "reduction") if name in loss.arguments}
     return r_drop_divergence(one, other, loss.target, **given)
@@ -160,6 +153,8 @@ def _bernoulli(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
 def _normal(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
     return (one - other).square()
 
+
+_KEY = "trimtab second answer"
 
 # of each loss, the divergence between two answers
 DIVERGENCES: dict[str, Callable[[torch.Tensor, torch.Tensor, LossCall], torch.Tensor]] = {

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import warnings
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
-from torch._compile import _disable_dynamo  # torch.compiler.disable would import the compiler at once
 
 from trimtab.optim.sam import check_rho, climb_
-from trimtab.recipe import Change, LossCall, Suite, Technique, TrainingLike
+from trimtab.reading.answers import tensors_in, with_tensor
+from trimtab.recipe import AnswerLike, CallLike, Change, LossCall, Suite, Technique, TrainingLike
 from trimtab.techniques.engines.surgery import nothing_for
+from trimtab.untouched import precision_now
 
 
 @dataclass(frozen=True)
@@ -85,17 +84,11 @@ class SAM(Technique):
                 self, "the optimizer searches along a line for a lower loss, whose gradient this one is not."
             )
         second = _SecondPass(self, training)
-        # Changes of losses bring in the gates that change inputs and outputs; the hooks then see what these have made of them.
-        stop = training.change_loss(second.loss)
-        handles = []
-        for model in training.heads:
-            handles.append(model.register_forward_pre_hook(_Hook(second.before), with_kwargs=True))
-            handles.append(model.register_forward_hook(_Hook(second.after), with_kwargs=True, always_call=True))
+        stops = [training.change_loss(second.loss), training.calls.remember(second.said)]
 
         def undo() -> None:
-            stop()
-            for handle in handles:
-                handle.remove()
+            for stop in stops:
+                stop()
 
         adaptive = "adaptive " if self.adaptive else ""
         return Change(
@@ -106,189 +99,72 @@ class SAM(Technique):
         )
 
 
-class _Hook:
-    """A hook of a root model. A copy of the model, or one read from a file, has lost the training."""
-
-    def __init__(self, call: Any = None) -> None:
-        self.call = call
-
-    @_disable_dynamo
-    def __call__(self, *args: Any) -> Any:
-        return None if self.call is None else self.call(*args)
-
-    def __reduce__(self) -> tuple:
-        return type(self), ()
-
-
-class _Call:
-    """One call of a root model in training, so that it can be made again."""
-
-    def __init__(self, model: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
-        self.model, self.args, self.kwargs = model, args, kwargs
-        self.tensors = [(x, _version(x)) for x in (*args, *kwargs.values()) if isinstance(x, torch.Tensor)]
-        self.device = next((p.device for p in model.parameters()), torch.device("cpu"))
-        self.numbers = _random_state(self.device)
-        self.autocast = _autocast_now(self.device)
-
-    def intact(self) -> bool:
-        """Whether its input is still what it was."""
-        return all(_version(x) == version for x, version in self.tensors)
-
-    def again(self) -> Any:
-        """Make it again, with the random numbers of the first time."""
-        now = _random_state(self.device)
-        try:
-            _set_random_state(self.device, self.numbers)
-            with self.autocast():
-                return self.model(*self.args, **self.kwargs)
-        finally:
-            _set_random_state(self.device, now)
-
-
-def _version(x: torch.Tensor) -> int:
-    """How often somebody has written into a tensor; of one made in inference mode that is not counted."""
-    return -1 if x.is_inference() else x._version
-
-
-def _random_state(device: torch.device) -> list[torch.Tensor]:
-    return [torch.get_rng_state(), *([torch.cuda.get_rng_state(device)] if device.type == "cuda" else [])]
-
-
-def _set_random_state(device: torch.device, states: list[torch.Tensor]) -> None:
-    torch.set_rng_state(states[0])
-    for state in states[1:]:
-        torch.cuda.set_rng_state(state, device)
-
-
-def _autocast_now(device: torch.device) -> Callable[[], Any]:
-    """Makes the context of mixed precision that holds now. Without its cache: that has the weights as they were at first."""
-    on, dtype = torch.is_autocast_enabled(device.type), torch.get_autocast_dtype(device.type)
-    return lambda: torch.autocast(device.type, dtype=dtype, enabled=on, cache_enabled=False) if on else _plain(device)
-
-
-def _plain(device: torch.device) -> Any:
-    on = torch.is_autocast_enabled(device.type)
-    return torch.autocast(device.type, enabled=False) if on else contextlib.nullcontext()
-
-
 Again = Callable[
     [dict[int, Any]], torch.Tensor
-]  # a tensor out of the outputs of calls that were made again, by their id
+]  # a tensor out of the outputs of calls made again, by the id of the call
+
+_INSIDE = "its input has a gradient too: it is computed by something that is trained"
 
 
 class _SecondPass:
-    """Remembers the calls of the models, and takes the gradient of their losses at the worst point nearby."""
+    """Takes the gradient of the losses of a training's calls at the worst point nearby."""
 
     def __init__(self, technique: SAM, training: TrainingLike) -> None:
         self.how = (technique.rho, technique.adaptive)
-        self.models = tuple(training.heads)
         self.training = weakref.ref(training)  # losses are changed where all trainings evaluate them
         self.acted = self.failed = False
         self._passed = ""  # why the last loss was left alone
         self._busy = False  # the second pass is going on
-        self._again: _Call | None = None  # the call that is being made again
-        self._now: _Call | None = None  # the script's call that is going on
 
-    # -- the first pass ----------------------------------------------------------------------------------------------
-
-    def before(self, model: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]] | None:
-        if self._again is not None:  # what came before this hook may have changed the input once more
-            return (self._again.args, self._again.kwargs) if model is self._again.model else None
-        if self._now is None and model in self.models and model.training and torch.is_grad_enabled():
-            self._now = _Call(model, args, kwargs)  # and not one inside of another
-        return None
-
-    def after(self, model: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> Any:
-        if self._busy:
-            return None
-        call = self._now
-        if call is None or call.model is not model:
-            return None
-        self._now = None
-        if any(x.requires_grad for x, _ in call.tensors):  # a second pass would have none
-            self._passed = "its input has a gradient too: it is computed by something that is trained"
-            return None
-        changed = False
-        for place, said in _tensors(output):
-            if not said.requires_grad or said.grad_fn is None:
+    def said(self, call: CallLike, output: Any) -> Any:
+        """What the model said: where it computes its losses itself, these are changed."""
+        changed = None
+        for place, value in tensors_in(output):
+            if value.ndim or not value.requires_grad:
                 continue
-            if said.ndim == 0:  # a loss that the model computes itself
-                again = _picks(call, place)
-                output, changed = _with(output, place, self._worst(said, [call], again)), True
-                continue
-            self._mark(said, call, _picks(call, place))
-            if said._is_view() and said._base is not None:
-                self._mark(said._base, call, _picks(call, place, base=True))
-        return output if changed else None
+            if call.differentiated:
+                self._passed = _INSIDE
+                return None
 
-    def _mark(self, said: torch.Tensor, call: _Call, again: Again) -> None:
-        node: Any = (
-            said.grad_fn
-        )  # it lives as long as what was computed from it, and knows whether that was this very tensor
-        if node is not None:
-            node.metadata[_SAID] = (self, call, again)
+            def again(outputs: dict[int, Any], place: Any = place) -> torch.Tensor:
+                return outputs[id(call)] if place is None else outputs[id(call)][place]
+
+            changed = output = with_tensor(output, place, self._worst(value, [call], again))
+        return changed
 
     def loss(self, loss: LossCall) -> torch.Tensor | None:
-        if self._busy or self._now is not None or self.failed or self.training() is None:
+        training = self.training()
+        if self._busy or self.failed or training is None or training.calls.going_on:
             return None
-        calls: list[_Call] = []
-        found: dict[str, Again] = {}
+        found: dict[str, AnswerLike] = {}
         for name, value in loss.arguments.items():
             if isinstance(value, torch.Tensor) and value.requires_grad:
-                followed = self._follow(value)
-                if followed is None:
+                answer = training.calls.answer_of(value)
+                if answer is None:
                     self._passed = self._passed or "the loss is not computed from the model's output itself"
                     return None
-                calls.append(followed[0])
-                found[name] = followed[1]
+                if answer.call.differentiated:
+                    self._passed = _INSIDE
+                    return None
+                found[name] = answer
         value = loss() if found else None
         if value is None or not value.requires_grad:
             return None
-        autocast, rest = _autocast_now(calls[0].device), loss.without(*found)
+        calls = [answer.call for answer in found.values()]
+        precision, rest = precision_now(calls[0].device), loss.without(*found)
 
         def again(outputs: dict[int, Any]) -> torch.Tensor:
-            with autocast():
-                return rest(**{name: said(outputs) for name, said in found.items()})
+            with precision():
+                return rest(**{name: answer.of(outputs[id(answer.call)]) for name, answer in found.items()})
 
         return self._worst(value, calls, again)
-
-    def _follow(self, said: torch.Tensor) -> tuple[_Call, Again] | None:
-        """Which call of a model a tensor comes from, and how it comes out of what the call gives."""
-        found = self._given(said)
-        if found is not None or not said._is_view() or said._base is None:
-            return found
-        found = self._given(said._base)
-        if found is None:
-            return None
-        call, whole = found
-        size, stride, offset = said.size(), said.stride(), said.storage_offset()
-        return call, lambda outputs: whole(outputs).as_strided(size, stride, offset)
-
-    def _given(self, said: torch.Tensor) -> tuple[_Call, Again] | None:
-        """The same of what the model gave, or one of a few functions of that."""
-        node = said.grad_fn
-        if found := self._of(node):
-            return found
-        function = _FUNCTIONS.get(type(node).__name__)
-        found = None if node is None or function is None else self._of(node.next_functions[0][0])
-        if node is None or function is None or found is None:
-            return None
-        dim = getattr(node, "_saved_dim", 0)  # of an unsigned kind: -1 is 2^64 - 1
-        argument = {"to": said.dtype, "sigmoid": None}.get(function, dim - 2**64 if dim >= 2**63 else dim)
-        given = () if argument is None else (argument,)
-        call, whole = found
-        return call, lambda outputs: getattr(whole(outputs), function)(*given)
-
-    def _of(self, node: Any) -> tuple[_Call, Again] | None:
-        owner, *found = node.metadata.get(_SAID, (None,)) if node is not None else (None,)
-        return tuple(found) if owner is self else None
 
     def outcome(self) -> str:
         return "" if self.acted or not self._passed else f"the model is not called a second time, since {self._passed}"
 
     # -- the second pass ---------------------------------------------------------------------------------------------
 
-    def _worst(self, value: torch.Tensor, calls: Sequence[_Call], again: Again) -> torch.Tensor:
+    def _worst(self, value: torch.Tensor, calls: Sequence[CallLike], again: Again) -> torch.Tensor:
         """The same value, whose gradient is the one at the worst point nearby."""
         once = list({id(call): call for call in calls}.values())
         found = {id(p): p for call in once for p in call.model.parameters() if p.requires_grad}
@@ -309,20 +185,15 @@ class _SecondPass:
         training = self.training()
         held = {id(p) for p in self._held()}
         moved = [(p, g) for p, g in zip(piece.params, first, strict=True) if g is not None and id(p) in held]
-        if self.failed or self._busy or training is None or not moved or not all(call.intact() for call in piece.calls):
+        if self.failed or self._busy or training is None or not moved or not all(call.intact for call in piece.calls):
             return first
         self._busy = True
         try:
-            with training.repeating(), _put_back(piece.params, [call.model for call in piece.calls]):
+            with training.calls.apart(*piece.params):
                 # through .data: graphs that still wait for their backward are not declared invalid; the values come back
                 climb_([p.data for p, _ in moved], [g for _, g in moved], [self.how] * len(moved))
                 with torch.enable_grad():
-                    outputs = {}
-                    for call in piece.calls:
-                        self._again = call
-                        outputs[id(call)] = call.again()
-                    self._again = None
-                    value = piece.again(outputs)
+                    value = piece.again({id(call): call.again() for call in piece.calls})
                 found = torch.autograd.grad(value, piece.params, outer, allow_unused=True)
         except Exception as error:  # of a model that cannot be called twice; the gradient here is the script's own
             self.failed = True
@@ -333,7 +204,7 @@ class _SecondPass:
             )
             return first
         finally:
-            self._busy, self._again = False, None
+            self._busy = False
         self.acted = True
         return found
 
@@ -342,7 +213,7 @@ class _Piece:
     """A loss, or a part of one, that can be taken again."""
 
     def __init__(
-        self, owner: _SecondPass, value: torch.Tensor, calls: list[_Call], again: Again, params: list[torch.Tensor]
+        self, owner: _SecondPass, value: torch.Tensor, calls: list[CallLike], again: Again, params: list[torch.Tensor]
     ) -> None:
         self.owner, self.calls, self.again, self.params = owner, calls, again, params
         self.value: torch.Tensor | None = value
@@ -371,60 +242,3 @@ class _Worst(torch.autograd.Function):
         if not torch._C._autograd._get_current_graph_task_keep_graph():
             piece.value = None  # then the graph may go before the second one is made
         return None, *(first if differentiable else piece.owner.second(piece, first, outer))
-
-
-@contextlib.contextmanager
-def _put_back(params: Sequence[torch.Tensor], models: Sequence[nn.Module]) -> Iterator[None]:
-    """Afterwards all parameters and buffers are what they were, bit for bit."""
-    weights = [p.data.clone() for p in params]
-    slots = [module._buffers for model in models for module in model.modules()]
-    buffers = [(slot, key, b, b.clone()) for slot in slots for key, b in slot.items() if b is not None]
-    try:
-        yield
-    finally:
-        for p, weight in zip(params, weights, strict=True):
-            p.data.copy_(weight)
-        for slot, key, buffer, value in buffers:
-            buffer.data.copy_(value)
-            slot[key] = buffer
-
-
-_SAID = "trimtab_sam"
-_FUNCTIONS = {
-    "LogSoftmaxBackward0": "log_softmax",
-    "SoftmaxBackward0": "softmax",
-    "SigmoidBackward0": "sigmoid",
-    "ToCopyBackward0": "to",
-}
-
-
-def _tensors(output: Any) -> Iterator[tuple[Any, torch.Tensor]]:
-    """The tensors in what a model gives, with their places."""
-    if isinstance(output, torch.Tensor):
-        yield None, output
-    elif isinstance(output, (Mapping, tuple, list)):
-        items = output.items() if isinstance(output, Mapping) else enumerate(output)
-        yield from [(place, value) for place, value in items if isinstance(value, torch.Tensor)]
-
-
-def _picks(call: _Call, place: Any, base: bool = False) -> Again:
-    """Takes the tensor at a place out of the output of a call, or what it is a view of."""
-    key = id(call)
-
-    def again(outputs: dict[int, Any]) -> torch.Tensor:
-        tensor = outputs[key] if place is None else outputs[key][place]
-        return tensor._base if base else tensor
-
-    return again
-
-
-def _with(output: Any, place: Any, value: torch.Tensor) -> Any:
-    """An output with another tensor at a place."""
-    if place is None:
-        return value
-    if isinstance(output, Mapping):
-        output[place] = value  # type: ignore[index]
-        return output
-    changed = list(output)
-    changed[place] = value
-    return type(output)(changed) if type(output) in (tuple, list) else type(output)(*changed)

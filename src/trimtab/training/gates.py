@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import FrameType
 from typing import Any
 
@@ -19,7 +19,9 @@ import torch
 from torch import nn
 from torch._compile import _disable_dynamo  # torch.compiler.disable would import the compiler at once
 
+from trimtab.reading.answers import tensors_in, with_tensor
 from trimtab.recipe import LossCall
+from trimtab.training.calls import Calls
 from trimtab.training.evaluations import Uses
 from trimtab.training.find import called_modules
 from trimtab.training.places import CallPlace, Places
@@ -38,6 +40,7 @@ class Gates:
         self._outputs: list[Callable[[torch.Tensor], torch.Tensor | None]] = []
         self.loss_changes: list[Callable[[LossCall], torch.Tensor | None]] = []
         self.terms: list[Callable[[], torch.Tensor | None]] = []
+        self.calls = Calls(self)
         self.asking = 0  # how many changes need gates
         self._gates: list[Any] = []
         self._standing = 0
@@ -105,11 +108,14 @@ class Gates:
 
         Outputs and losses are changed as ever.
         """
-        before, self._repeats = self._repeats, True
+        before = self._repeats, self._depth, self._at, self.evaluating, stage.called
+        self._repeats, self._depth = True, 0
         try:
             yield
         finally:
-            self._repeats = before
+            self._repeats, self._depth, self._at, self.evaluating, called = before
+            if called is not None:
+                stage.called = called
 
     def end_changes(self) -> None:
         """Take every change out of the flow."""
@@ -120,9 +126,9 @@ class Gates:
 
     def _change(self, listed: list, call: Callable) -> Callable[[], None]:
         listed.append(call)
-        return self._with_gates(lambda: listed.remove(call) if call in listed else None)
+        return self.gated(lambda: listed.remove(call) if call in listed else None)
 
-    def _with_gates(self, stop: Callable[[], None]) -> Callable[[], None]:
+    def gated(self, stop: Callable[[], None]) -> Callable[[], None]:
         """Let gates stand until ``stop`` is called, by what is returned: once."""
         self.asking += 1
         stage.settle()
@@ -167,16 +173,26 @@ class Gates:
         self._outside = stage.now.evaluating  # of a model that calls this one
         self._at = self._training_place(model)
         stage.now.evaluating = self.evaluating and model.training  # else the modes of its parts say what they do
-        if not self._repeats:
-            self.emit("forward", model)
-        if self._at is None or self._repeats or not self._inputs:
+        if self._repeats:
+            return None
+        self.emit("forward", model)
+        if self._at is None:
+            self.calls.begin(None)
+            return None
+        changed = self._changed_input(model, args, kwargs)
+        self.calls.begin(model, *(changed or (args, kwargs)))
+        return changed
+
+    def _changed_input(
+        self, model: nn.Module, args: tuple, kwargs: dict[str, Any]
+    ) -> tuple[tuple, dict[str, Any]] | None:
+        if not self._inputs:
             return None
         listed, keys = list(args), list(kwargs)
-        values = [*listed, *kwargs.values()]
-        place = _place(values)
-        if place is None or (values[place].requires_grad and not any(model is one for one in self.models)):
+        found = _first(enumerate((*listed, *kwargs.values())))
+        if found is None or (found[1].requires_grad and not any(model is one for one in self.models)):
             return None  # a part behind another one
-        x = _through(self._inputs, values[place])
+        place, x = found[0], _through(self._inputs, found[1])
         if place < len(listed):
             listed[place] = x
             return tuple(listed), kwargs
@@ -198,7 +214,7 @@ class Gates:
         again = self._last if self._repeats else None
         place = again or self._places.at(sys._getframe(1))
         self.evaluating = again is None and self._uses.evaluates(place, model.training)
-        self._in_evaluation_mode |= not model.training
+        self._in_evaluation_mode |= not model.training and not self._repeats
         stage.called = self  # type: ignore[assignment]
         if self.evaluating or not model.training:
             return None
@@ -212,21 +228,22 @@ class Gates:
         place, self._at, stage.now.evaluating = self._at, None, self._outside
         if torch.is_grad_enabled() and model.training and not self._repeats:
             self._follow(place or self._places.at(sys._getframe(1)), output)
-        if not self._outputs or place is None:
+        if place is None:
             return None
-        if isinstance(output, torch.Tensor):
-            return _through(self._outputs, output)
-        if isinstance(output, Mapping):
-            named = {key: value for key, value in output.items() if isinstance(value, torch.Tensor)}
-            key = "logits" if "logits" in named else next((k for k, v in named.items() if v.is_floating_point()), None)
-            if key is not None:
-                output[key] = _through(self._outputs, named[key])  # type: ignore[index]
-            return output
-        if isinstance(output, (tuple, list)) and (which := _place(output)) is not None:
-            changed = list(output)
-            changed[which] = _through(self._outputs, changed[which])
-            return type(output)(changed) if type(output) in (tuple, list) else type(output)(*changed)
-        return None
+        changed = self._changed_output(output)
+        given = None if self._repeats else self.calls.end(output if changed is None else changed)
+        return changed if given is None else given
+
+    def _changed_output(self, output: Any) -> Any:
+        if not self._outputs:
+            return None
+        tensors = list(tensors_in(output))
+        named = [one for one in tensors if one[0] == "logits"]
+        found = _first(named or tensors)
+        if found is None:
+            return None
+        place, y = found
+        return with_tensor(output, place, _through(self._outputs, y))
 
     def _follow(self, place: CallPlace, output: Any) -> None:
         values = output.values() if isinstance(output, Mapping) else output if isinstance(output, (tuple, list)) else ()
@@ -235,10 +252,10 @@ class Gates:
                 self._uses.follow(place, value)
 
 
-def _place(values: Sequence[Any]) -> int | None:
-    """Where the first floating-point tensor is, or else the first tensor."""
-    tensors = [place for place, value in enumerate(values) if isinstance(value, torch.Tensor)]
-    return next((place for place in tensors if values[place].is_floating_point()), tensors[0] if tensors else None)
+def _first(values: Iterable[tuple[Any, Any]]) -> tuple[Any, torch.Tensor] | None:
+    """The first floating-point tensor, or else the first tensor, with its place."""
+    tensors = [one for one in values if isinstance(one[1], torch.Tensor)]
+    return next((one for one in tensors if one[1].is_floating_point()), tensors[0] if tensors else None)
 
 
 def _through(calls: Sequence[Callable[[torch.Tensor], torch.Tensor | None]], x: torch.Tensor) -> torch.Tensor:

@@ -138,7 +138,7 @@ class Training(Gates):
                 training._events[event].remove(call)
                 stage.settle()
 
-        return self._with_gates(stop) if event == "forward" else stop
+        return self.gated(stop) if event == "forward" else stop
 
     def listens_to(self, event: str) -> bool:
         """Whether somebody hears of such events."""

@@ -7,8 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from trimtab.doctor.rules.exploding_gradient import exploding_gradient
-from trimtab.doctor.rules.lr_too_high import lr_too_high
+from trimtab.doctor.rules import ALL
 from trimtab.quantities import judged
 from trimtab.records import Finding, Metric, RunRecord, Series, TrainingRecord
 from trimtab.training import Training
@@ -21,9 +20,6 @@ REPORTS = 50  # of a trial at most: more tell a pruner nothing
 LOOKS = 20  # of the doctor, and reports where the training loss itself is the metric
 RESTS = 0.2  # of the untreated run's steps before the doctor's first look: losses are high at the start of every run
 LEAST = 50  # steps before it
-
-# Only what no later step mends: these weights are torn, or wander about. Both rules need a loss that shows it.
-_RULES = (exploding_gradient, lr_too_high)
 
 
 @dataclass(frozen=True)
@@ -132,7 +128,9 @@ class Follower:
 
 def _grave(training: TrainingRecord) -> list[Finding]:
     found: list[Finding] = []
-    for rule in _RULES:
+    for rule in ALL:
+        if not rule.early:
+            continue
         with contextlib.suppress(Exception):  # a rule that cannot judge half a run is no reason to end it
             found += [finding for finding in rule(training) if finding.severity == "error"]
     return found

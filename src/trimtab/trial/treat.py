@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from trimtab.doctor import CONTROLS, diagnose
+from trimtab.doctor import diagnose
 from trimtab.recipe import Recipe, RecipeError
 from trimtab.records import Arm, Asked, Comparison, Finding, Metric, RunRecord, Treatment
 from trimtab.trial.compare import of_trials
@@ -24,6 +24,9 @@ SEARCH_SEEDS = 3
 FRESH = 1000  # confirming seeds start here: they play no part in the search
 MOST = 8  # remedies tried alone
 ROUNDS = 2  # combinations grow by one technique at most this often
+CONTROLS = ("lr_scale(factor=0.3)", "lr_scale(factor=3)")
+"""Arms that every treatment tries besides the remedies: a change of rate that needs no diagnosis. A remedy that does not
+beat these has not shown that the diagnosis was worth anything (Kim et al., ICST 2023)."""
 STANDARD = (
     "lr_scale(factor=3)",
     "lr_scale(factor=10)",

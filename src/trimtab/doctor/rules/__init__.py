@@ -1,21 +1,18 @@
 """Rules: one problem each, in one file each. A rule reads the record of a training and returns findings."""
 
-from collections.abc import Callable, Iterable
-
+from trimtab.doctor.rule import Rule
 from trimtab.doctor.rules.dead_relu import dead_relu
 from trimtab.doctor.rules.exploding_gradient import exploding_gradient
 from trimtab.doctor.rules.lr_too_high import lr_too_high
 from trimtab.doctor.rules.lr_too_low import lr_too_low
 from trimtab.doctor.rules.nan_source import nan_source
 from trimtab.doctor.rules.overfitting import overfitting
+from trimtab.doctor.rules.slow_convergence import slow_convergence
 from trimtab.doctor.rules.unscaled_inputs import unscaled_inputs
 from trimtab.doctor.rules.unshuffled_data import unshuffled_data
 from trimtab.doctor.rules.vanishing_gradient import vanishing_gradient
-from trimtab.records import Finding, TrainingRecord
 
-Rule = Callable[[TrainingRecord], Iterable[Finding]]
-
-# In causal order: a problem comes before those it brings about.
+# Where they tie, findings stand in this order; causes always stand before what they bring about.
 ALL: tuple[Rule, ...] = (
     nan_source,
     unscaled_inputs,
@@ -26,6 +23,7 @@ ALL: tuple[Rule, ...] = (
     dead_relu,
     lr_too_low,
     overfitting,
+    slow_convergence,
 )
 
-__all__ = ["ALL", "Rule", *(rule.__name__ for rule in ALL)]
+__all__ = ["ALL", "Rule", *(rule.problem for rule in ALL)]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from trimtab.doctor.curves import CannotJudge, called, progress
+from trimtab.doctor.curves import called, progress
+from trimtab.doctor.rule import rule
 from trimtab.records import Evidence, Finding, TrainingRecord
 
 MANY = 0.5  # of a layer's units: fewer are no finding
@@ -13,6 +14,7 @@ MOST = 2 / 3  # with fewer dead ones a network that learns is none the worse for
 ALL = 0.95  # with so many dead ones hardly anything passes
 
 
+@rule(needs={"layers": "layers were not measured"})
 def dead_relu(training: TrainingRecord) -> Iterator[Finding]:
     """Fires when half of a layer's units or more are dead in the last sampled step (see :class:`trimtab.signals.DeadUnits`): silent
     for 300 samples in a row, with a gradient of exactly zero. Some dead units are normal in wide layers, and an element that
@@ -21,8 +23,6 @@ def dead_relu(training: TrainingRecord) -> Iterator[Finding]:
     How grave it is follows what it may have cost: an error where hardly anything was learned, a warning where two thirds are dead and
     less than 90 % was learned, else a note. Where it is not known how much there is to learn, only a layer that is dead as a
     whole is more than a note."""
-    if not training.layers:
-        raise CannotJudge("layers were not measured")
     profile = training.profiles.get("dead_units")
     if profile is None or not profile.steps:
         return

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from trimtab.doctor.curves import CannotJudge, called, progress
+from trimtab.doctor.curves import called, progress
+from trimtab.doctor.rule import CannotJudge, rule
 from trimtab.records import Evidence, Finding, Series, TrainingRecord
 
 SPIKE = 5.0  # times the usual gradient
@@ -14,6 +15,11 @@ JUMP = 2.0  # times the usual largest move of a weight
 SHARE = 0.003  # of the steps whose gradient was measured, and two at least
 
 
+@rule(
+    needs={"grad_norm": "gradients were not measured", "update_ratio": "gradients were not measured"},
+    early=True,  # no later step mends weights that are torn
+    explains=("nan_source", "dead_relu", "vanishing_gradient"),
+)
 def exploding_gradient(training: TrainingRecord) -> Iterator[Finding]:
     """Looks for steps whose gradient is more than 5 times the median of the run and of the steps before it, and whose update moves some weight more than twice as far
     as usual, in a training that suffered.
@@ -23,9 +29,9 @@ def exploding_gradient(training: TrainingRecord) -> Iterator[Finding]:
     learned or a tenth was lost again. Steps that move a weight by more than its whole size count in any case.
     """
     gradient = training.get("grad_norm").finite
-    updates = training.profiles.get("update_ratio")
+    updates = training.profiles["update_ratio"]
     went = progress(training)
-    if len(gradient) < 5 or updates is None or not updates.steps:
+    if len(gradient) < 5:
         raise CannotJudge("gradients were not measured")
     if not went.suffered:
         return

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from trimtab.doctor.curves import CannotJudge, noise, progress, weight_layers
+from trimtab.doctor.curves import noise, progress, weight_layers
+from trimtab.doctor.rule import CannotJudge, rule
 from trimtab.records import Evidence, Finding, TrainingRecord
 
 PEAK = 0.1  # above where the loss was before the first step
@@ -17,6 +18,11 @@ WINDOW = 3  # steps that are averaged: one bad batch is no peak
 LARGE = 0.03  # of a weight's size: steps that were all smaller overshot nowhere
 
 
+@rule(
+    needs={"update_ratio": "gradients were not measured", "loss": "no training loss was seen"},
+    early=True,  # no later step mends weights that wander about
+    explains=("exploding_gradient", "nan_source", "dead_relu", "vanishing_gradient"),
+)
 def lr_too_high(training: TrainingRecord) -> Iterator[Finding]:
     """Fires when the loss itself shows that steps overshoot, beyond the noise of its batches, and some of them were large.
 
@@ -28,9 +34,7 @@ def lr_too_high(training: TrainingRecord) -> Iterator[Finding]:
     0.05 of a weight of size 0.02 at rate 0.001), nor does a training that a higher rate would help. No limit on the rate is
     needed: 1.0 is right for Adadelta and 0.5 for logistic regression.
     """
-    updates, loss = training.profiles.get("update_ratio"), training.get("loss").finite
-    if updates is None or not updates.steps:
-        raise CannotJudge("gradients were not measured")
+    updates, loss = training.profiles["update_ratio"], training.get("loss").finite
     if not len(loss):
         raise CannotJudge("no training loss was seen")
     weights = {weight for _, weight in weight_layers(training)}

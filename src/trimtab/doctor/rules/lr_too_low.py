@@ -6,12 +6,14 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from trimtab.doctor.curves import CannotJudge, block_means, progress, trend
+from trimtab.doctor.curves import block_means, progress, trend
+from trimtab.doctor.rule import CannotJudge, rule
 from trimtab.records import Evidence, Finding, TrainingRecord
 
 STILL = 0.05  # of their initial size
 
 
+@rule(needs={"loss": "no training loss over 40 steps was seen", "movement": "weights were not measured"})
 def lr_too_low(training: TrainingRecord) -> Iterator[Finding]:
     """Fires when, at the end of the run, the weights have moved by less than 5 % of their initial size, the loss is still falling
     (trend over the run, p < 0.001, and over its second half, p < 0.05) at a third or more of its initial pace, and less than 90 % of it is learned.
@@ -21,8 +23,10 @@ def lr_too_low(training: TrainingRecord) -> Iterator[Finding]:
     """
     loss = training.get("loss").finite.array
     movement = training.get("movement").finite
-    if len(loss) < 40 or not len(movement):
-        raise CannotJudge("no training loss over 40 steps was seen" if len(loss) < 40 else "weights were not measured")
+    if len(loss) < 40:
+        raise CannotJudge("no training loss over 40 steps was seen")
+    if not len(movement):
+        raise CannotJudge("weights were not measured")
     went = progress(training)
     whole, late = trend(loss), trend(loss[len(loss) // 2 :])
     means = block_means(loss, 10)

@@ -5,15 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from trimtab.doctor.curves import CannotJudge, called
+from trimtab.doctor.curves import called
+from trimtab.doctor.rule import rule
 from trimtab.records import Evidence, Finding, TrainingRecord
 
 
+@rule(needs={"loss": "no training loss was seen"}, explains=("dead_relu", "vanishing_gradient"))
 def nan_source(training: TrainingRecord) -> Iterator[Finding]:
     """Fires on the first training loss that is NaN or infinite, and names the first layer, in order of execution, whose output
     is not finite in the next sampled step. Exact: no threshold."""
-    if not len(training.get("loss")):
-        raise CannotJudge("no training loss was seen")
     step = training.facts.get("first_nonfinite_loss")
     if step is None:
         return

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from trimtab import quantities
-from trimtab.doctor.curves import CannotJudge, held_out, noise
+from trimtab.doctor.curves import held_out, noise
 from trimtab.doctor.present import is_adaptive
+from trimtab.doctor.rule import CannotJudge, rule
 from trimtab.quantities import Quantity
 from trimtab.records import Evidence, Finding, Goal, Series, TrainingRecord
 
@@ -20,6 +21,7 @@ LEAST = 0.02  # of the best score
 GAP = 0.08  # of accuracy
 
 
+@rule(needs={"loss": "no training loss was seen"})
 def overfitting(training: TrainingRecord) -> Iterator[Finding]:
     """Compares the end of the number that judges the run with its best, whoever said it, and after it the held-out loss.
 

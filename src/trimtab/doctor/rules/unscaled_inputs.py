@@ -6,13 +6,18 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from trimtab.doctor.curves import CannotJudge, called, progress
+from trimtab.doctor.curves import called, progress
+from trimtab.doctor.rule import CannotJudge, rule
 from trimtab.records import Evidence, Finding, TrainingRecord
 
 UNLIKE = 20.0  # largest over typical feature: a condition number of 400 or more
 LARGE = 20.0  # typical size of a feature
 
 
+@rule(
+    needs={"layers": "the inputs of the first layer were not measured"},
+    explains=("lr_too_high", "exploding_gradient", "nan_source", "dead_relu", "vanishing_gradient"),
+)
 def unscaled_inputs(training: TrainingRecord) -> Iterator[Finding]:
     """Fires when the largest input feature is 20 times the typical one or more, or the typical one is larger than 20, as the first
     layer with weights sees them, unless that layer is a normalization. An error when the training suffered too (less than

@@ -5,19 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from trimtab.doctor.curves import LossProgress, held_out, progress
+from trimtab.doctor.rule import rule
 from trimtab.records import Evidence, Finding, Series, TrainingRecord
 
 CHANCE = 1e-6  # of shuffled data giving such batches
 GROUPED = 0.2  # of the way from shuffled to one class in each batch
 
 
+@rule(needs={"label_grouping": "no classes of labels were seen"})
 def unshuffled_data(training: TrainingRecord) -> Iterator[Finding]:
     """Fires when shuffled data would have batches so unlike each other in their classes with a probability below 1e-6,
     and they are a fifth of the way from shuffled ones to one class in each, or further. An error when the training
     suffered (by its own loss, or less than half learned of the held-out one), a warning when it might have (less than
     90 % learned), else a note."""
     grouping, chance = training.get("label_grouping"), training.get("label_grouping_p")
-    if not len(grouping) or not (chance.last < CHANCE and grouping.last >= GROUPED):
+    if not (chance.last < CHANCE and grouping.last >= GROUPED):
         return
     went, (name, series) = progress(training), held_out(training, "loss")
     learned = min(went.learned, _held_out_share(went, series))

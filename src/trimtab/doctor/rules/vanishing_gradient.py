@@ -6,13 +6,15 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from trimtab.doctor.curves import CannotJudge, called, median_profile, progress, weight_layers
+from trimtab.doctor.curves import called, median_profile, progress, weight_layers
+from trimtab.doctor.rule import rule
 from trimtab.records import Evidence, Finding, TrainingRecord
 
 LAYERS = 4  # fewer make no profile
 DECADES = 2.0  # a factor of 100 between the ends: two layers of sigmoid, ten of a healthy ReLU network at the worst
 
 
+@rule(needs={"layers": "layers were not measured", "grad_norms": "layers were not measured"}, explains=("lr_too_low",))
 def vanishing_gradient(training: TrainingRecord) -> Iterator[Finding]:
     """Looks for a straight downward trend of log gradient norm against depth.
 
@@ -24,8 +26,6 @@ def vanishing_gradient(training: TrainingRecord) -> Iterator[Finding]:
     """
     from scipy import stats
 
-    if not training.layers or "grad_norms" not in training.profiles:
-        raise CannotJudge("layers were not measured")
     layers = weight_layers(training)
     norms = median_profile(training, "grad_norms", [weight for _, weight in layers])
     depth = np.flatnonzero(np.isfinite(norms) & (norms > 0))

@@ -14,6 +14,7 @@ from trimtab.nn import SyncBatchNorm, recalibrate
 from trimtab.optim.averaging import WeightAverage
 from trimtab.optim.tensors import copied, fitting, write
 from trimtab.recipe import Change, TrainingLike
+from trimtab.untouched import Draws
 
 
 def averaged_tensors(training: TrainingLike) -> dict[str, torch.Tensor]:
@@ -99,7 +100,7 @@ class _Averaging:
         self._versions = self._now()
         self._busy = self.used = True
         try:
-            with torch.inference_mode(False), torch.random.fork_rng(_accelerators(own)):
+            with torch.inference_mode(False), Draws():
                 self.average.copy_to(own)
                 for model, inputs in self.inputs.items():
                     if inputs and _has_statistics(model):
@@ -137,7 +138,3 @@ def _not_to_be_called(model: nn.Module) -> str:
     needed = [p for p in inspect.signature(model.forward).parameters.values() if p.default is p.empty]
     one = len([p for p in needed if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]) == 1
     return "" if one else "it does not take exactly one input"
-
-
-def _accelerators(tensors: dict[str, torch.Tensor]) -> list[torch.device]:
-    return list({tensor.device for tensor in tensors.values() if tensor.device.type == "cuda"})
