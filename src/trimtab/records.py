@@ -234,6 +234,28 @@ class Metric(Record):
         return a > b if self.goal == "max" else a < b
 
 
+class Measured(Record, frozen=True, kw_only=False):
+    """What a recorded series or profile is: declared by what measures it, and carried in the record of the run.
+
+    Attributes:
+        name: of the series or profile.
+        title: of its picture.
+        meaning: what it is, in which unit, and how to read it.
+        of: what each of its numbers belongs to: a number of the run is a series, numbers of layers or parameters are a profile.
+        share: it lies between 0 and 1.
+        owed: of a profile: its absence is worth a line.
+        rank: where its picture stands, the lowest first.
+    """
+
+    name: str
+    title: str
+    meaning: str
+    of: Literal["run", "layer", "parameter"] = "run"
+    share: bool = False
+    owed: bool = False
+    rank: int = 100
+
+
 class TrainingRecord(Record):
     """One training inside a run: one model, its optimizers, and everything that was measured of them.
 
@@ -275,7 +297,7 @@ class RunRecord(Record):
     ``latest`` says of every number that the script said in several trainings which of these came last; ``hints`` are printed numbers
     that no rule knows, with how often they came; ``reached`` is what the run came to by its metric, once it has ended.
     ``finished`` is false of a run that is going on, or was killed: what it had until then is there. ``unwatched`` is what was
-    not watched, with the reason: an error of trimtab's own, as a rule.
+    not watched, with the reason: an error of trimtab's own, as a rule. ``measured`` says what the series and profiles are.
     """
 
     id: str
@@ -294,6 +316,7 @@ class RunRecord(Record):
     reached: float | None = None
     finished: bool = True
     unwatched: tuple[str, ...] = ()
+    measured: tuple[Measured, ...] = ()
 
     def _in_short(self) -> str:
         parts = [self.subject, _number(self.main.steps if self.main is not None else 0, "step")]

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from trimtab.records import Evidence, Finding, Layer, Metric, Profile, RunRecord, Series, TrainingRecord
 from trimtab.report import sample, write_page
-from trimtab.report.measured import PROFILES, SERIES
+from trimtab.watching.sampler import MEASURED
 
 FLAGS = """--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking
 --disable-component-update --disable-sync""".split()
@@ -315,18 +315,20 @@ def test_a_run_of_three_thousand_layers_stays_small(opened, tmp_path):
     layers = tuple(Layer(name=name, kind="Linear", parameters=(f"{name}.weight",)) for name in names)
     weights = tuple(f"{name}.weight" for name in names)
     profiles = {}
-    for name, measured in PROFILES.items():
+    declared = [one for one in MEASURED if one.of != "run"]
+    for measured in declared:
+        name = measured.name
         table = random.random((20, 3000)) if measured.share else np.exp(random.standard_normal((20, 3000)) * 3)
         columns = names if name.startswith(("activation", "dead")) else weights
         profiles[name] = Profile(names=columns, steps=tuple(range(20)), rows=tuple(map(tuple, table.tolist())))
     loss = sample.series(random.random(5_000))
-    series = {name: loss for name in ("val loss", *SERIES)}
+    series = {name: loss for name in ("val loss", *(one.name for one in MEASURED if one.of == "run"))}
     training = TrainingRecord(
         name="training", model="Net", steps=5_000, layers=layers, series=series, profiles=profiles
     )
-    page = opened(RunRecord(id="r", subject="large.py", trainings=(training,)))
+    page = opened(RunRecord(id="r", subject="large.py", trainings=(training,), measured=MEASURED))
     assert (tmp_path / "report.html").stat().st_size < 1_500_000
-    assert page.locator("svg[data-kind=heatmap]").count() == len(PROFILES)
+    assert page.locator("svg[data-kind=heatmap]").count() == len(declared)
 
 
 def test_a_run_with_many_long_trainings_stays_small(opened):

@@ -12,7 +12,6 @@ import pytest
 from trimtab.records import Attempt, Axis, Layer, Metric, Profile, Series, TrainingRecord, Tuning
 from trimtab.report import sample
 from trimtab.report.figures import of_search, of_seeds, of_training, profiles_of_training
-from trimtab.report.measured import PROFILES, SERIES
 from trimtab.report.plots.coordinates import coordinates_data, draw_coordinates
 from trimtab.report.plots.curves import curves_data, draw_curves, wants_log
 from trimtab.report.plots.gradient_profile import by_layer, gradient_profile_data
@@ -21,6 +20,7 @@ from trimtab.report.plots.importances import draw_importances, importances_data
 from trimtab.report.plots.search_history import draw_history, history_data
 from trimtab.report.plots.seeds import seeds_data
 from trimtab.report.plots.trials import draw_axis, draw_trials, trials_data
+from trimtab.watching.sampler import MEASURED
 
 
 def training(**series: Series) -> TrainingRecord:
@@ -113,26 +113,18 @@ def test_one_effect_far_off_does_not_hide_the_others():
         assert max(map(abs, path)) < 1000
 
 
-def test_every_signal_has_a_title_and_an_explanation():
-    import trimtab.signals as signals
-
-    for signal in signals.ALL:
-        for name, meaning in signal.measures.items():
-            known = PROFILES.get(name) or SERIES.get(name)
-            assert known is not None and known.tells, (
-                f"{signal.__name__} measures {name}: give it a line in report/measured.py"
-            )
-            assert known.title.lower() != name and "_" not in known.title
-            if "(series)" in meaning or "(profile)" in meaning:
-                assert ("(series)" in meaning) == (name in SERIES)
-            drawn = training(**{name: Series(steps=(0, 1), values=(0.5, 0.25))})
-            if name in SERIES:
-                drawn = msgspec.structs.replace(drawn, series={name: next(iter(drawn.series.values()))})
-                picture = next(picture for picture in of_training(drawn, "t0", None) if picture.svg)
-            else:
-                drawn = msgspec.structs.replace(drawn, series={}, profiles={name: profile([[0.5, 0.2]])})
-                picture = next(picture for picture in profiles_of_training(drawn, "t0") if picture.svg)
-            assert picture.title.lower() == known.title.lower() and picture.caption.startswith(known.tells)
+def test_every_number_of_a_run_has_a_title_and_an_explanation():
+    assert len({one.name for one in MEASURED}) == len(MEASURED)
+    for one in MEASURED:
+        assert one.meaning.endswith(".") and "_" not in one.title
+        drawn = training(**{one.name: Series(steps=(0, 1), values=(0.5, 0.25))})
+        if one.of == "run":
+            drawn = msgspec.structs.replace(drawn, series={one.name: next(iter(drawn.series.values()))})
+            picture = next(picture for picture in of_training(drawn, "t0", None, MEASURED) if picture.svg)
+        else:
+            drawn = msgspec.structs.replace(drawn, series={}, profiles={one.name: profile([[0.5, 0.2]])})
+            picture = next(picture for picture in profiles_of_training(drawn, "t0", MEASURED) if picture.svg)
+        assert picture.title.lower() == one.title.lower() and picture.caption.startswith(one.meaning)
 
 
 def test_many_layers_share_rows_and_lose_no_trouble():
@@ -145,7 +137,7 @@ def test_many_layers_share_rows_and_lose_no_trouble():
     assert np.isnan(data.cells[1234 // 15, 2]) and data.cells[2000 // 15, 3] == 7.0 and data.broken == 1
     assert data.median.tolist() == [1.0] * 200
     record = TrainingRecord(name="net", model="Net", profiles={"activation_std": profile(rows.tolist(), names)})
-    shown = {picture.title: picture for picture in profiles_of_training(record, "t0")}
+    shown = {picture.title: picture for picture in profiles_of_training(record, "t0", MEASURED)}
     assert "up to 15 neighbouring layers" in shown["Activation spread"].caption
 
 
@@ -346,7 +338,7 @@ def test_names_may_contain_anything():
         name=name, model=name, steps=2, series={name: Series(steps=(0, 1), values=(1.0, 2.0))},
         profiles={name: profile([[1.0, 2.0]], (name, "b"))},
     )  # fmt: skip
-    pictures = [*of_training(record, "t0", None), *profiles_of_training(record, "t0")]
+    pictures = [*of_training(record, "t0", None), *profiles_of_training(record, "t0", MEASURED)]
     drawn = [picture for picture in pictures if picture.svg]
     assert len(drawn) == 2
     for picture in drawn:
@@ -354,7 +346,7 @@ def test_names_may_contain_anything():
 
 
 def test_what_cannot_be_drawn_says_so():
-    pictures = [*of_training(training(), "t0", None), *profiles_of_training(training(), "t0")]
+    pictures = [*of_training(training(), "t0", None), *profiles_of_training(training(), "t0", MEASURED)]
     assert [picture.caption for picture in pictures] == [
         "No loss curve: no loss was seen in this training.",
         "No gradient profile: no sampled step of this run recorded 'grad_norms'.",
@@ -368,6 +360,6 @@ def test_what_cannot_be_drawn_says_so():
 def test_loss_metric_and_learning_rate_lead():
     record = sample.run().trainings[0]
     extra = {"movement": record.series["loss"], **record.series, "printed val loss": record.series["val loss"]}
-    pictures = list(of_training(msgspec.structs.replace(record, series=extra), "t0", sample.ACCURACY))
+    pictures = list(of_training(msgspec.structs.replace(record, series=extra), "t0", sample.ACCURACY, MEASURED))
     assert [picture.title for picture in pictures] == ["Loss", "Accuracy", "Learning rate", "Movement of the weights"]
     assert pictures[0].shows == ("loss", "val loss", "printed val loss")

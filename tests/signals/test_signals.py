@@ -342,7 +342,7 @@ def test_a_signal_declares_what_it_reads_and_forgets_it(make, digits):
         read = dict(signal.read())
         assert torch.equal(state, torch.get_rng_state())
         assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
-    assert set(read) == set(make.measures)
+    assert set(read) == {one.name for one in make.measures}
     for value in read.values():
         assert isinstance(value, float) or all(isinstance(v, float) for v in value.values())
     if make is not signals.DeadUnits:  # it counts over steps

@@ -1,15 +1,15 @@
 """Which pictures a page shows of a training and of a comparison, and what is said of those it cannot show.
 
-To add a picture of a training, write its file in ``plots`` and a line in ``measured.py`` or in ``of_training``.
+A series and a profile are drawn as the record of the run says what they are; see :class:`~trimtab.records.Measured`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from trimtab.records import Arm, Comparison, Metric, Profile, TrainingRecord, Tuning
-from trimtab.report.measured import PROFILES, Measured, of_series
+from trimtab.records import Arm, Comparison, Measured, Metric, Profile, TrainingRecord, Tuning
+from trimtab.report.measured import of_profiles, of_series
 from trimtab.report.plots import gradient_profile
 from trimtab.report.plots.coordinates import coordinates_data, draw_coordinates
 from trimtab.report.plots.curves import CurvesData, curves_data, draw_curves, group, quantity
@@ -36,7 +36,9 @@ class Picture:
     shows: tuple[str, ...] = ()
 
 
-def of_training(training: TrainingRecord, key: str, metric: Metric | None) -> Iterator[Picture]:
+def of_training(
+    training: TrainingRecord, key: str, metric: Metric | None, measured: Sequence[Measured] = ()
+) -> Iterator[Picture]:
     """Curves of everything that was measured: losses first, then the metric, the learning rate and the rest."""
     groups = group(training.series)
     judged = quantity(metric.name) if metric is not None else ""
@@ -44,10 +46,10 @@ def of_training(training: TrainingRecord, key: str, metric: Metric | None) -> It
     if not any(name.lower() == "loss" for name in groups):
         yield Picture(f"{key}-loss", "Loss", "No loss curve: no loss was seen in this training.")
     for number, name in enumerate(names):
-        members, known = groups[name], of_series(name)
+        members, known = groups[name], of_series(name, measured)
         data = curves_data(training, members, known.title) if number < _CURVES else None
         if data is not None:
-            yield _curves(f"{key}-{number}", data, _curve_caption(data, members, metric, known.tells))
+            yield _curves(f"{key}-{number}", data, _curve_caption(data, members, metric, known.meaning))
         elif number < _CURVES:
             yield Picture(f"{key}-{number}", known.title.capitalize(), f"No curve of {name}: the series is empty.")
     if left := names[_CURVES:]:
@@ -56,21 +58,19 @@ def of_training(training: TrainingRecord, key: str, metric: Metric | None) -> It
         )
 
 
-def profiles_of_training(training: TrainingRecord, key: str) -> Iterator[Picture]:
+def profiles_of_training(training: TrainingRecord, key: str, measured: Sequence[Measured] = ()) -> Iterator[Picture]:
     """Heat maps of the known profiles in their order, then of any other that the run recorded."""
-    known = {*gradient_profile.NAMES, *PROFILES}
-    others = {name: Measured(name.replace("_", " "), "", owed=True) for name in training.profiles if name not in known}
     drawn = 0
-    for name, measured in (PROFILES | others).items():
-        title = measured.title[:1].upper() + measured.title[1:]
-        data = _heat(training, name, title, measured.share) if drawn < _PROFILES else None
+    for one in of_profiles(list(training.profiles), measured):
+        name, title = one.name, one.title[:1].upper() + one.title[1:]
+        data = _heat(training, name, title, one.share) if drawn < _PROFILES else None
         if data is not None:
             drawn += 1
-            caption = _heat_caption(measured.tells, data)
+            caption = _heat_caption(one.meaning, data)
             yield Picture(f"{key}-{name}", title, caption, draw_heatmap(data), shows=_recorded(name))
         elif drawn >= _PROFILES and name in training.profiles:
             yield Picture(f"{key}-{name}", title, "Recorded but not drawn, to keep this page small.", shows=(name,))
-        elif measured.owed or name in training.profiles:
+        elif one.owed or name in training.profiles:
             yield Picture(
                 f"{key}-{name}",
                 title,

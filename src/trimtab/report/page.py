@@ -200,8 +200,8 @@ def _sections(run: RunRecord, left: int, most: int) -> Iterator[Section]:
         if left <= 0:
             yield Section(training, (Picture(f"t{number}-none", "Curves", UNDRAWN),))
             continue
-        curves = tuple(figures.of_training(training, f"t{number}", run.metric))
-        profiles = tuple(figures.profiles_of_training(training, f"t{number}"))
+        curves = tuple(figures.of_training(training, f"t{number}", run.metric, run.measured))
+        profiles = tuple(figures.profiles_of_training(training, f"t{number}", run.measured))
         left, pictures = _while_room((*curves[: figures.LEADING], *profiles, *curves[figures.LEADING :]), left)
         if any(picture.caption == UNDRAWN for picture in pictures):
             left = 0

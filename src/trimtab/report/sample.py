@@ -20,6 +20,7 @@ from trimtab.records import (
     Evidence,
     Finding,
     Layer,
+    Measured,
     Metric,
     Profile,
     RunRecord,
@@ -32,6 +33,15 @@ from trimtab.records import (
 )  # fmt: skip
 
 ACCURACY = Metric(name="val accuracy", goal="max", why="measured where the script evaluates its loss")
+MEASURED = (
+    Measured("loss", "loss", "The number whose gradient each update applies; lower is better."),
+    Measured("lr", "learning rate", "Of the first parameter group, as each step took it."),
+    Measured("grad_norms", "Gradient profile", "How much gradient reaches each layer.", "parameter", owed=True, rank=1),
+    Measured("activation_std", "Activation spread", "How far each layer's outputs spread.", "layer", owed=True, rank=2),
+    Measured(
+        "dead_units", "Dead units", "Share of units that were zero for every sample seen.", "layer", True, True, 3
+    ),
+)
 WINNER = "batch_norm(after='linear')"
 
 
@@ -68,7 +78,7 @@ def run(steps: int = 940, spike: int | None = None, sick: bool = True, seed: int
         notes=(f"Layers were sampled on {len(range(0, steps, max(steps // 60, 1)))} of {steps:,} steps.",),
     )  # fmt: skip
     return RunRecord(
-        id="20260105-101500-digits", subject="digits.py", started=1767608100.0, seconds=41.7, trainings=(training,), metric=ACCURACY,
+        id="20260105-101500-digits", subject="digits.py", started=1767608100.0, seconds=41.7, trainings=(training,), metric=ACCURACY, measured=MEASURED,
         versions={"trimtab": "0.1.0", "torch": "2.9.0", "python": "3.12.4", "platform": "Linux x86_64"},
         output_tail="epoch 19: loss 2.304, accuracy 0.101" if sick else "epoch 19: loss 0.110, accuracy 0.966",
     )  # fmt: skip

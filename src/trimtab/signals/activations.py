@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from trimtab.records import Measured
 from trimtab.signals.signal import Reading, Signal, some
 
 
@@ -16,10 +17,17 @@ class Activations(Signal):
     exploding gradients (He et al. 2015); one that is not finite shows where numbers break first.
     """
 
-    measures = {
-        "activation_mean": "mean of a layer's output",
-        "activation_std": "standard deviation of a layer's output; not finite where the output is not",
-    }
+    measures = (
+        Measured("activation_mean", "Activation mean", "Mean of each layer's output.", "layer", rank=4),
+        Measured(
+            "activation_std",
+            "Activation spread",
+            "Standard deviation of each layer's output. It should neither die out nor blow up with depth.",
+            "layer",
+            owed=True,
+            rank=2,
+        ),
+    )
     cost = "two passes over up to 65 536 entries of each layer's output"
 
     def __init__(self) -> None:

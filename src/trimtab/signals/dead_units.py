@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from trimtab.records import Measured
 from trimtab.signals.signal import Reading, Signal, some, unit_axis
 from trimtab.structure import weight
 
@@ -22,7 +23,17 @@ class DeadUnits(Signal):
     fire on some samples, do not count, and neither do sigmoid units, whose gradient is never exactly zero.
     """
 
-    measures = {"dead_units": "share of a layer's units that have been silent for 300 samples, 0 to 1"}
+    measures = (
+        Measured(
+            "dead_units",
+            "Dead units",
+            "Share of units that were zero for every sample seen.",
+            "layer",
+            share=True,
+            owed=True,
+            rank=3,
+        ),
+    )
     cost = "a pass over up to 65 536 entries of each layer's output"
 
     def __init__(self) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import torch
 
+from trimtab.records import Measured
 from trimtab.signals.signal import Reading, Signal, norms
 
 
@@ -17,10 +18,22 @@ class Gradients(Signal):
     after accumulation, unscaling and the script's own clipping.
     """
 
-    measures = {
-        "grad_norm": "norm of the whole gradient (series)",
-        "grad_norms": "norm of each parameter's gradient (profile)",
-    }
+    measures = (
+        Measured(
+            "grad_norm",
+            "gradient norm",
+            "Norm of the whole gradient. Single peaks far above the rest are an exploding gradient.",
+        ),
+        Measured(
+            "grad_norms",
+            "Gradient profile",
+            "How much gradient reaches each layer, input at the top. Even colours are healthy: a slope over depth is a vanishing "
+            "or exploding gradient.",
+            "parameter",
+            owed=True,
+            rank=1,
+        ),
+    )
     cost = "one pass over the gradients"
 
     def __init__(self) -> None:

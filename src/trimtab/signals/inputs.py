@@ -7,6 +7,7 @@ import math
 import torch
 from torch import nn
 
+from trimtab.records import Measured
 from trimtab.signals.signal import Reading, Signal, some, unit_axis
 from trimtab.structure import own
 
@@ -30,12 +31,29 @@ class Inputs(Signal):
     for that of all.
     """
 
-    measures = {
-        "input_largest": "root mean square of the largest input feature",
-        "input_typical": "median over features of the root mean square",
-        "input_offset": "median over features of |mean| / standard deviation",
-        "input_condition": "condition number of the second moments of the input features and a 1 for the bias",
-    }
+    measures = (
+        Measured(
+            "input_largest",
+            "input, largest feature",
+            "Root mean square of the largest input feature; about 1 is usual.",
+        ),
+        Measured(
+            "input_typical",
+            "input, typical feature",
+            "Median over the input features of their root mean square; about 1 is usual.",
+        ),
+        Measured(
+            "input_offset",
+            "input, offset",
+            "Median over the input features of their mean relative to their spread; 0 is centred.",
+        ),
+        Measured(
+            "input_condition",
+            "input, condition number",
+            "How unlike the input features are in size and direction: 1 is ideal, and gradient descent takes as many more steps as "
+            "this is larger.",
+        ),
+    )
     cost = "one pass over the input batch, and products of up to 128 features with each other over 65 536 entries"
 
     def __init__(self) -> None:

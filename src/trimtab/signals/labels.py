@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from trimtab.reading.losses import LOSSES
+from trimtab.records import Measured
 from trimtab.signals.signal import Reading, Signal
 
 GROWN = 1.1  # times as many rows as at the last reading
@@ -26,10 +27,18 @@ class Labels(Signal):
     far, the first loss of each, where its targets are one class index for each sample.
     """
 
-    measures = {
-        "label_grouping": "how alike the classes in a batch are: 0 as shuffled, 1 one class in each batch (series)",
-        "label_grouping_p": "probability that shuffled data would have batches so unlike each other (series)",
-    }
+    measures = (
+        Measured(
+            "label_grouping",
+            "label grouping",
+            "How alike the classes in a batch are: 0 as in shuffled data, 1 one class in each batch.",
+        ),
+        Measured(
+            "label_grouping_p",
+            "label grouping, by chance",
+            "Probability that shuffled data would have batches so unlike each other.",
+        ),
+    )
     cost = "counts of the classes of one batch"
 
     def __init__(self) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import torch
 
+from trimtab.records import Measured
 from trimtab.signals.signal import Reading, Signal, norms, thin
 
 
@@ -17,7 +18,13 @@ class Movement(Signal):
     Under a learning rate that is far too small it stays near zero while the loss still falls.
     """
 
-    measures = {"movement": "distance of the weights from their start over their initial norm (series)"}
+    measures = (
+        Measured(
+            "movement",
+            "movement of the weights",
+            "Distance of the weights from where they started, relative to their size there.",
+        ),
+    )
     cost = "a copy of up to 1024 entries per weight, once, and one pass over them"
 
     def __init__(self) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
+from trimtab.records import Measured
 from trimtab.signals.signal import Reading, Signal, thin
 
 
@@ -19,10 +20,23 @@ class Shrinkage(Signal):
     weight (van Laarhoven 2017), and with SGD the shrinkage is lr times the decay; elsewhere compare with a run without.
     """
 
-    measures = {
-        "shrinkage": "share of a weight that a step takes away along itself; negative where it grows (profile)",
-        "shrinkage_share": "cosine between a weight's update and minus the weight, -1 to 1; 0 without an update (profile)",
-    }
+    measures = (
+        Measured(
+            "shrinkage",
+            "Shrinkage of the weights",
+            "Share of a weight that one step takes away along the weight itself; negative where it grows. About the learning rate "
+            "times the weight decay is usual.",
+            "parameter",
+            rank=6,
+        ),
+        Measured(
+            "shrinkage_share",
+            "Shrinkage in the updates",
+            "How much of an update only makes the weight smaller: 1 all of it, 0 none, negative where it grows.",
+            "parameter",
+            rank=7,
+        ),
+    )
     cost = "a copy of up to 4096 entries per weight, and three passes over them"
 
     def __init__(self) -> None:

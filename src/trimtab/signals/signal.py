@@ -8,6 +8,8 @@ from typing import ClassVar
 import torch
 from torch import nn
 
+from trimtab.records import Measured
+
 Reading = Mapping[str, float | Mapping[str, float]]
 """What a signal read in one step: a number (a series of the record) or a number per layer (a profile)."""
 
@@ -24,11 +26,11 @@ class Signal:
     ``signals/__init__.py``.
 
     Class attributes:
-        measures: names of the series and profiles it reads, each with its meaning and unit.
+        measures: the series and profiles it reads, with their titles and meanings; the record of a run carries them.
         cost: what it costs on a sampled step, in words.
     """
 
-    measures: ClassVar[dict[str, str]] = {}
+    measures: ClassVar[tuple[Measured, ...]] = ()
     cost: ClassVar[str] = ""
 
     def forward(self, name: str, module: nn.Module, inputs: tuple, output: torch.Tensor) -> None:

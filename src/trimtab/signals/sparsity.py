@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import torch
 
+from trimtab.records import Measured
 from trimtab.signals.signal import Reading, Signal
 
 MOST = 1 << 14  # entries that are looked at: the standard error of a share is 0.4 % at most
@@ -22,10 +23,24 @@ class Sparsity(Signal):
     weights, 0.08 % are next to zero.
     """
 
-    measures = {
-        "zeros": "share of a weight's entries that are exactly zero, 0 to 1 (profile)",
-        "near_zeros": "share of a weight's entries below 1e-3 of its root mean square, zeros included, 0 to 1 (profile)",
-    }
+    measures = (
+        Measured(
+            "zeros",
+            "Zero weights",
+            "Share of a weight's entries that are exactly zero.",
+            "parameter",
+            share=True,
+            rank=8,
+        ),
+        Measured(
+            "near_zeros",
+            "Weights next to zero",
+            "Share of a weight's entries below a thousandth of its usual size, zeros included.",
+            "parameter",
+            share=True,
+            rank=9,
+        ),
+    )
     cost = "a copy of up to 16 384 entries per weight, and three passes over them"
 
     def __init__(self) -> None:

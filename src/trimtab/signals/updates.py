@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
+from trimtab.records import Measured
 from trimtab.signals.signal import Reading, Signal, norms, thin
 
 
@@ -17,7 +18,15 @@ class Updates(Signal):
     It is what the optimizer really did: after momentum, adaptive scaling, weight decay and the learning rate.
     """
 
-    measures = {"update_ratio": "norm of a weight's update over norm of the weight, per step (profile)"}
+    measures = (
+        Measured(
+            "update_ratio",
+            "Update ratio",
+            "Size of a step relative to the weights it changes; about 1e-3 is usual.",
+            "parameter",
+            rank=5,
+        ),
+    )
     cost = "a copy of up to 4096 entries per weight, and one pass over them"
 
     def __init__(self) -> None:

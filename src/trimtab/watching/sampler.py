@@ -22,7 +22,7 @@ from torch import nn
 
 import trimtab.signals as signals
 from trimtab.reading.losses import LOSSES
-from trimtab.records import CodePlace, Flow, Layer, TrainingRecord
+from trimtab.records import CodePlace, Flow, Layer, Measured, TrainingRecord
 from trimtab.signals.signal import norms
 from trimtab.structure import children, own, parameters_made, weight
 from trimtab.training.apart import has_values, transformed
@@ -435,6 +435,15 @@ class Sampler:
             ended=self.seen_at,
             flow=self.flow or (self._reader.flow() if self._reader else None),
         )
+
+
+MEASURED = (
+    Measured("loss", "loss", "The number whose gradient each update applies; lower is better."),
+    Measured("accuracy", "accuracy", "Share of right predictions."),
+    Measured("lr", "learning rate", "Of the first parameter group, as each step took it."),
+    *(measured for signal in signals.ALL for measured in signal.measures),
+)
+"""What the series and profiles are that are measured here."""
 
 
 def _described(name: str, module: nn.Module) -> Layer:
