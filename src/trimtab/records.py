@@ -14,6 +14,7 @@ import re
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
 
 import msgspec
@@ -450,10 +451,28 @@ class Arm(Record):
         return self.standing in ("proven", "rescued")
 
 
-class Comparison(Record):
-    """Recipes against the untreated subject, each over the same seeds."""
+class Outcome(Record):
+    """What was tried on a watched run, and what came of it. Derive for another kind; a store keeps all of them.
+
+    How a kind is told of on the terminal, on the page and as JSON is a file in ``report/outcomes``.
+    """
 
     subject: str
+
+    @classmethod
+    def kind(cls) -> str:
+        """Its name, in stores and as JSON."""
+        return cls.__name__.lower()
+
+    @property
+    def variant(self) -> str:
+        """What tells it from others of its kind on the same run; a later one without such a mark takes the place of the one before."""
+        return ""
+
+
+class Comparison(Outcome):
+    """Recipes against the untreated subject, each over the same seeds."""
+
     metric: Metric
     seeds: tuple[int, ...]
     baseline: tuple[float, ...]
@@ -466,19 +485,23 @@ class Comparison(Record):
         arms = f"{'; '.join(arm.recipe for arm in self.arms)} against the untreated {self.subject}"
         return f"of {arms} by {self.metric.name} over {_number(self.seeds, 'seed')}"
 
+    @property
+    def variant(self) -> str:
+        """Its recipes."""
+        return "; ".join(arm.recipe for arm in self.arms)
+
     def arm(self, recipe: str) -> Arm:
         """The arm of that recipe."""
         return next(arm for arm in self.arms if arm.recipe == recipe)
 
 
-class Treatment(Record):
+class Treatment(Outcome):
     """The end of a treatment: what was found, what was tried, what helped, by how much, and how to keep it.
 
     ``recipe`` is empty when nothing helped (or nothing needed to); ``confirmation`` compares it with the untreated
     subject on seeds that played no part in choosing it. ``run`` is the id of the watched run that it started from.
     """
 
-    subject: str
     findings: tuple[Finding, ...]
     run: str = ""
     recipe: str = ""
@@ -524,7 +547,7 @@ class Attempt(Record):
         return f"{self.number}, {self.recipe or 'untreated'}: {ended}"
 
 
-class Tuning(Record):
+class Tuning(Outcome):
     """The end of a search over recipes: what was tried, what mattered, what was confirmed, and how to keep it.
 
     ``recipe`` is the best one that is proven to help, empty when none is; ``confirmation`` compares the best of the search with
@@ -533,7 +556,6 @@ class Tuning(Record):
     were too few. ``run`` is the id of the watched run that the search started from.
     """
 
-    subject: str
     search: tuple[str, ...]
     metric: Metric
     run: str = ""
@@ -550,9 +572,6 @@ class Tuning(Record):
 
     def _in_short(self) -> str:
         return f"of {self.subject}: {self.recipe or 'nothing that helps'}, {_number(self.attempts, 'trial')}"
-
-
-Outcome = Treatment | Comparison | Tuning
 
 
 class Findings(tuple[Finding, ...]):
@@ -592,6 +611,26 @@ class Findings(tuple[Finding, ...]):
 
     def _repr_html_(self) -> str:
         return drawing().html(self)
+
+
+@dataclass(frozen=True)
+class Story:
+    """What a command tells: a run, what is wrong in it, what was tried on it now, and what was tried before."""
+
+    run: RunRecord
+    findings: Sequence[Finding] = ()
+    outcome: Outcome | None = None
+    earlier: Sequence[Outcome] = ()
+
+    @property
+    def found(self) -> Sequence[Finding]:
+        """The findings, or those that the outcome started from."""
+        return self.findings or getattr(self.outcome, "findings", ()) or self.findings
+
+    @property
+    def metric(self) -> Metric | None:
+        """The number that judges."""
+        return self.run.metric if self.outcome is None else getattr(self.outcome, "metric", self.run.metric)
 
 
 class Recording(Protocol):

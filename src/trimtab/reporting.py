@@ -16,16 +16,14 @@ from rich.text import Text
 from trimtab.doctor import diagnose
 from trimtab.records import (
     Arm,
-    Comparison,
     Finding,
     Findings,
     Outcome,
     Recording,
     RunRecord,
     Series,
+    Story,
     TrainingRecord,
-    Treatment,
-    Tuning,
     as_run,
 )
 from trimtab.store import FOLDER, Store, StoreError
@@ -56,7 +54,7 @@ class Report:
         """The page, as HTML that needs nothing else."""
         from trimtab.report.page import page
 
-        return page(self.run, self.findings, earlier=self.outcomes[1:], **self._newest())
+        return page(self._story)
 
     def save(self, path: str | os.PathLike) -> Report:
         """Write the page there; gives the report with its path."""
@@ -65,13 +63,14 @@ class Report:
         write_whole(os.fspath(path), self.page.encode("utf-8", errors="replace"))
         return Report(self.run, self.findings, self.outcomes, Path(path))
 
-    def _newest(self) -> dict[str, Any]:
-        return {type(one).__name__.lower(): one for one in self.outcomes[:1]}
+    @property
+    def _story(self) -> Story:
+        return Story(self.run, self.findings, next(iter(self.outcomes), None), self.outcomes[1:])
 
     def _view(self) -> RenderableType:
         from trimtab.report.terminal import summary
 
-        return summary(self.run, self.findings, earlier=self.outcomes[1:], **self._newest())
+        return summary(self._story)
 
     def __str__(self) -> str:
         return _plain(self._view())
@@ -107,9 +106,10 @@ def report(
         StoreError: if nothing is recorded there.
         TypeError: for what has no report.
     """
-    if isinstance(what, (Treatment, Comparison, Tuning)):
+    if isinstance(what, Outcome):
         watched = run or _run_of(what)
-        findings = what.findings if isinstance(what, Treatment) else diagnose(watched)
+        findings = getattr(what, "findings", None)
+        findings = diagnose(watched) if findings is None else findings
         made = Report(watched, findings, (what,))
     elif what is None or isinstance(what, (str, os.PathLike)):
         made = _kept(_folder(what))
@@ -176,7 +176,7 @@ def _view(record: Any) -> RenderableType:
     from trimtab.report.words import effect
 
     if isinstance(record, RunRecord):
-        return terminal.summary(record, diagnose(record))
+        return terminal.summary(Story(record, diagnose(record)))
     if isinstance(record, TrainingRecord):
         return Text("\n".join(_of_training(record)))
     if isinstance(record, Series):
@@ -185,7 +185,7 @@ def _view(record: Any) -> RenderableType:
         return terminal.findings_view([record])
     if isinstance(record, Findings):
         return terminal.findings_view(record) if record else Text(f"{record.silence}.")
-    if isinstance(record, (Comparison, Treatment, Tuning)):
+    if isinstance(record, Outcome):
         return terminal.outcome_view(record)
     if isinstance(record, Arm):
         return Text(f"{record.recipe}: {effect(record)}")

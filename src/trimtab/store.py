@@ -63,7 +63,6 @@ _TABLES = ("run", "point", "profile", "trial", "watched", "outcome", "finding")
 FOLDER = ".trimtab"
 PATIENCE = 0.5  # seconds to wait for other processes in all: their commits take milliseconds
 LATEST = 10**12  # steps beyond are no steps, but damage
-_KINDS: dict[str, type[Outcome]] = {"treatment": Treatment, "comparison": Comparison, "tuning": Tuning}
 T = TypeVar("T")
 
 
@@ -492,7 +491,7 @@ class Store:
     def put_outcome(self, run: str, outcome: Outcome) -> None:
         """Keep what was tried beside the watched run that it started from. A later treatment or search takes the place of the one
         before; of comparisons each set of recipes has its own."""
-        row = (run, *name_of(outcome), time.time(), to_bytes(outcome))
+        row = (run, outcome.kind(), outcome.variant, time.time(), to_bytes(outcome))
         self._write(("insert or replace into outcome values (?,?,?,?,?)", [row]))
 
     put_treatment = put_comparison = put_tuning = put_outcome
@@ -500,16 +499,17 @@ class Store:
     def outcomes(self, run: str) -> list[Outcome]:
         """All treatments, comparisons and searches of that run that can be read, newest first."""
         found: list[Outcome] = []
+        kinds = _kinds()
         for blob, kind, name in self._kept(run):
             with self._skipping():
                 what = f"The {kind}{f' of {name!r}' if name else ''} of run {run}"
-                found.append(self._decoded(blob, _KINDS[kind], what))
+                found.append(self._decoded(blob, kinds[kind], what))
         return found
 
     def _kept(self, run: str) -> list[tuple[Any, str, str]]:
         """Record, kind and name of all outcomes, newest first."""
         query = "select record, kind, name from outcome where run=? order by made desc, rowid desc"
-        rows = [row for row in self._rows(query, run) if row[1] in _KINDS]
+        rows = [row for row in self._rows(query, run) if row[1] in _kinds()]
         for kind in ("tuning", "treatment"):  # where older versions kept them
             if not any(row[1] == kind for row in rows):
                 rows += [(blob, kind, "") for (blob,) in self._rows(f"select record from {kind} where run=?", run)]
@@ -619,7 +619,6 @@ def _copy_legible(source: sqlite3.Connection, to: sqlite3.Connection) -> None:
     to.commit()
 
 
-def name_of(outcome: Outcome) -> tuple[str, str]:
-    """The kind of an outcome, and what tells it from others of its kind on the same run."""
-    kind = next(kind for kind, cls in _KINDS.items() if isinstance(outcome, cls))
-    return kind, "; ".join(arm.recipe for arm in outcome.arms) if isinstance(outcome, Comparison) else ""
+def _kinds() -> dict[str, type[Outcome]]:
+    """All kinds of outcomes by their names."""
+    return {kind.kind(): kind for kind in Outcome.__subclasses__()}

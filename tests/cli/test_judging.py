@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from tests.report.test_terminal import rendered
 from tests.trial.reporting import BEGIN, WAYS
 from trimtab.cli.telling import as_json
-from trimtab.records import Metric, RunRecord
+from trimtab.records import Metric, RunRecord, Story
 from trimtab.report import sample, summary, verdict
 from trimtab.report.page import page
 
@@ -36,17 +36,17 @@ def results(metric: Metric) -> dict[str, tuple[RunRecord, dict]]:
     tuning = replace(sample.tuning(), metric=metric, confirmation=replace(sample.tuning().confirmation, metric=metric))
     return {
         "watch": (run, {}),
-        "compare": (run, {"comparison": search}),
-        "treat": (run, {"treatment": treatment}),
-        "tune": (run, {"tuning": tuning}),
+        "compare": (run, {"outcome": search}),
+        "treat": (run, {"outcome": treatment}),
+        "tune": (run, {"outcome": tuning}),
     }
 
 
 def shown(run: RunRecord, given: dict) -> tuple[str, str, str]:
     """On the terminal, on the page, in the JSON."""
-    parts = {"treatment": None, "comparison": None, "tuning": None} | given
-    said = as_json(run, (), **parts)["judged_by"]
-    return words(rendered(summary(run, **given), 100)), words(html.unescape(page(run, **given))), said
+    story = Story(run, **given)
+    said = as_json(story)["judged_by"]
+    return words(rendered(summary(story), 100)), words(html.unescape(page(story))), said
 
 
 @pytest.mark.parametrize("command", ["watch", "compare", "treat", "tune"])
@@ -63,15 +63,15 @@ def test_every_result_names_its_number(command):
     for place in shown(run, given):
         assert sentence in place
     if given:
-        assert "validation accuracy (mean over 5 folds) from" in verdict(run, **given)
-    assert ALONE not in verdict(run, **given)
+        assert "validation accuracy (mean over 5 folds) from" in verdict(Story(run, **given))
+    assert ALONE not in verdict(Story(run, **given))
 
 
 @pytest.mark.parametrize("command", ["watch", "compare", "treat", "tune"])
 def test_a_training_loss_never_judges_silently(command):
     metric = Metric(name="loss", goal="min", why=BLIND, best=True)
     run, given = results(metric)[command]
-    assert ALONE in verdict(run, **given)
+    assert ALONE in verdict(Story(run, **given))
     sentence = (
         f"Judged by training loss (its best) alone, less is better: {BLIND}. "
         "On offer: --metric 'Average wage: ([-0-9.e]+)' for Average wage: 9.00 (20 times)."

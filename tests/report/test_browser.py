@@ -1,5 +1,6 @@
 """The page in a real browser: everything is drawn, at the right place, in both schemes, without a network."""
 
+import itertools
 import json
 import os
 import re
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 from msgspec.structs import replace
 
-from trimtab.records import Evidence, Finding, Layer, Metric, Profile, RunRecord, Series, TrainingRecord
+from trimtab.records import Evidence, Finding, Layer, Metric, Profile, RunRecord, Series, Story, TrainingRecord
 from trimtab.report import sample, write_page
 from trimtab.watching.sampler import MEASURED
 
@@ -41,8 +42,8 @@ def opened(browser, tmp_path):
     """Opens a page; at the end checks that nothing but the file was asked for and that the console is clean."""
     said, asked, pages = [], [], []
 
-    def open_page(*records, scheme="light", width=1280):
-        path = write_page(tmp_path / "report.html", *records)
+    def open_page(*told, scheme="light", width=1280):
+        path = write_page(tmp_path / "report.html", Story(*told))
         assert path.stat().st_size < 2_000_000
         page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
         page.on("console", lambda message: said.append(message.text))
@@ -110,13 +111,13 @@ def test_a_treated_run_shows_everything(opened):
 
 
 def test_a_comparison_and_a_clean_run_show_theirs(opened):
-    check_pictures(opened(sample.run(), (), None, sample.search()), curves=5, heatmap=3, trials=4, axis=1)
+    check_pictures(opened(sample.run(), (), sample.search()), curves=5, heatmap=3, trials=4, axis=1)
     check_pictures(opened(sample.run(sick=False)), curves=3, heatmap=3)
 
 
 def test_a_search_shows_its_course_what_decided_and_its_trials(opened):
     tuning = sample.tuning()
-    page = opened(sample.run(), (), None, None, tuning)
+    page = opened(sample.run(), (), tuning)
     check_pictures(page, curves=5, heatmap=3, history=1, importances=1, coordinates=1, trials=3, axis=1)
     assert page.locator("h1").inner_text().startswith(f"{tuning.recipe} raised validation accuracy from 0.11 to 0.94")
     assert page.locator("table.attempts th[scope=row]").all_inner_texts()[:2] == ["untreated", tuning.recipe]
@@ -138,7 +139,7 @@ def test_a_search_shows_its_course_what_decided_and_its_trials(opened):
 
 def test_hover_over_a_search_names_the_trial(opened):
     tuning = sample.tuning()
-    page = opened(sample.run(), (), None, None, tuning)
+    page = opened(sample.run(), (), tuning)
 
     def point(kind: str, x: float, y: float) -> str:
         svg = page.locator(f"svg[data-kind={kind}]")
@@ -229,9 +230,7 @@ def test_the_legend_hides_a_line(opened):
 def test_dark_and_light_differ_and_narrow_pages_do_not_scroll_sideways(opened):
     colours = {}
     for scheme in ("light", "dark"):
-        page = opened(
-            sample.run(), sample.findings(), sample.treatment(), None, sample.tuning(), scheme=scheme, width=420
-        )
+        page = opened(sample.run(), sample.findings(), sample.treatment(), [sample.tuning()], scheme=scheme, width=420)
         colours[scheme] = page.evaluate("""() => [getComputedStyle(document.body).backgroundColor,
             getComputedStyle(document.querySelector('.series-0 path')).stroke]""")
         assert page.evaluate("document.documentElement.scrollWidth") == 420
@@ -284,13 +283,13 @@ def test_a_long_word_makes_no_page_wider_than_the_screen(opened):
     tuning = replace(
         tuning, search=(WORD,), attempts=attempts, recipe=WORD, words=(WORD,), confirmation=worded(tuning.confirmation)
     )
-    for width in (420, 1280):
-        page = opened(run, [finding], treatment, worded(sample.search()), tuning, [sample.search()], width=width)
+    for width, tried in itertools.product((420, 1280), (treatment, worded(sample.search()), tuning)):
+        page = opened(run, [finding], tried, [sample.search()], width=width)
         assert page.evaluate("document.documentElement.scrollWidth") == width
 
 
 def test_what_was_tried_before_stands_further_down(opened):
-    page = opened(sample.run(), (), sample.treatment(), None, None, [sample.search(), sample.tuning()])
+    page = opened(sample.run(), (), sample.treatment(), [sample.search(), sample.tuning()])
     assert page.locator("h1").inner_text().startswith("batch_norm(after='linear') raised validation accuracy from 0.11")
     titles = page.locator("h3.over").all_inner_texts()
     assert titles == ["Confirmation on fresh seeds", "Search: what was tried", "Earlier: comparison", "Earlier: tuning"]

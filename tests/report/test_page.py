@@ -7,7 +7,7 @@ import re
 import pytest
 from msgspec.structs import replace
 
-from trimtab.records import Evidence, Finding, RunRecord, Series, TrainingRecord
+from trimtab.records import Evidence, Finding, RunRecord, Series, Story, TrainingRecord
 from trimtab.report import sample
 from trimtab.report.page import LARGEST, page
 
@@ -40,7 +40,7 @@ LARGE = {
         replace(RUN, trainings=(replace(RUN.main, facts={f"f{i}": 1.0 for i in range(30 * MANY)}, notes=WORDS),)),
         {},
     ),
-    "arms": (RUN, {"comparison": replace(sample.search(), arms=sample.search().arms * 60, words=WORDS)}),
+    "arms": (RUN, {"outcome": replace(sample.search(), arms=sample.search().arms * 60, words=WORDS)}),
     "long names everywhere": (
         RunRecord(
             id="r" * 9999,
@@ -62,13 +62,13 @@ LARGE = {
 @pytest.mark.parametrize("what", LARGE)
 def test_a_page_stays_small_and_says_what_it_leaves_out(what):
     run, options = LARGE[what]
-    made = page(run, **options)
+    made = page(Story(run, **options))
     assert 20_000 < len(made.encode()) < LARGEST
     assert re.search(r"To keep this page small, it shows the first \d+ of what is many", made)
 
 
 def test_a_usual_page_leaves_nothing_out():
-    assert "To keep this page small" not in page(RUN, sample.findings(), sample.treatment())
+    assert "To keep this page small" not in page(Story(RUN, sample.findings(), sample.treatment()))
 
 
 @pytest.mark.parametrize("started", [float("nan"), 1e300, -1e300])

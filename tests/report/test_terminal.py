@@ -10,17 +10,18 @@ from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
-from rich.console import Console, RenderableType
+from rich.console import Console, Group, RenderableType
 
-from trimtab.records import Arm, Comparison, Metric
-from trimtab.report import comparison_view, findings_view, sample, summary, treatment_view, tuning_view
+from trimtab.records import Arm, Comparison, Metric, Story
+from trimtab.report import comparison_view, findings_view, sample, summary
+from trimtab.report.outcomes import telling_of
 
 HERE = Path(__file__).parent
 SHOWN = {
-    "treated": (sample.run(), sample.findings(), sample.treatment(), None),
-    "compared": (sample.run(), (), None, sample.search()),
-    "tuned": (sample.run(), (), None, None, sample.tuning()),
-    "clean": (sample.run(sick=False), (), None, None),
+    "treated": Story(sample.run(), sample.findings(), sample.treatment()),
+    "compared": Story(sample.run(), (), sample.search()),
+    "tuned": Story(sample.run(), (), sample.tuning()),
+    "clean": Story(sample.run(sick=False)),
 }
 
 
@@ -32,15 +33,15 @@ def rendered(view: RenderableType, width: int = 100) -> str:
 
 @pytest.mark.parametrize("kind", SHOWN)
 def test_summary(kind):
-    assert rendered(summary(*SHOWN[kind])) == (HERE / f"summary_{kind}.txt").read_text()
+    assert rendered(summary(SHOWN[kind])) == (HERE / f"summary_{kind}.txt").read_text()
 
 
 def test_the_pieces_stand_alone_and_make_up_the_summary():
-    whole = rendered(summary(*SHOWN["treated"]))
+    whole = rendered(summary(SHOWN["treated"]))
     assert rendered(findings_view(sample.findings())) in whole
-    assert rendered(treatment_view(sample.treatment())) in whole
+    assert rendered(Group(*telling_of(sample.treatment()).view(sample.treatment()))) in whole
     assert rendered(comparison_view(sample.search(), words=False)) in whole
-    assert rendered(tuning_view(sample.tuning())) in rendered(summary(*SHOWN["tuned"]))
+    assert rendered(Group(*telling_of(sample.tuning()).view(sample.tuning()))) in rendered(summary(SHOWN["tuned"]))
 
 
 def arm(recipe: str, mean: float, effect: float, low: float, high: float, **other: int) -> Arm:
@@ -83,7 +84,7 @@ def test_a_tiny_effect_and_a_narrow_terminal_leave_the_table_readable():
 @pytest.mark.parametrize("width", [40, 60, 80, 100, 200])
 @pytest.mark.parametrize("kind", SHOWN)
 def test_nothing_is_wider_than_the_terminal_but_lines_to_copy(kind, width):
-    lines = rendered(summary(*SHOWN[kind]), width).split("Lines to add:")[0].splitlines()
+    lines = rendered(summary(SHOWN[kind]), width).split("Lines to add:")[0].splitlines()
     assert max(map(len, lines)) <= max(width, 76)  # a row of numbers keeps together
 
 

@@ -5,7 +5,18 @@ import math
 import pytest
 from msgspec.structs import replace
 
-from trimtab.records import Arm, Attempt, Comparison, Findings, Metric, RunRecord, TrainingRecord, Treatment, Tuning
+from trimtab.records import (
+    Arm,
+    Attempt,
+    Comparison,
+    Findings,
+    Metric,
+    RunRecord,
+    Story,
+    TrainingRecord,
+    Treatment,
+    Tuning,
+)
 from trimtab.report import sample, verdict
 from trimtab.report.verdict import tone
 
@@ -65,116 +76,116 @@ def tuning(recipe: str = "", **parts: object) -> Tuning:
             "3 findings (1 error, 1 warning, 1 note); first: The gradient vanishes on its way to the first layers",
             "bad",
         ),
-        ({"comparison": comparison()}, "Nothing was compared", "plain"),
+        ({"outcome": comparison()}, "Nothing was compared", "plain"),
         (
-            {"comparison": comparison(arm())},
+            {"outcome": comparison(arm())},
             "batch_norm raised validation accuracy from 0.10 to 0.94: +0.84 [0.82, 0.86] over 5 paired seeds",
             "good",
         ),
         (
-            {"comparison": comparison(arm(mean=0.3, effect=2.0, low=1.98, high=2.02), baseline=2.3, goal="min")},
+            {"outcome": comparison(arm(mean=0.3, effect=2.0, low=1.98, high=2.02), baseline=2.3, goal="min")},
             "batch_norm lowered validation loss from 2.30 to 0.30: better by 2.00 [1.98, 2.02] over 5 paired seeds",
             "good",
         ),
         (
-            {"comparison": comparison(arm(mean=2.5, effect=-0.2, low=-0.3, high=-0.1), baseline=2.3, goal="min")},
+            {"outcome": comparison(arm(mean=2.5, effect=-0.2, low=-0.3, high=-0.1), baseline=2.3, goal="min")},
             "batch_norm raised validation loss from 2.30 to 2.50: -0.20 [-0.30, -0.10] over 5 paired seeds; it made things worse",
             "plain",
         ),
         (
-            {"comparison": comparison(arm(mean=0.12, effect=0.02, low=-0.01, high=0.05), arm("clip_norm(1.0)", 0.1, 0.0, -0.05, 0.05))},
+            {"outcome": comparison(arm(mean=0.12, effect=0.02, low=-0.01, high=0.05), arm("clip_norm(1.0)", 0.1, 0.0, -0.05, 0.05))},
             "None of the 2 recipes is proven to help; the best: batch_norm raised validation accuracy from 0.10 to 0.12: "
             "+0.02 [-0.01, 0.05] over 5 paired seeds; not proven, the interval includes zero",
             "plain",
         ),
         (
-            {"comparison": comparison(arm(diverged=1))},
+            {"outcome": comparison(arm(diverged=1))},
             "batch_norm raised validation accuracy from 0.10 to 0.94: +0.84 [0.82, 0.86] over 5 paired seeds; "
             "not proven, 1 seed lost",
             "plain",
         ),
         (
-            {"comparison": comparison(arm(low=math.nan, high=math.nan))},
+            {"outcome": comparison(arm(low=math.nan, high=math.nan))},
             "batch_norm raised validation accuracy from 0.10 to 0.94: +0.84 over 5 paired seeds; not proven, there is no interval",
             "plain",
         ),
         (
-            {"comparison": comparison(arm(effect=math.nan, low=math.nan, high=math.nan), baseline=math.nan)},
+            {"outcome": comparison(arm(effect=math.nan, low=math.nan, high=math.nan), baseline=math.nan)},
             "batch_norm reached validation accuracy 0.94 over 5 paired seeds; untreated, no seed ended with a number",
             "good",
         ),
         (
-            {"comparison": comparison(arm(mean=math.nan, effect=math.nan, low=math.nan, high=math.nan, diverged=5))},
+            {"outcome": comparison(arm(mean=math.nan, effect=math.nan, low=math.nan, high=math.nan, diverged=5))},
             "batch_norm ended with no validation accuracy on any of 5 paired seeds",
             "plain",
         ),
         (
-            {"comparison": comparison(arm(mean=0.08, effect=-0.02, low=-0.05, high=0.01))},
+            {"outcome": comparison(arm(mean=0.08, effect=-0.02, low=-0.05, high=0.01))},
             "batch_norm lowered validation accuracy from 0.10 to 0.08, which is worse: -0.02 [-0.05, 0.01] over 5 paired seeds; "
             "not proven, the interval includes zero",
             "plain",
         ),
         (
-            {"comparison": comparison(arm(mean=2.3 + 2e-8, effect=-2e-8, low=-5e-8, high=1e-8), baseline=2.3, goal="min")},
+            {"outcome": comparison(arm(mean=2.3 + 2e-8, effect=-2e-8, low=-5e-8, high=1e-8), baseline=2.3, goal="min")},
             "batch_norm left validation loss at 2.3000: -2e-08 [-5e-08, 1e-08] over 5 paired seeds; not proven, the interval "
             "includes zero",
             "plain",
         ),
         (
-            {"comparison": comparison(arm(effect=0.084, low=-0.004, high=0.17))},
+            {"outcome": comparison(arm(effect=0.084, low=-0.004, high=0.17))},
             "batch_norm raised validation accuracy from 0.10 to 0.94: +0.08 [-0.004, 0.17] over 5 paired seeds; not proven, the "
             "interval includes zero",
             "plain",
         ),
         (
-            {"comparison": comparison(replace(arm(mean=math.nan, effect=math.nan, failed=5), seeds=()))},
+            {"outcome": comparison(replace(arm(mean=math.nan, effect=math.nan, failed=5), seeds=()))},
             "batch_norm could not be compared: there is no seed on which both runs ended with validation accuracy (5 failed)",
             "plain",
         ),
         (
-            {"treatment": treatment(confirmation=comparison(arm()))},
+            {"outcome": treatment(confirmation=comparison(arm()))},
             "batch_norm raised validation accuracy from 0.10 to 0.94: +0.84 [0.82, 0.86] over 5 confirming seeds",
             "good",
         ),
         (
-            {"treatment": treatment(search=comparison(arm()))},
+            {"outcome": treatment(search=comparison(arm()))},
             "batch_norm raised validation accuracy from 0.10 to 0.94: +0.84 [0.82, 0.86] over 5 searching seeds; "
             "not yet confirmed on fresh seeds",
             "plain",
         ),
-        ({"treatment": treatment()}, "batch_norm was chosen; its effect was not measured", "plain"),
+        ({"outcome": treatment()}, "batch_norm was chosen; its effect was not measured", "plain"),
         (
-            {"treatment": treatment("", search=comparison(arm(effect=0.0, low=-1, high=1), arm("x", effect=0.0, low=-1, high=1)))},
+            {"outcome": treatment("", search=comparison(arm(effect=0.0, low=-1, high=1), arm("x", effect=0.0, low=-1, high=1)))},
             "1 finding; none of the 2 remedies tried is proven to help",
             "bad",
         ),
-        ({"treatment": treatment("", search=comparison(arm(effect=0.0, low=-1, high=1)))}, "1 finding; the remedy tried is not proven to help", "bad"),
-        ({"treatment": treatment("")}, "1 finding; no remedy was tried", "bad"),
-        ({"treatment": Treatment(subject="train.py", findings=())}, "No rule found a fault", "good"),
+        ({"outcome": treatment("", search=comparison(arm(effect=0.0, low=-1, high=1)))}, "1 finding; the remedy tried is not proven to help", "bad"),
+        ({"outcome": treatment("")}, "1 finding; no remedy was tried", "bad"),
+        ({"outcome": Treatment(subject="train.py", findings=())}, "No rule found a fault", "good"),
         (
-            {"tuning": tuning("ema", confirmation=comparison(arm("swa", mean=0.99, low=-0.1), arm("ema"))), "findings": [WORST]},
+            {"outcome": tuning("ema", confirmation=comparison(arm("swa", mean=0.99, low=-0.1), arm("ema"))), "findings": [WORST]},
             "ema raised validation accuracy from 0.10 to 0.94: +0.84 [0.82, 0.86] over 5 confirming seeds",
             "good",
         ),
         (
-            {"tuning": tuning(confirmation=comparison(arm("swa", low=-0.1), arm("ema", mean=0.2, effect=0.1, low=-0.1)))},
+            {"outcome": tuning(confirmation=comparison(arm("swa", low=-0.1), arm("ema", mean=0.2, effect=0.1, low=-0.1)))},
             "None of the 2 recipes confirmed is proven to help; the best: swa raised validation accuracy from 0.10 to 0.94: "
             "+0.84 [-0.10, 0.86] over 5 confirming seeds; not proven, the interval includes zero",
             "plain",
         ),
         (
-            {"tuning": tuning(confirmation=comparison(arm("swa", low=-0.1)))},
+            {"outcome": tuning(confirmation=comparison(arm("swa", low=-0.1)))},
             "swa raised validation accuracy from 0.10 to 0.94: +0.84 [-0.10, 0.86] over 5 confirming seeds; not proven, the interval "
             "includes zero",
             "plain",
         ),
-        ({"tuning": tuning()}, "None of 2 recipes tried was better than the script as it is", "plain"),
-        ({"tuning": tuning(attempts=())}, "No recipe was tried", "plain"),
+        ({"outcome": tuning()}, "None of 2 recipes tried was better than the script as it is", "plain"),
+        ({"outcome": tuning(attempts=())}, "No recipe was tried", "plain"),
     ],
 )  # fmt: skip
 def test_verdict(given, text, sound):
-    assert verdict(RUN, **given) == text
-    assert tone(RUN, **given) == sound
+    assert verdict(Story(RUN, **given)) == text
+    assert tone(Story(RUN, **given)) == sound
 
 
 def test_what_saves_a_script_on_every_seed_has_helped_whoever_asks():
@@ -184,15 +195,15 @@ def test_what_saves_a_script_on_every_seed_has_helped_whoever_asks():
     assert replace(saved, failed=1).standing == "lost" and not replace(saved, failed=1).helped
     assert [arm().standing, arm(low=-0.1).standing, arm(low=-2.0, high=-1.0).standing] == ["proven", "unclear", "worse"]
     for found in (
-        {"treatment": treatment("ema", confirmation=confirmed)},
-        {"tuning": tuning("ema", confirmation=confirmed)},
+        {"outcome": treatment("ema", confirmation=confirmed)},
+        {"outcome": tuning("ema", confirmation=confirmed)},
     ):
         assert (
-            verdict(RUN, **found)
+            verdict(Story(RUN, **found))
             == "ema reached validation accuracy 0.94 over 5 confirming seeds; untreated, no seed ended with a number"
         )
-        assert tone(RUN, **found) == "good"
-    assert tone(RUN, comparison=confirmed) == "good"
+        assert tone(Story(RUN, **found)) == "good"
+    assert tone(Story(RUN, outcome=confirmed)) == "good"
 
 
 def test_a_run_that_failed_or_trained_nothing_says_so():
@@ -202,7 +213,7 @@ def test_a_run_that_failed_or_trained_nothing_says_so():
     failed = replace(RUN, error="Traceback ...\nValueError: no data\n", exit_code=1)
     assert verdict(failed) == "The run ended with an error: ValueError: no data"
     assert (
-        verdict(failed, [WARNING])
+        verdict(Story(failed, [WARNING]))
         == "1 finding: The inputs are not scaled. The run ended with an error: ValueError: no data"
     )
-    assert tone(failed) == "bad"
+    assert tone(Story(failed)) == "bad"

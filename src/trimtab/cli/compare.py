@@ -49,6 +49,7 @@ def command(
 
     import trimtab.techniques  # noqa: F401 - recipes are read by name
     from trimtab.doctor import diagnose
+    from trimtab.records import Story
     from trimtab.trial.compare import compare_watched, recipe_texts
     from trimtab.trial.engines import LocalEngine
     from trimtab.trial.progress import TrialBar
@@ -61,14 +62,6 @@ def command(
         with TrialBar(errors, engine.workers) as bar, Session(subject, metric, engine, bar, budget, fresh) as session:
             run, comparison = compare_watched(session, texts, seeds=seeds)
         out = Console()
-        tell(
-            out,
-            subject.folder,
-            html_file,
-            json_file,
-            run,
-            diagnose(run),
-            comparison=comparison,
-            kept=session.store is not None,
-        )
+        story = Story(run, diagnose(run), comparison)
+        tell(out, subject.folder, html_file, json_file, story, kept=session.store is not None)
         say_kept(out, session.reused)

@@ -67,9 +67,10 @@ def command(
                 say(errors, sentence, "yellow")
     if not listing:
         from trimtab.doctor import diagnose
+        from trimtab.records import Story
 
-        outcome = outcomes[0] if outcomes else None
-        show(out, place, html_file, json_file, run, diagnose(run), outcome, outcomes[1:], newest)
+        story = Story(run, diagnose(run), outcomes[0] if outcomes else None, outcomes[1:])
+        show(out, place, html_file, json_file, story, newest)
 
 
 def _place(errors: Console, folder: Path | None, path: Path | None, run: str | None) -> Path:

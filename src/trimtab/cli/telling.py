@@ -6,14 +6,14 @@ import contextlib
 import os
 import re
 import sqlite3
-from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from trimtab.records import Comparison, Finding, Outcome, RunRecord, Treatment, Tuning
+    from trimtab.records import Outcome, Story
 
 PAGES = "reports"  # the folder in the store that keeps the page of every run
 
@@ -34,16 +34,7 @@ def say_kept(console: Console, runs: int) -> None:
 
 
 def tell(
-    console: Console,
-    folder: Path,
-    html_file: Path | None,
-    json_file: Path | None,
-    run: RunRecord,
-    findings: tuple[Finding, ...],
-    treatment: Treatment | None = None,
-    comparison: Comparison | None = None,
-    tuning: Tuning | None = None,
-    kept: bool = True,
+    console: Console, folder: Path, html_file: Path | None, json_file: Path | None, story: Story, kept: bool = True
 ) -> None:
     """Keep and tell the result of a command: on the terminal, as JSON, and as the page of the run.
 
@@ -52,27 +43,25 @@ def tell(
         html_file: where the page goes; else ``report.html`` of the store has the newest, and ``reports/RUN.html`` that of every run.
         kept: whether the run is in the store.
     """
-    outcome = tuning or treatment or comparison
-    earlier = _keep(console, folder, run, findings, outcome) if kept else []
-    show(console, folder, html_file, json_file, run, findings, outcome, earlier, kept=kept)
+    earlier = _keep(console, folder, story) if kept else []
+    show(console, folder, html_file, json_file, replace(story, earlier=earlier), kept=kept)
 
 
-def _keep(
-    console: Console, folder: Path, run: RunRecord, findings: tuple[Finding, ...], outcome: Outcome | None
-) -> list[Outcome]:
+def _keep(console: Console, folder: Path, story: Story) -> list[Outcome]:
     """Keep the findings beside the run; what was tried on it before."""
-    from trimtab.store import Store, StoreError, name_of
+    from trimtab.store import Store, StoreError
 
     try:
         with Store(folder) as store:
             with contextlib.suppress(sqlite3.Error):
-                store.put_findings(run.id, findings)
-            outcomes = store.outcomes(run.id)
+                store.put_findings(story.run.id, tuple(story.findings))
+            outcomes = store.outcomes(story.run.id)
             for sentence in store.skipped:
                 say(console, sentence, "yellow")
     except StoreError:  # the command has said so
         return []
-    return [one for one in outcomes if outcome is None or name_of(one) != name_of(outcome)]
+    new = story.outcome
+    return [one for one in outcomes if new is None or (one.kind(), one.variant) != (new.kind(), new.variant)]
 
 
 def show(
@@ -80,10 +69,7 @@ def show(
     folder: Path,
     html_file: Path | None,
     json_file: Path | None,
-    run: RunRecord,
-    findings: tuple[Finding, ...],
-    outcome: Outcome | None,
-    earlier: Sequence[Outcome] = (),
+    story: Story,
     newest: bool = True,
     kept: bool = True,
 ) -> None:
@@ -91,10 +77,10 @@ def show(
     from trimtab.report.terminal import summary
     from trimtab.trial.session import report_command
 
-    kind = {type(outcome).__name__.lower(): outcome} if outcome is not None else {}
-    console.print(summary(run, findings, earlier=earlier, **kind), crop=False)  # type: ignore[arg-type]
+    run = story.run
+    console.print(summary(story), crop=False)
     if json_file:
-        write_json(console, json_file, run, findings, **kind)  # type: ignore[arg-type]
+        write_result(console, json_file, as_json(story))
     pages = (
         [html_file]
         if html_file
@@ -104,7 +90,7 @@ def show(
         from trimtab.report.files import write_whole
         from trimtab.report.page import page
 
-        text = page(run, findings, earlier=earlier, **kind)  # type: ignore[arg-type]
+        text = page(story)
         for path in pages:
             write_whole(path, text.encode("utf-8", errors="replace"))
     except Exception as error:  # the result is told; that its page could not be drawn is no reason to fail
@@ -122,19 +108,6 @@ def show(
 def _file_name(run: str) -> str:
     """The id of a run, which may come from anywhere, as the name of a file."""
     return re.sub(r"[^\w.-]", "_", run).strip(".")[:100]
-
-
-def write_json(
-    console: Console,
-    json_file: Path,
-    run: RunRecord,
-    findings: tuple[Finding, ...],
-    treatment: Treatment | None = None,
-    comparison: Comparison | None = None,
-    tuning: Tuning | None = None,
-) -> None:
-    """Write the machine-readable result of trials."""
-    write_result(console, json_file, as_json(run, findings, treatment, comparison, tuning))
 
 
 def write_result(console: Console, json_file: Path, result: dict[str, Any]) -> None:
@@ -157,16 +130,12 @@ def shown(path: Path) -> str:
     return str(path) if relative.startswith("..") else relative
 
 
-def as_json(
-    run: RunRecord,
-    findings: tuple,
-    treatment: Treatment | None,
-    comparison: Comparison | None,
-    tuning: Tuning | None = None,
-) -> dict[str, Any]:
+def as_json(story: Story) -> dict[str, Any]:
     """The machine-readable result."""
+    from trimtab.report.outcomes import telling_of
     from trimtab.report.words import judged_by
 
+    run, findings, outcome = story.run, story.findings, story.outcome
     found = [
         {
             "problem": f.problem, "severity": f.severity, "where": f.where, "confidence": f.confidence, "title": f.title,
@@ -188,38 +157,8 @@ def as_json(
         ],
         "metric": run.metric,
         "reached": run.reached,
-        "judged_by": judged_by((tuning or treatment or comparison or run).metric, run.hints),
+        "judged_by": judged_by(story.metric, run.hints),
         "findings": found,
         "rules": {"asked": getattr(findings, "asked", 0), "unjudged": getattr(findings, "unjudged", {})},
     }
-    if treatment is not None:
-        result["treatment"] = _confirmed(treatment)
-    if comparison is not None:
-        result["comparison"] = comparison
-    if tuning is not None:
-        result["tuning"] = _confirmed(tuning) | {
-            "untreated": tuning.untreated,
-            "importances": tuning.importances,
-            "attempts": tuning.attempts,
-        }
-    return result
-
-
-def _confirmed(found: Treatment | Tuning) -> dict[str, Any]:
-    """A recipe that was looked for, and its effect on fresh seeds."""
-    arms = found.confirmation.arms if found.confirmation else ()
-    arm = next((arm for arm in arms if arm.recipe == found.recipe), None)
-    return {
-        "recipe": found.recipe,
-        "metric": found.metric,
-        "effect": arm.effect if arm else None,
-        "low": arm.low if arm else None,
-        "high": arm.high if arm else None,
-        "seeds": arm.seeds if arm else (),
-        "proven": bool(arm and arm.proven),
-        "standing": arm.standing if arm else None,
-        "confirmation": found.confirmation,
-        "search": found.search,
-        "lines": found.lines,
-        "words": found.words,
-    }
+    return result | ({outcome.kind(): telling_of(outcome).as_json(outcome)} if outcome is not None else {})

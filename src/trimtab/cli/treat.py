@@ -46,6 +46,8 @@ def command(
     subject = make_script(script, arguments, module)
     from rich.console import Console
 
+    from trimtab.records import Story
+    from trimtab.report.outcomes import telling_of
     from trimtab.trial.engines import LocalEngine
     from trimtab.trial.progress import TrialBar
     from trimtab.trial.session import Session
@@ -57,17 +59,8 @@ def command(
         with TrialBar(errors, engine.workers) as bar, Session(subject, metric, engine, bar, budget, fresh) as session:
             run, treatment = treat_watched(session, seeds=seeds)
         out = Console()
-        tell(
-            out,
-            subject.folder,
-            html_file,
-            json_file,
-            run,
-            treatment.findings,
-            treatment,
-            kept=session.store is not None,
-        )
+        story = Story(run, treatment.findings, treatment)
+        tell(out, subject.folder, html_file, json_file, story, kept=session.store is not None)
         say_kept(out, session.reused)
-    arm = treatment.confirmation.arms[0] if treatment.confirmation else None
     needed = any(finding.severity != "info" for finding in treatment.findings)
-    sys.exit(0 if (arm is not None and arm.helped) or not needed else 3)
+    sys.exit(0 if telling_of(treatment).helped(treatment) or not needed else 3)

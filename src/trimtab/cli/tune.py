@@ -72,6 +72,8 @@ def command(
 
     import trimtab.techniques  # noqa: F401 - recipes are read by name
     from trimtab.doctor import diagnose
+    from trimtab.records import Story
+    from trimtab.report.outcomes import telling_of
     from trimtab.trial.engines import LocalEngine
     from trimtab.trial.progress import TrialBar
     from trimtab.trial.search import MissingOptuna, require_optuna
@@ -90,8 +92,7 @@ def command(
         with TrialBar(errors, engine.workers) as bar, Session(subject, metric, engine, bar, budget, fresh) as session:
             run, tuning = tune_watched(session, space, trials=trials, seeds=seeds, candidates=candidates)
         out = Console()
-        tell(
-            out, subject.folder, html_file, json_file, run, diagnose(run), tuning=tuning, kept=session.store is not None
-        )
+        story = Story(run, diagnose(run), tuning)
+        tell(out, subject.folder, html_file, json_file, story, kept=session.store is not None)
         say_kept(out, session.reused)
-    sys.exit(0 if tuning.recipe else 3)
+    sys.exit(0 if telling_of(tuning).helped(tuning) else 3)

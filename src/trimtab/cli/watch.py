@@ -26,7 +26,7 @@ from trimtab.cli.common import (
     told_plainly,
     undisturbed,
 )
-from trimtab.cli.telling import say, tell, write_json
+from trimtab.cli.telling import as_json, say, tell, write_result
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -120,6 +120,7 @@ def _tell(
 ) -> None:  # fmt: skip
     from trimtab.doctor import diagnose
     from trimtab.quantities import unanswered
+    from trimtab.records import Story
 
     run = recorder.close()
     kept = store is not None and recorder.store is not None
@@ -137,9 +138,9 @@ def _tell(
         if not run.unwatched:
             say(console, why_nothing(), "yellow")
         if json_file:
-            write_json(console, json_file, run, ())
+            write_result(console, json_file, as_json(Story(run)))
     else:
-        tell(console, folder, html_file, json_file, run, diagnose(run), kept=kept)
+        tell(console, folder, html_file, json_file, Story(run, diagnose(run)), kept=kept)
     if run.unwatched:
         say(console, f"Not watched: {'; '.join(run.unwatched)}.", "yellow")
 

@@ -17,9 +17,9 @@ from trimtab.report.verdict import verdict
 
 if TYPE_CHECKING:
     from trimtab.report.page import write_page
-    from trimtab.report.terminal import comparison_view, findings_view, summary, treatment_view, tuning_view
+    from trimtab.report.terminal import comparison_view, findings_view, outcome_view, summary
 
-__all__ = ["comparison_view", "findings_view", "summary", "treatment_view", "tuning_view", "verdict", "write_page"]
+__all__ = ["comparison_view", "findings_view", "outcome_view", "summary", "verdict", "write_page"]
 
 
 def __getattr__(name: str) -> Any:

@@ -26,6 +26,7 @@ from trimtab.records import (
     RunRecord,
     Series,
     Status,
+    Story,
     TrainingRecord,
     Treatment,
     Trial,
@@ -237,13 +238,13 @@ def main(path: str, kind: str = "treated") -> None:
     from trimtab.report import summary, write_page
 
     compared = comparison((0, 1, 2, 3, 4), (WINNER, "layer_norm(after='linear')", "clip_norm(1.0)"))
-    shown: dict[str, tuple[RunRecord, tuple[Finding, ...], Treatment | None, Comparison | None, Tuning | None]] = {
-        "treated": (run(), findings(), treatment(), None, None), "compared": (run(), (), None, compared, None),
-        "tuned": (run(), findings(), None, None, tuning()),
-        "watched": (run(10_000, spike=7_321), findings(), None, None, None), "clean": (run(sick=False), (), None, None, None),
+    shown = {
+        "treated": Story(run(), findings(), treatment()), "compared": Story(run(), (), compared),
+        "tuned": Story(run(), findings(), tuning()),
+        "watched": Story(run(10_000, spike=7_321), findings()), "clean": Story(run(sick=False)),
     }  # fmt: skip
-    Console().print(summary(*shown[kind]))
-    print(write_page(path, *shown[kind]))
+    Console().print(summary(shown[kind]))
+    print(write_page(path, shown[kind]))
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 
 from trimtab.quantities import Quantity, offers
-from trimtab.records import CONTROL, Arm, Attempt, Comparison, Finding, Metric, Outcome, Severity, Treatment, Tuning
+from trimtab.records import CONTROL, Arm, Attempt, Comparison, Finding, Metric, Severity, Tuning
 
 UNFINISHED = "not ended, or killed"  # in the place of the time that a run took
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "info")
@@ -206,13 +206,6 @@ def lost(arm: Arm) -> str:
 def by_severity(findings: Sequence[Finding]) -> list[Finding]:
     """Findings with the gravest first; the judge's own order is kept within a severity."""
     return sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity))
-
-
-def last_table(outcome: Outcome) -> Comparison | None:
-    """The comparison that decided: the confirmation, else the search of a treatment."""
-    if isinstance(outcome, Comparison):
-        return outcome
-    return outcome.confirmation or (outcome.search if isinstance(outcome, Treatment) else None)
 
 
 def leading(attempts: Sequence[Attempt], metric: Metric, most: int) -> list[Attempt]:

@@ -1,0 +1,55 @@
+"""What a comparison shows of one arm, in one sentence."""
+
+from __future__ import annotations
+
+import math
+
+from trimtab.records import Arm, Comparison, Metric
+from trimtab.report.words import baseline_mean, count, decimals, effect, fixed, judge, lost
+
+
+def best(comparison: Comparison) -> Arm:
+    """The arm with the largest effect, a proven one before all others."""
+    return max(comparison.arms, key=lambda arm: (arm.helped, arm.effect if math.isfinite(arm.effect) else -math.inf))
+
+
+def change(comparison: Comparison, arm: Arm, noun: str) -> str:
+    """``<recipe> raised <metric> from <before> to <after>: <effect> over <n> seeds``, and what speaks against it."""
+    metric, goal, places = judge(comparison.metric), comparison.metric.goal, decimals(arm)
+    before, seeds = baseline_mean(comparison, arm), count(len(arm.seeds), noun)
+    if not arm.seeds:
+        if arm.no_effect and not arm.diverged + arm.failed + arm.baseline_diverged:
+            return f"{arm.recipe} had no effect"
+        gone = f" ({lost(arm)})" if lost(arm) else ""
+        return f"{arm.recipe} could not be compared: there is no seed on which both runs ended with {metric}{gone}"
+    if not math.isfinite(arm.mean):
+        return f"{arm.recipe} ended with no {metric} on any of {seeds}"
+    if not math.isfinite(before):
+        return f"{arm.recipe} reached {metric} {fixed(arm.mean, places)} over {seeds}; untreated, no seed ended with a number"
+    verb = "raised" if arm.mean > before else "lowered" if arm.mean < before else "left"
+    was, became = fixed(before, places), fixed(arm.mean, places)
+    if verb != "left" and was == became:  # by less than can be seen
+        return f"{arm.recipe} left {metric} at {was}: {effect(arm)} over {seeds}{_doubt(arm)}{blind(comparison.metric)}"
+    span = f"at {was}" if verb == "left" else f"from {was} to {became}"
+    size = effect(arm) if goal == "max" else f"better by {effect(arm, sign=False)}"
+    if arm.effect < 0:
+        size = effect(arm)
+        span += "" if arm.high < 0 else ", which is worse"  # else it is said at the end
+    return f"{arm.recipe} {verb} {metric} {span}: {size} over {seeds}{_doubt(arm)}{blind(comparison.metric)}"
+
+
+def blind(metric: Metric | None) -> str:
+    """That nothing is known of data that were not trained on."""
+    return "; only the training loss judges" if metric is not None and metric.name == "loss" else ""
+
+
+def _doubt(arm: Arm) -> str:
+    """What speaks against an effect."""
+    if arm.proven:
+        return ""
+    lost_seeds = arm.diverged + arm.failed + arm.no_effect
+    if lost_seeds:
+        return f"; not proven, {count(lost_seeds, 'seed')} lost"
+    if not math.isfinite(arm.high - arm.low):
+        return "; not proven, there is no interval"
+    return "; it made things worse" if arm.high < 0 else "; not proven, the interval includes zero"

@@ -1,0 +1,52 @@
+"""A comparison: recipes against the untreated subject."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from trimtab.records import Arm, Comparison, Finding
+from trimtab.report.effects import best, change
+from trimtab.report.telling import Telling
+from trimtab.report.words import helped
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from trimtab.report.tables import Table
+
+
+class ComparisonTelling(Telling[Comparison]):
+    """The best arm, then all of them in a table."""
+
+    record = Comparison
+
+    def sentence(self, outcome: Comparison, findings: Sequence[Finding]) -> str:
+        if not outcome.arms:
+            return "Nothing was compared"
+        arm = best(outcome)
+        if arm.helped or len(outcome.arms) == 1:
+            return change(outcome, arm, "paired seed")
+        return f"None of the {len(outcome.arms)} recipes is proven to help; the best: {change(outcome, arm, 'paired seed')}"
+
+    def helped(self, outcome: Comparison) -> bool:
+        return any(arm.helped for arm in outcome.arms)
+
+    def headline(self, outcome: Comparison) -> tuple[Comparison, Arm] | None:
+        return (outcome, best(outcome)) if outcome.arms else None
+
+    def view(self, outcome: Comparison) -> Iterator[RenderableType]:
+        from trimtab.report.blocks import comparison_view
+
+        yield comparison_view(outcome)
+
+    def tables(self, outcome: Comparison) -> Iterator[Table]:
+        from trimtab.report.tables import table
+
+        yield table("trial-0", "Comparison", outcome, self.headline(outcome))
+
+    def decided(self, outcome: Comparison) -> Comparison:
+        return outcome
+
+    def kept(self, outcome: Comparison) -> Iterator[tuple[str, tuple[str, ...]]]:
+        return ((arm.recipe, arm.lines) for arm in helped(outcome))

@@ -1,0 +1,120 @@
+"""A treatment: what was found, what was tried, what was confirmed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from trimtab.records import Arm, Comparison, Finding, Findings, Treatment, Tuning
+from trimtab.report.effects import change
+from trimtab.report.telling import Part, Telling
+from trimtab.report.words import count, duration
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from trimtab.report.tables import Table
+
+_COURSE = """<section><h2>The course of the treatment</h2><ul class="words">{% for sentence in sentences | some %}<li>{{ sentence }}</li>{% endfor %}</ul></section>"""
+
+
+class TreatmentTelling(Telling[Treatment]):
+    """The effect of what was confirmed, the search and its confirmation in tables, and the course in words."""
+
+    record = Treatment
+
+    def sentence(self, outcome: Treatment, findings: Sequence[Finding]) -> str:
+        shown, confirmed = self.headline(outcome), outcome.confirmation is not None
+        if outcome.recipe and shown is None:
+            return f"{outcome.recipe} was chosen; its effect was not measured"
+        if shown is not None:
+            seeds = "confirming seed" if confirmed else "searching seed"
+            return change(*shown, seeds) + ("" if confirmed else "; not yet confirmed on fresh seeds")
+        if not findings:
+            return (findings if isinstance(findings, Findings) else Findings()).silence
+        tried = len(outcome.search.arms) if outcome.search is not None else 0
+        tale = [
+            "no remedy was tried",
+            "the remedy tried is not proven to help",
+            f"none of the {tried} remedies tried is proven to help",
+        ]
+        return f"{count(len(findings), 'finding')}; {tale[min(tried, 2)]}"
+
+    def helped(self, outcome: Treatment) -> bool | None:
+        shown = self.headline(outcome)
+        if not outcome.recipe:  # then what was found is what there is to tell
+            return None
+        return outcome.confirmation is not None and shown is not None and shown[1].helped
+
+    def headline(self, outcome: Treatment) -> tuple[Comparison, Arm] | None:
+        shown = outcome.confirmation or outcome.search
+        chosen = [arm for arm in shown.arms if arm.recipe == outcome.recipe] if shown and outcome.recipe else []
+        return (shown, chosen[0]) if shown and chosen else None
+
+    def view(self, outcome: Treatment) -> Iterator[RenderableType]:
+        from rich.text import Text
+
+        from trimtab.report.blocks import as_text, comparison_view, hanging, to_add
+
+        if outcome.search is not None:
+            last = outcome.confirmation is None  # what the statistics can show is said once, below the last table
+            yield from (as_text("Search", style="bold"), comparison_view(outcome.search, last, False), Text())
+        if outcome.confirmation is not None:
+            yield as_text("Confirmation on fresh seeds", style="bold")
+            yield from (comparison_view(outcome.confirmation, lines=False), Text())
+        for sentence in outcome.words:  # a command stays on one line, to be copied
+            command = sentence.startswith("trimtab ")
+            yield (
+                as_text(sentence, "cyan", no_wrap=True, overflow="ignore")
+                if command
+                else hanging("-", as_text(sentence))
+            )
+        proven = outcome.confirmation is None or self.helped(outcome)
+        yield from to_add(outcome.lines, "" if proven else " to try it, since it is not proven")
+
+    def tables(self, outcome: Treatment) -> Iterator[Table]:
+        from trimtab.report.tables import table
+
+        if outcome.confirmation is not None:
+            shown = self.headline(outcome) if outcome.confirmation.arms else None
+            yield table("trial-1", "Confirmation on fresh seeds", outcome.confirmation, shown)
+        if outcome.search is not None:
+            shown = self.headline(outcome) if outcome.search.arms else None
+            yield table("trial-2", "Search: what was tried", outcome.search, shown, outcome.confirmation is None)
+
+    def decided(self, outcome: Treatment) -> Comparison | None:
+        return outcome.confirmation or outcome.search
+
+    def parts(self, outcome: Treatment) -> Iterator[Part]:
+        if outcome.words:
+            yield Part("course", "", _COURSE, {"sentences": outcome.words}, last=True)
+
+    def kept(self, outcome: Treatment) -> Iterator[tuple[str, tuple[str, ...]]]:
+        yield outcome.recipe, outcome.lines
+
+    def facts(self, outcome: Treatment) -> Iterator[tuple[str, str]]:
+        if outcome.seconds:
+            yield "treatment took", duration(outcome.seconds)
+
+    def as_json(self, outcome: Treatment) -> Any:
+        return confirmed(outcome)
+
+
+def confirmed(outcome: Treatment | Tuning) -> dict[str, Any]:
+    """A recipe that was looked for, and its effect on fresh seeds, as JSON has it."""
+    arms = outcome.confirmation.arms if outcome.confirmation else ()
+    arm = next((arm for arm in arms if arm.recipe == outcome.recipe), None)
+    return {
+        "recipe": outcome.recipe,
+        "metric": outcome.metric,
+        "effect": arm.effect if arm else None,
+        "low": arm.low if arm else None,
+        "high": arm.high if arm else None,
+        "seeds": arm.seeds if arm else (),
+        "proven": bool(arm and arm.proven),
+        "standing": arm.standing if arm else None,
+        "confirmation": outcome.confirmation,
+        "search": outcome.search,
+        "lines": outcome.lines,
+        "words": outcome.words,
+    }
