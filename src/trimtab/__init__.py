@@ -76,7 +76,6 @@ def __getattr__(name: str) -> Any:
         return importlib.import_module("trimtab.report")
     if name not in _HOMES:
         raise AttributeError(f"module 'trimtab' has no attribute {name!r}. It has: {', '.join(sorted(__all__))}.")
-    importlib.import_module("trimtab.techniques")  # recipes are read by name, so all techniques must be known
     return getattr(importlib.import_module(_HOMES[name]), name)
 
 

@@ -36,11 +36,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
+from trimtab.members import load_techniques
+
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from trimtab.records import Flow
+from trimtab.records import Flow
 
 Place = Literal["data", "model", "loss", "update", "loop"]
 Event = Literal["forward", "backward", "gradients", "before_step", "after_step", "step", "evaluation"]
@@ -300,6 +302,8 @@ class Technique:
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         cls.name = cls.__dict__.get("name") or technique_name(cls.__name__)
+        if cls.__module__.partition(".")[0] != __name__.partition(".")[0]:
+            load_techniques(others=False)  # so that a name which is taken is refused here
         known = Technique.registry.get(cls.name, cls)
         if known.__qualname__ != cls.__qualname__ or known.__module__ != cls.__module__:
             raise TypeError(f"two techniques are called {cls.name!r}: {known.__module__} and {cls.__module__}")
@@ -507,6 +511,8 @@ def technique_name(class_name: str) -> str:
 def technique_class(name: str) -> type[Technique]:
     """The technique of that name."""
     try:
+        if name not in Technique.registry:
+            load_techniques()
         return Technique.registry[name]
     except KeyError:
         raise RecipeError(f"There is no technique called {quoted(name)}. {nearest(name, Technique.registry)}") from None

@@ -30,6 +30,7 @@ from typing import Any, Protocol, TypeVar
 
 import msgspec
 
+from trimtab.members import of_others
 from trimtab.records import (
     Comparison,
     Finding,
@@ -621,4 +622,5 @@ def _copy_legible(source: sqlite3.Connection, to: sqlite3.Connection) -> None:
 
 def _kinds() -> dict[str, type[Outcome]]:
     """All kinds of outcomes by their names."""
+    of_others("outcomes")
     return {kind.kind(): kind for kind in Outcome.__subclasses__()}

@@ -502,7 +502,7 @@ def test_a_rule_that_crashes_is_a_result(digits, monkeypatch):
     def broken(training):
         raise ZeroDivisionError("of purpose")
 
-    monkeypatch.setattr(judge, "ALL", (broken,))
+    monkeypatch.setattr(judge, "all_rules", lambda: (broken,))
     (finding,) = diagnose(run_of())
     assert (finding.problem, finding.where, finding.severity) == ("rule_error", "broken", "info")
     assert "ZeroDivisionError: of purpose" in finding.evidence[0].text

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from trimtab.records import Evidence, Finding, Layer, Metric, Profile, RunRecord, Series, Story, TrainingRecord
 from trimtab.report import sample, write_page
-from trimtab.watching.sampler import MEASURED
+from trimtab.watching.sampler import all_measured
 
 FLAGS = """--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking
 --disable-component-update --disable-sync""".split()
@@ -314,18 +314,18 @@ def test_a_run_of_three_thousand_layers_stays_small(opened, tmp_path):
     layers = tuple(Layer(name=name, kind="Linear", parameters=(f"{name}.weight",)) for name in names)
     weights = tuple(f"{name}.weight" for name in names)
     profiles = {}
-    declared = [one for one in MEASURED if one.of != "run"]
+    declared = [one for one in all_measured() if one.of != "run"]
     for measured in declared:
         name = measured.name
         table = random.random((20, 3000)) if measured.share else np.exp(random.standard_normal((20, 3000)) * 3)
         columns = names if name.startswith(("activation", "dead")) else weights
         profiles[name] = Profile(names=columns, steps=tuple(range(20)), rows=tuple(map(tuple, table.tolist())))
     loss = sample.series(random.random(5_000))
-    series = {name: loss for name in ("val loss", *(one.name for one in MEASURED if one.of == "run"))}
+    series = {name: loss for name in ("val loss", *(one.name for one in all_measured() if one.of == "run"))}
     training = TrainingRecord(
         name="training", model="Net", steps=5_000, layers=layers, series=series, profiles=profiles
     )
-    page = opened(RunRecord(id="r", subject="large.py", trainings=(training,), measured=MEASURED))
+    page = opened(RunRecord(id="r", subject="large.py", trainings=(training,), measured=all_measured()))
     assert (tmp_path / "report.html").stat().st_size < 1_500_000
     assert page.locator("svg[data-kind=heatmap]").count() == len(declared)
 

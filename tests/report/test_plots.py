@@ -20,7 +20,7 @@ from trimtab.report.plots.importances import draw_importances, importances_data
 from trimtab.report.plots.search_history import draw_history, history_data
 from trimtab.report.plots.seeds import seeds_data
 from trimtab.report.plots.trials import draw_axis, draw_trials, trials_data
-from trimtab.watching.sampler import MEASURED
+from trimtab.watching.sampler import all_measured
 
 
 def training(**series: Series) -> TrainingRecord:
@@ -114,16 +114,16 @@ def test_one_effect_far_off_does_not_hide_the_others():
 
 
 def test_every_number_of_a_run_has_a_title_and_an_explanation():
-    assert len({one.name for one in MEASURED}) == len(MEASURED)
-    for one in MEASURED:
+    assert len({one.name for one in all_measured()}) == len(all_measured())
+    for one in all_measured():
         assert one.meaning.endswith(".") and "_" not in one.title
         drawn = training(**{one.name: Series(steps=(0, 1), values=(0.5, 0.25))})
         if one.of == "run":
             drawn = msgspec.structs.replace(drawn, series={one.name: next(iter(drawn.series.values()))})
-            picture = next(picture for picture in of_training(drawn, "t0", None, MEASURED) if picture.svg)
+            picture = next(picture for picture in of_training(drawn, "t0", None, all_measured()) if picture.svg)
         else:
             drawn = msgspec.structs.replace(drawn, series={}, profiles={one.name: profile([[0.5, 0.2]])})
-            picture = next(picture for picture in profiles_of_training(drawn, "t0", MEASURED) if picture.svg)
+            picture = next(picture for picture in profiles_of_training(drawn, "t0", all_measured()) if picture.svg)
         assert picture.title.lower() == one.title.lower() and picture.caption.startswith(one.meaning)
 
 
@@ -137,7 +137,7 @@ def test_many_layers_share_rows_and_lose_no_trouble():
     assert np.isnan(data.cells[1234 // 15, 2]) and data.cells[2000 // 15, 3] == 7.0 and data.broken == 1
     assert data.median.tolist() == [1.0] * 200
     record = TrainingRecord(name="net", model="Net", profiles={"activation_std": profile(rows.tolist(), names)})
-    shown = {picture.title: picture for picture in profiles_of_training(record, "t0", MEASURED)}
+    shown = {picture.title: picture for picture in profiles_of_training(record, "t0", all_measured())}
     assert "up to 15 neighbouring layers" in shown["Activation spread"].caption
 
 
@@ -338,7 +338,7 @@ def test_names_may_contain_anything():
         name=name, model=name, steps=2, series={name: Series(steps=(0, 1), values=(1.0, 2.0))},
         profiles={name: profile([[1.0, 2.0]], (name, "b"))},
     )  # fmt: skip
-    pictures = [*of_training(record, "t0", None), *profiles_of_training(record, "t0", MEASURED)]
+    pictures = [*of_training(record, "t0", None), *profiles_of_training(record, "t0", all_measured())]
     drawn = [picture for picture in pictures if picture.svg]
     assert len(drawn) == 2
     for picture in drawn:
@@ -346,7 +346,7 @@ def test_names_may_contain_anything():
 
 
 def test_what_cannot_be_drawn_says_so():
-    pictures = [*of_training(training(), "t0", None), *profiles_of_training(training(), "t0", MEASURED)]
+    pictures = [*of_training(training(), "t0", None), *profiles_of_training(training(), "t0", all_measured())]
     assert [picture.caption for picture in pictures] == [
         "No loss curve: no loss was seen in this training.",
         "No gradient profile: no sampled step of this run recorded 'grad_norms'.",
@@ -360,6 +360,6 @@ def test_what_cannot_be_drawn_says_so():
 def test_loss_metric_and_learning_rate_lead():
     record = sample.run().trainings[0]
     extra = {"movement": record.series["loss"], **record.series, "printed val loss": record.series["val loss"]}
-    pictures = list(of_training(msgspec.structs.replace(record, series=extra), "t0", sample.ACCURACY, MEASURED))
+    pictures = list(of_training(msgspec.structs.replace(record, series=extra), "t0", sample.ACCURACY, all_measured()))
     assert [picture.title for picture in pictures] == ["Loss", "Accuracy", "Learning rate", "Movement of the weights"]
     assert pictures[0].shows == ("loss", "val loss", "printed val loss")

@@ -316,7 +316,7 @@ def test_a_frozen_layer_is_not_called_dead():
 # -- what all signals owe --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("make", signals.ALL, ids=lambda cls: cls.__name__)
+@pytest.mark.parametrize("make", signals.OWN, ids=lambda cls: cls.__name__)
 def test_a_signal_declares_what_it_reads_and_forgets_it(make, digits):
     model = network()
     signal = make()

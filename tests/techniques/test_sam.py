@@ -429,7 +429,7 @@ def test_a_model_that_cannot_be_called_twice(digits):
     assert not training.changes[0].acted()
 
 
-def test_copies_and_pickles_of_the_model_know_nothing_of_it(digits):
+def test_copies_and_pickles_of_the_model_know_nothing_of_it(digits, no_other_training):
     model = network()
     _, training = begin("sam(rho=0.5)", model)
     twins = copy.deepcopy(model), pickle.loads(pickle.dumps(model))

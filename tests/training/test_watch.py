@@ -318,7 +318,7 @@ class Broken(signals.Signal):
 @pytest.mark.parametrize("moment", ["forward", "gradients", "before_step", "after_step", "read"])
 def test_an_error_of_ours_ends_the_watch_and_not_the_training(moment, digits, monkeypatch):
     losses, state, _, _ = noisy_run(digits, watched=False)
-    monkeypatch.setattr(signals, "ALL", (type("Broken", (Broken,), {"moment": moment}), signals.Gradients))
+    monkeypatch.setattr(signals, "OWN", (type("Broken", (Broken,), {"moment": moment}), signals.Gradients))
     said = f"goes on without the signal 'broken'; so does the training. ValueError: broken {moment}"
     with pytest.warns(WatchWarning, match=said) as told:
         seen, watched, _, record = noisy_run(digits, watched=True, every=1)
@@ -333,7 +333,7 @@ def test_an_error_of_ours_ends_the_watch_and_not_the_training(moment, digits, mo
 
 def test_an_error_of_ours_ends_no_run_in_which_warnings_are_errors(digits, monkeypatch, capsys):
     losses, *_ = noisy_run(digits, watched=False)
-    monkeypatch.setattr(signals, "ALL", (type("Broken", (Broken,), {"moment": "gradients"}),))
+    monkeypatch.setattr(signals, "OWN", (type("Broken", (Broken,), {"moment": "gradients"}),))
     seen, *_ = noisy_run(digits, watched=True)  # warnings are errors in this file
     assert seen == losses
     assert "goes on without the signal 'broken'" in capsys.readouterr().err
@@ -405,7 +405,7 @@ def test_samples_thin_out_when_measuring_is_dear(digits, monkeypatch):
         def gradients(self, parameters):
             time.sleep(0.03)
 
-    monkeypatch.setattr(signals, "ALL", (signals.Gradients, Slow))
+    monkeypatch.setattr(signals, "OWN", (signals.Gradients, Slow))
     model = network()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     recorder = tt.Recorder(every=1)
@@ -677,7 +677,7 @@ def test_an_alarm_of_the_script_is_no_error_of_ours(handler, digits, monkeypatch
         signal.SIGUSR1, {"function": lambda *_: alarm.ring(), "method": alarm.ring, "object": alarm}[handler]
     )
     ring = type("Ring", (signals.Signal,), {"gradients": lambda *_: signal.raise_signal(signal.SIGUSR1)})
-    monkeypatch.setattr(signals, "ALL", (ring,))
+    monkeypatch.setattr(signals, "OWN", (ring,))
     model = network()
     training = attach(model, torch.optim.SGD(model.parameters(), lr=0.1))
     try:

@@ -47,7 +47,6 @@ def command(
     subject = make_script(script, arguments, module)
     from rich.console import Console
 
-    import trimtab.techniques  # noqa: F401 - recipes are read by name
     from trimtab.doctor import diagnose
     from trimtab.records import Story
     from trimtab.trial.compare import compare_watched, recipe_texts

@@ -70,7 +70,6 @@ def command(
     subject = make_script(script, arguments, module)
     from rich.console import Console
 
-    import trimtab.techniques  # noqa: F401 - recipes are read by name
     from trimtab.doctor import diagnose
     from trimtab.records import Story
     from trimtab.report.outcomes import telling_of

@@ -9,10 +9,9 @@ from typing import Any
 
 import msgspec
 
-import trimtab.techniques  # noqa: F401 - remedies are techniques: reading them needs their names
 from trimtab.doctor.present import unused
-from trimtab.doctor.rule import CannotJudge, in_causal_order
-from trimtab.doctor.rules import ALL
+from trimtab.doctor.rule import CannotJudge
+from trimtab.doctor.rules import all_rules
 from trimtab.records import Evidence, Finding, Findings, Recording, RunRecord, TrainingRecord, as_run
 
 _RANK = {"error": 0, "warning": 1, "info": 2}
@@ -35,13 +34,13 @@ def diagnose(run: RunRecord | Recording) -> Findings:
     lacking = (
         {rule: reason for rule, reason in unjudged[0].items() if all(rule in of for of in unjudged)} if unjudged else {}
     )
-    return Findings(ranked, asked=len(ALL), unjudged=lacking)
+    return Findings(ranked, asked=len(all_rules()), unjudged=lacking)
 
 
 def _of_training(training: TrainingRecord) -> tuple[list[Finding], dict[str, str]]:
     found: list[Finding] = []
     unjudged: dict[str, str] = {}
-    asked = in_causal_order(ALL)
+    asked = all_rules()
     for rule in asked:
         if rule.otherwise and any(finding.severity != "info" for finding in found):
             continue

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from trimtab.members import of_others
 from trimtab.records import Arm, Comparison, Measured, Metric, Profile, TrainingRecord, Tuning
 from trimtab.report.measured import of_profiles, of_series
 from trimtab.report.plots import gradient_profile
@@ -60,6 +61,8 @@ def of_training(
 
 def profiles_of_training(training: TrainingRecord, key: str, measured: Sequence[Measured] = ()) -> Iterator[Picture]:
     """Heat maps of the known profiles in their order, then of any other that the run recorded."""
+    for plot in of_others("plots"):
+        yield from plot(training, key)
     drawn = 0
     for one in of_profiles(list(training.profiles), measured):
         name, title = one.name, one.title[:1].upper() + one.title[1:]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
 from trimtab.records import Measured
@@ -11,7 +10,7 @@ from trimtab.records import Measured
 def of_series(name: str, measured: Sequence[Measured] = ()) -> Measured:
     """What is known of a series by the name of its quantity; of others what the name says.
 
-    >>> of_series("printed_f1").title, of_series("printed_f1").meaning
+    >>> of_series("printed f1").title, of_series("printed f1").meaning
     ('printed f1', 'Read from what the script printed.')
     """
     known = {one.name: one for one in measured if one.of == "run"}
@@ -27,6 +26,13 @@ def of_profiles(recorded: Sequence[str], measured: Sequence[Measured] = ()) -> l
 
 
 def _origin(name: str) -> str:
-    if re.match(r"metric\b", name):
-        return "Read by --metric from what the script printed."
-    return "Read from what the script printed." if re.match(r"printed\b", name) else ""
+    return _ORIGINS.get(name.partition(" ")[0], "Measured where the script evaluates it.")
+
+
+_ORIGINS = {
+    "metric": "Read by --metric from what the script printed.",
+    "printed": "Read from what the script printed.",
+    "logged": "Read from what the script logged.",
+    "written": "Read from a file that the script wrote.",
+    "reported": "Reported by the script.",
+}

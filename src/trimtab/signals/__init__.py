@@ -1,5 +1,6 @@
 """Signals: the quantities that are measured on sampled steps of a training, one file each."""
 
+from trimtab.members import of_others
 from trimtab.signals.activations import Activations
 from trimtab.signals.dead_units import DeadUnits
 from trimtab.signals.gradients import Gradients
@@ -11,7 +12,7 @@ from trimtab.signals.signal import Reading, Signal
 from trimtab.signals.sparsity import Sparsity
 from trimtab.signals.updates import Updates
 
-ALL: tuple[type[Signal], ...] = (
+OWN: tuple[type[Signal], ...] = (
     Activations,
     DeadUnits,
     Gradients,
@@ -23,8 +24,15 @@ ALL: tuple[type[Signal], ...] = (
     Updates,
 )
 
+
+def all_signals() -> tuple[type[Signal], ...]:
+    """These and those that other packages bring."""
+    others = (one for one in of_others("signals") if isinstance(one, type) and issubclass(one, Signal))
+    return (*OWN, *others)
+
+
 __all__ = [
-    "ALL",
+    "OWN",
     "Activations",
     "DeadUnits",
     "Gradients",
@@ -36,4 +44,5 @@ __all__ = [
     "Signal",
     "Sparsity",
     "Updates",
+    "all_signals",
 ]

@@ -45,6 +45,7 @@ class SAM(Technique):
     2021; :class:`trimtab.optim.SAM`.
 
     >>> import trimtab as tt
+    >>> from torch import nn
     >>> model = nn.Linear(1, 1, bias=False)
     >>> training = tt.attach(model, torch.optim.SGD(model.parameters(), lr=0.1)).apply("sam(rho=0.5)")
     >>> weight = model.weight.item()

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from trimtab.doctor.rules import ALL
+from trimtab.doctor.rules import all_rules
 from trimtab.quantities import judged
 from trimtab.records import Finding, Metric, RunRecord, Series, TrainingRecord
 from trimtab.training import Training
@@ -128,7 +128,7 @@ class Follower:
 
 def _grave(training: TrainingRecord) -> list[Finding]:
     found: list[Finding] = []
-    for rule in ALL:
+    for rule in all_rules():
         if not rule.early:
             continue
         with contextlib.suppress(Exception):  # a rule that cannot judge half a run is no reason to end it

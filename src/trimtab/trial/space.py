@@ -207,7 +207,6 @@ class Suggestion:
 class Space:
     """The recipes that a search may try: one dimension for each place of the recipe.
 
-    >>> import trimtab.techniques
     >>> space = Space.parse(["batch_norm | layer_norm | none", "dropout(p=uniform(0, 0.6))"])
     >>> [axis.name for axis in space.axes]
     ['batch_norm | layer_norm | none', 'dropout.p']

@@ -35,7 +35,7 @@ from trimtab.watching.budget import Budget
 from trimtab.watching.guard import Guard, warn
 from trimtab.watching.log import Log
 from trimtab.watching.printed import Lines
-from trimtab.watching.sampler import MEASURED, Sampler
+from trimtab.watching.sampler import Sampler, all_measured
 from trimtab.watching.saying import understood
 
 EVERY = 10
@@ -316,7 +316,7 @@ class Recorder:
             latest=dict(self._latest),
             hints=tuple(hint for lines in self._lines.values() for hint in lines.unknown()),
             unwatched=self.guard.told,
-            measured=MEASURED,
+            measured=all_measured(),
         )
         metric = None if heads else choose(record, self.asked)
         return msgspec.structs.replace(record, metric=metric, reached=reached(record, metric)) if metric else record

@@ -87,7 +87,7 @@ class Sampler:
             None  # one, and how often it had been written after the last step
         )
         self._habit = False  # whether weights are written between steps all along
-        self._signals = [make() for make in signals.ALL]
+        self._signals = [make() for make in signals.all_signals()]
         self._sample: int | None = None  # the step being measured
         self._upcoming: int | None = None  # the step to be measured next: its forward pass has not begun
         self._read_due = False
@@ -441,9 +441,13 @@ MEASURED = (
     Measured("loss", "loss", "The number whose gradient each update applies; lower is better."),
     Measured("accuracy", "accuracy", "Share of right predictions."),
     Measured("lr", "learning rate", "Of the first parameter group, as each step took it."),
-    *(measured for signal in signals.ALL for measured in signal.measures),
 )
-"""What the series and profiles are that are measured here."""
+"""What the sampler measures itself."""
+
+
+def all_measured() -> tuple[Measured, ...]:
+    """What all series and profiles are that are measured here."""
+    return (*MEASURED, *(measured for signal in signals.all_signals() for measured in signal.measures))
 
 
 def _described(name: str, module: nn.Module) -> Layer:

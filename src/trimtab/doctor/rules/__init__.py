@@ -1,6 +1,6 @@
 """Rules: one problem each, in one file each. A rule reads the record of a training and returns findings."""
 
-from trimtab.doctor.rule import Rule
+from trimtab.doctor.rule import Rule, in_causal_order
 from trimtab.doctor.rules.dead_relu import dead_relu
 from trimtab.doctor.rules.exploding_gradient import exploding_gradient
 from trimtab.doctor.rules.lr_too_high import lr_too_high
@@ -11,9 +11,10 @@ from trimtab.doctor.rules.slow_convergence import slow_convergence
 from trimtab.doctor.rules.unscaled_inputs import unscaled_inputs
 from trimtab.doctor.rules.unshuffled_data import unshuffled_data
 from trimtab.doctor.rules.vanishing_gradient import vanishing_gradient
+from trimtab.members import of_others
 
 # Where they tie, findings stand in this order; causes always stand before what they bring about.
-ALL: tuple[Rule, ...] = (
+OWN: tuple[Rule, ...] = (
     nan_source,
     unscaled_inputs,
     unshuffled_data,
@@ -26,4 +27,11 @@ ALL: tuple[Rule, ...] = (
     slow_convergence,
 )
 
-__all__ = ["ALL", "Rule", *(rule.problem for rule in ALL)]
+
+def all_rules() -> tuple[Rule, ...]:
+    """These and those that other packages bring, causes before what they bring about."""
+    others = (one for one in of_others("rules") if isinstance(one, Rule))
+    return in_causal_order((*OWN, *others))
+
+
+__all__ = ["OWN", "Rule", "all_rules", *(rule.problem for rule in OWN)]
