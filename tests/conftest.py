@@ -20,16 +20,21 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["XDG_CACHE_HOME"] = os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp()
 
 import pytest
+
+pytest.register_assert_rewrite("trimtab.testing")
 import torch
 from sklearn.datasets import load_digits
 from torch import nn
 
-import trimtab as tt
+from trimtab.members import load_techniques
+from trimtab.testing.trainings import LastStep, Residual, network, same, train
+
+__all__ = ["EXAMPLES", "LastStep", "Residual", "network", "numbers", "same", "torchrun", "train"]
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 atexit.register(shutil.rmtree, os.environ["XDG_CACHE_HOME"], ignore_errors=True)
-assert tt.attach  # loading the front door registers the techniques
+load_techniques()
 
 
 @pytest.fixture(autouse=True)
@@ -63,62 +68,9 @@ def script(tmp_path: Path) -> Callable[[str], str]:
     return write
 
 
-def network(kind: str = "mlp") -> nn.Module:
-    """Small networks of the shapes that techniques meet."""
-    torch.manual_seed(1)
-    if kind == "mlp":
-        return nn.Sequential(nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 10))
-    if kind == "cnn":
-        return nn.Sequential(
-            nn.Unflatten(1, (1, 8, 8)),
-            nn.Conv2d(1, 4, 3),
-            nn.ReLU(),
-            nn.Conv2d(4, 4, 3),
-            nn.Flatten(),
-            nn.Linear(64, 10),
-        )
-    if kind == "images":
-        return nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.Flatten(), nn.Linear(64, 10))
-    if kind == "normed":  # norms, a residual branch that ends in one, and layers without
-        return nn.Sequential(
-            nn.Unflatten(1, (1, 8, 8)),
-            nn.Conv2d(1, 8, 3),
-            nn.BatchNorm2d(8),
-            nn.ReLU(),
-            Residual(nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8))),
-            nn.Conv2d(8, 4, 3),
-            nn.ReLU(),
-            nn.Flatten(),
-            nn.Linear(64, 16),
-            nn.ReLU(),
-            nn.Linear(16, 10),
-        )
-    if kind == "dropout":  # with generators of its own, to tell what a technique draws from the global one
-        drops = [tt.nn.Dropout(0.2, generator=torch.Generator().manual_seed(seed)) for seed in range(2)]
-        return nn.Sequential(
-            nn.Linear(64, 16), nn.ReLU(), drops[0], nn.Linear(16, 16), nn.ReLU(), drops[1], nn.Linear(16, 10)
-        )
-    if kind == "recurrent":
-        return nn.Sequential(
-            nn.Unflatten(1, (8, 8)), LastStep(nn.LSTM(8, 16, batch_first=True)), nn.ReLU(), nn.Linear(16, 10)
-        )
-    raise ValueError(kind)
-
-
 def numbers(model: nn.Module, optimizer: torch.optim.Optimizer) -> list:
     """What a step may change, to compare bit for bit."""
     return copy.deepcopy([model.state_dict(), [optimizer.state.get(p, {}) for p in model.parameters()]])
-
-
-def same(a, b) -> bool:
-    """Whether two nests of tensors and numbers are equal bit for bit."""
-    if isinstance(a, torch.Tensor):
-        return a.shape == b.shape and torch.equal(a, b)
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
-    if isinstance(a, (list, tuple)):
-        return len(a) == len(b) and all(map(same, a, b))
-    return a == b
 
 
 def torchrun(script: str, folder: Path, *arguments: str) -> None:
@@ -130,41 +82,3 @@ def torchrun(script: str, folder: Path, *arguments: str) -> None:
         if "terminate called without an active exception" not in shown.stderr:
             break
     assert shown.returncode == 0, shown.stderr[-3000:]
-
-
-class LastStep(nn.Module):
-    """The last output of a recurrent module."""
-
-    def __init__(self, rnn: nn.Module) -> None:
-        super().__init__()
-        self.rnn = rnn
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.rnn(x)[0][:, -1]
-
-
-class Residual(nn.Module):
-    """``x + branch(x)``."""
-
-    def __init__(self, branch: nn.Module) -> None:
-        super().__init__()
-        self.branch = branch
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x + self.branch(x)
-
-
-def train(
-    model: nn.Module, optimizer: torch.optim.Optimizer, data: tuple, steps: int = 5, batch: int = 32
-) -> list[float]:
-    """Some steps of ordinary training; gives the losses."""
-    x, y = data
-    losses = []
-    for step in range(steps):
-        rows = slice(step * batch % len(x), step * batch % len(x) + batch)
-        optimizer.zero_grad()
-        loss = nn.functional.cross_entropy(model(x[rows]), y[rows])
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
-    return losses

@@ -11,9 +11,11 @@ import trimtab as tt
 from trimtab.doctor import diagnose, judge
 from trimtab.doctor.curves import held_out
 from trimtab.doctor.rule import rule
+from trimtab.doctor.rules import OWN
 from trimtab.doctor.rules.overfitting import overfitting
 from trimtab.recipe import Recipe
 from trimtab.records import Profile, RunRecord, Series, TrainingRecord
+from trimtab.testing.rules import check_rule, healthy
 
 
 def cross_entropy(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
@@ -482,6 +484,11 @@ HEALTHY = {
         mlp(), data, lr=0.1, steps=300, loss=lambda out, y: nn.functional.cross_entropy(out, y, label_smoothing=0.2)
     ),
 }
+
+
+@pytest.mark.parametrize("rule", OWN, ids=lambda rule: rule.problem)
+def test_a_rule_holds_what_all_rules_hold(rule):
+    check_rule(rule, silent=[healthy()])
 
 
 @pytest.mark.parametrize("name", HEALTHY)

@@ -17,6 +17,7 @@ from trimtab.report.telling import Part, Telling
 from trimtab.report.terminal import summary
 from trimtab.report.verdict import tone, verdict
 from trimtab.store import Store
+from trimtab.testing import check_outcome
 
 RUN = sample.run(50, sick=False)
 PROVEN = sample.comparison()
@@ -116,6 +117,13 @@ def test_a_fourth_kind_of_outcome_is_one_file(tmp_path):
     made = page(story)
     assert '<a href="#promise">Promise</a>' in made and "<b>0.9</b>" in made and "Earlier: comparison" in made
     assert b'"promise"' in to_json(as_json(story))
+
+
+@pytest.mark.parametrize(
+    "outcome", [sample.comparison(), sample.treatment(), sample.tuning(), Promise(subject="s", wanted=1.0, came=0.5)]
+)
+def test_an_outcome_holds_what_all_outcomes_hold(outcome):
+    check_outcome(outcome)
 
 
 def replace_outcome(story: Story, outcome: Outcome) -> Story:

@@ -14,6 +14,7 @@ import trimtab as tt
 from tests.conftest import network, train
 from trimtab import signals
 from trimtab.signals.signal import norms, thin, unit_axis
+from trimtab.testing import check_signal
 from trimtab.training import attach
 from trimtab.watching import budget
 
@@ -317,36 +318,8 @@ def test_a_frozen_layer_is_not_called_dead():
 
 
 @pytest.mark.parametrize("make", signals.OWN, ids=lambda cls: cls.__name__)
-def test_a_signal_declares_what_it_reads_and_forgets_it(make, digits):
-    model = network()
-    signal = make()
-    assert make.cost
-    assert make.__doc__
-    x = digits[0][:350]
-    read = {}
-    for _ in range(2):
-        model.zero_grad()
-        hidden = x
-        for name, module in model.named_children():
-            inputs, hidden = (hidden,), module(hidden)
-            signal.forward(name, module, inputs, hidden)
-        loss = F.cross_entropy(hidden, digits[1][:350])
-        signal.loss("cross_entropy", hidden, digits[1][:350])
-        loss.backward()
-        parameters = list(model.named_parameters())
-        before = [p.detach().clone() for p in model.parameters()]
-        state = torch.get_rng_state()
-        signal.gradients(parameters)
-        signal.before_step(parameters)
-        signal.after_step(parameters)
-        read = dict(signal.read())
-        assert torch.equal(state, torch.get_rng_state())
-        assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
-    assert set(read) == {one.name for one in make.measures}
-    for value in read.values():
-        assert isinstance(value, float) or all(isinstance(v, float) for v in value.values())
-    if make is not signals.DeadUnits:  # it counts over steps
-        assert signal.read() == {}
+def test_a_signal_holds_what_all_signals_hold(make, digits):
+    check_signal(make, digits)
 
 
 def test_signals_keep_no_graph_alive(digits):

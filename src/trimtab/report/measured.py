@@ -34,5 +34,4 @@ _ORIGINS = {
     "printed": "Read from what the script printed.",
     "logged": "Read from what the script logged.",
     "written": "Read from a file that the script wrote.",
-    "reported": "Reported by the script.",
 }

@@ -34,6 +34,7 @@ class DeadUnits(Signal):
             rank=3,
         ),
     )
+    remembers = True
     cost = "a pass over up to 65 536 entries of each layer's output"
 
     def __init__(self) -> None:

@@ -28,10 +28,12 @@ class Signal:
     Class attributes:
         measures: the series and profiles it reads, with their titles and meanings; the record of a run carries them.
         cost: what it costs on a sampled step, in words.
+        remembers: whether what it reads is counted over steps, so that it is read again without a new one.
     """
 
     measures: ClassVar[tuple[Measured, ...]] = ()
     cost: ClassVar[str] = ""
+    remembers: ClassVar[bool] = False
 
     def forward(self, name: str, module: nn.Module, inputs: tuple, output: torch.Tensor) -> None:
         """A layer has run; called once a step and layer, with the first tensor of its output."""

@@ -1,0 +1,65 @@
+"""What every part holds: its documentation is complete and its examples run, and copies of a module are the module."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import pickle
+from typing import Any
+
+import torch
+from torch import nn
+
+from trimtab.testing.techniques import check_examples
+
+
+def check_part(part: Any, made: nn.Module | None = None, x: torch.Tensor | None = None) -> None:
+    """Run the suite that all parts pass.
+
+    Args:
+        part: a class or function for people who write their own code.
+        made: of a module class, one that is to be tried.
+        x: what that is called with.
+
+    Raises:
+        AssertionError: with what must hold.
+    """
+    name = getattr(part, "__name__", repr(part))
+    card = inspect.getdoc(part) or ""
+    for word in ("helps:", "hurts:", "Source:", ">>> "):
+        found = word.lower() in card.lower()
+        assert found, f"the docstring of {name} lacks {word!r}: when it helps, when it hurts, its source, an example"
+    signature = inspect.signature(part)
+    settings = [p.name for p in signature.parameters.values() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    for setting in settings:
+        assert f"{setting}" in card, f"the docstring of {name} does not explain {setting}"
+    check_examples(part, name)
+    if made is not None and x is not None:
+        _check_module(name, made, x)
+
+
+def _check_module(name: str, module: nn.Module, x: torch.Tensor) -> None:
+    module.eval()
+    with torch.no_grad():
+        expected = module(x)
+        copies = {
+            "copy.deepcopy": copy.deepcopy(module),
+            "pickle": pickle.loads(pickle.dumps(module)),
+            "load_state_dict": _loaded(module),
+        }
+        for how, twin in copies.items():
+            assert torch.equal(twin(x), expected), f"{name}: after {how} it gives something else"
+    module.train()
+    if any(p.requires_grad for p in module.parameters()):
+        module(x).sum().backward()
+        missing = [key for key, p in module.named_parameters() if p.requires_grad and p.grad is None]
+        assert not missing, f"{name}: no gradient reaches {', '.join(missing)}"
+
+
+def _loaded(module: nn.Module) -> nn.Module:
+    twin = copy.deepcopy(module)
+    with torch.no_grad():
+        for p in twin.parameters():
+            p.add_(1.0)
+    twin.load_state_dict(module.state_dict())
+    return twin
