@@ -50,8 +50,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "reporting": {"report", "doctor", "store", "records", "user_folders", "quantities"},
     "claims": {"trial", "techniques", "nn", "optim", "data", "records"},
 }
-MAY_IMPORT["testing"] = set(MAY_IMPORT)
 MAY_IMPORT["cli"] = {*MAY_IMPORT, FRONT_DOOR}
+MAY_IMPORT["testing"] = set(MAY_IMPORT)
 MAY_IMPORT["__main__"] = {"cli"}
 MAY_IMPORT[FRONT_DOOR] = set(MAY_IMPORT)
 

@@ -15,8 +15,11 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import inspect
 import json
 import re
+import sys
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +27,7 @@ from typing import Any
 from trimtab import __version__
 from trimtab.cli.formula import readable_formula
 from trimtab.cli.source import PublicName, Source
+from trimtab.members import of_others
 from trimtab.recipe import technique_name
 from trimtab.user_folders import cache_folder, keep
 
@@ -71,7 +75,40 @@ class Card:
 
 
 def all_cards() -> dict[str, Card]:
-    """Every card by name: parts, then techniques."""
+    """Every card by name: parts, then techniques, then those of other packages."""
+    return _own_cards() | {card.name: card for card in _cards_of_others()}
+
+
+def _cards_of_others() -> Iterator[Card]:
+    for part in of_others("parts"):
+        yield card_of(part)
+    for technique in of_others("techniques"):
+        yield card_of(technique)
+
+
+def card_of(thing: Any) -> Card:
+    """The card of a technique, or of a part, that another package brings."""
+    is_technique = hasattr(thing, "acts_on")
+    name, text = thing.name if is_technique else thing.__name__, inspect.getdoc(thing) or ""
+    group = getattr(thing, "group", "") or getattr(sys.modules[thing.__module__], "GROUP", "")
+    return Card(
+        name=name,
+        kind="technique" if is_technique else "part",
+        call=f"{name}{inspect.signature(thing)}",
+        place=f"acts on the {thing.acts_on}" if is_technique else f"{thing.__module__}.{thing.__qualname__}",
+        groups=(group,) if group else (),
+        meaning=readable_formula(text.split("\n\n")[0]),
+        formula=formulas(text),
+        variants=(),
+        of="",
+        text=text,
+        home=(thing.__module__, thing.__qualname__),
+        has_curve=hasattr(thing, "plotted"),
+        **sections(text),
+    )
+
+
+def _own_cards() -> dict[str, Card]:
     kept = cache_folder() / f"cards-{_key(PACKAGE)}.json"
     try:
         return {name: _tupled(card) for name, card in json.loads(kept.read_text(encoding="utf-8")).items()}

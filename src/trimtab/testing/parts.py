@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from trimtab.cli.cards import GROUPS, card_of
 from trimtab.testing.techniques import check_examples
 
 
@@ -24,15 +25,17 @@ def check_part(part: Any, made: nn.Module | None = None, x: torch.Tensor | None 
     Raises:
         AssertionError: with what must hold.
     """
-    name = getattr(part, "__name__", repr(part))
-    card = inspect.getdoc(part) or ""
-    for word in ("helps:", "hurts:", "Source:", ">>> "):
-        found = word.lower() in card.lower()
-        assert found, f"the docstring of {name} lacks {word!r}: when it helps, when it hurts, its source, an example"
+    card = card_of(part)
+    name, text = card.name, card.text
+    assert card.groups, f"{name}: its file must say GROUP, one of {', '.join(GROUPS)}"
+    assert card.groups[0] in GROUPS, f"{name}: GROUP={card.groups[0]!r} must be one of {', '.join(GROUPS)}"
+    for what in ("meaning", "formula", "helps", "hurts", "source"):
+        assert getattr(card, what), f"the docstring of {name} does not give its {what}"
+    assert ">>> " in text, f"the docstring of {name} lacks an example"
     signature = inspect.signature(part)
     settings = [p.name for p in signature.parameters.values() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
     for setting in settings:
-        assert f"{setting}" in card, f"the docstring of {name} does not explain {setting}"
+        assert setting in text, f"the docstring of {name} does not explain {setting}"
     check_examples(part, name)
     if made is not None and x is not None:
         _check_module(name, made, x)
