@@ -21,6 +21,7 @@ from trimtab.cli.cards import GROUPS, Card, read_cards
 from trimtab.cli.docstring import filled
 from trimtab.cli.formula import plain
 from trimtab.recipe import Technique
+from trimtab.testing.parts import check_card
 
 CARDS = read_cards(cards.PACKAGE)
 ROOMS = {"nn": nn, "data": data, "optim": optim}
@@ -82,7 +83,7 @@ def test_the_docstring_of_a_part_is_its_card(name):
         f"the docstring of {card.place} lacks {' and '.join(missing)}. A part that is a variant of another, and says nothing "
         "of this, refers to it: 'See :class:`BatchNorm2d`.'"
     )
-    assert card.meaning
+    check_card(getattr(ROOMS[card.place.split(".")[1]], card.place.split(".")[2]))
     assert "\\" not in "".join(map(plain, card.formula))
 
 

@@ -96,7 +96,7 @@ def card_of(thing: Any) -> Card:
         kind="technique" if is_technique else "part",
         call=f"{name}{inspect.signature(thing)}",
         place=f"acts on the {thing.acts_on}" if is_technique else f"{thing.__module__}.{thing.__qualname__}",
-        groups=(group,) if group else (),
+        groups=(group,) if isinstance(group, str) else tuple(group),
         meaning=readable_formula(text.split("\n\n")[0]),
         formula=formulas(text),
         variants=(),

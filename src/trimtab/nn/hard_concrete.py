@@ -83,6 +83,7 @@ class HardConcrete(OwnGenerator, nn.Module):
         temperature: beta, in (0, 1]; smaller gates are more often 0 or 1, with gradients of larger variance.
         stretch: gamma < 0 and zeta > 1; wider ones are more often 0 or 1.
         generator: source of the gates; torch's global generator if ``None``.
+        device, dtype: of the parameters.
 
     Raises:
         ValueError: for settings out of these ranges.

@@ -231,6 +231,8 @@ class AddLayerNorm(nn.LayerNorm):
     Same ``state_dict`` as ``torch.nn.LayerNorm``. Arguments up to ``dtype`` as there.
 
     Args:
+        normalized_shape: size of the last dimension.
+        eps, elementwise_affine, bias, device, dtype: as for :class:`LayerNorm`.
         dropout: probability of dropping an entry of the input while training.
         return_sum: also return h.
 

@@ -28,6 +28,8 @@ def max_norm_(weight: torch.Tensor, radius: float = 3.0, dim: Dim = 0) -> torch.
 
     Keras' ``MaxNorm``, without its 1e-7 beside the length.
 
+    ``radius`` is r. A unit is an index of ``dim``; ``None`` takes the whole tensor as one.
+
     When it helps: networks with dropout and large learning rates. When it hurts: in front of a normalization, where lengths have
     no effect on the output. Good first settings: 3 to 4.
 
@@ -76,6 +78,8 @@ def l1_ball_(weight: torch.Tensor, radius: float = 1.0, dim: Dim = None) -> torc
 
     with :math:`|w|_{(1)} \ge |w|_{(2)} \ge \dots` the sorted magnitudes.
 
+    ``radius`` is r. With ``dim`` every index of it is projected by itself, with ``None`` the whole tensor.
+
     When it helps: sparse weights with a bound that is known beforehand. When it hurts: where the radius is far below what the task needs:
     most weights are then 0 for good.
 
@@ -118,6 +122,8 @@ def simplex_(weight: torch.Tensor, radius: float = 1.0, dim: Dim = None) -> torc
     .. math:: w_i \leftarrow \max(0, w_i - \theta), \qquad \theta = \max_j \frac{1}{j} (\sum_{i \le j} w_{(i)} - r)
 
     with :math:`w_{(1)} \ge w_{(2)} \ge \dots` the sorted entries.
+
+    ``radius`` is r, and ``dim`` as for :func:`l1_ball_`.
 
     When it helps: weights that mean shares: mixtures, attention over experts, portfolios. When it hurts: weights that must be able to
     change sign.

@@ -25,10 +25,22 @@ def check_part(part: Any, made: nn.Module | None = None, x: torch.Tensor | None 
     Raises:
         AssertionError: with what must hold.
     """
+    check_card(part)
+    check_examples(part, part.__name__)
+    if made is not None and x is not None:
+        _check_module(part.__name__, made, x)
+
+
+def check_card(part: Any) -> None:
+    """The docstring says what the part does, by which formula, when it helps and hurts, who found it, and what every setting means.
+
+    Raises:
+        AssertionError: with what it lacks.
+    """
     card = card_of(part)
     name, text = card.name, card.text
-    assert card.groups, f"{name}: its file must say GROUP, one of {', '.join(GROUPS)}"
-    assert card.groups[0] in GROUPS, f"{name}: GROUP={card.groups[0]!r} must be one of {', '.join(GROUPS)}"
+    known = card.groups and all(group in GROUPS for group in card.groups)
+    assert known, f"{name}: its file must say GROUP, one of {', '.join(GROUPS)}, and says {card.groups}"
     for what in ("meaning", "formula", "helps", "hurts", "source"):
         assert getattr(card, what), f"the docstring of {name} does not give its {what}"
     assert ">>> " in text, f"the docstring of {name} lacks an example"
@@ -36,9 +48,6 @@ def check_part(part: Any, made: nn.Module | None = None, x: torch.Tensor | None 
     settings = [p.name for p in signature.parameters.values() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
     for setting in settings:
         assert setting in text, f"the docstring of {name} does not explain {setting}"
-    check_examples(part, name)
-    if made is not None and x is not None:
-        _check_module(name, made, x)
 
 
 def _check_module(name: str, module: nn.Module, x: torch.Tensor) -> None:
