@@ -20,8 +20,6 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["XDG_CACHE_HOME"] = os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp()
 
 import pytest
-
-pytest.register_assert_rewrite("trimtab.testing")
 import torch
 from sklearn.datasets import load_digits
 from torch import nn

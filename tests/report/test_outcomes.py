@@ -134,5 +134,5 @@ def test_what_nobody_can_tell_is_said():
     class Dream(Outcome):
         """No telling."""
 
-    with pytest.raises(TypeError, match="Nobody knows how to tell a Dream. Derive a class"):
+    with pytest.raises(TypeError, match=r"Nobody knows how to tell a Dream\. Derive a class"):
         verdict(Story(RunRecord(id="r", subject="s"), (), Dream(subject="s")))
