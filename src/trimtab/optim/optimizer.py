@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import torch
 from torch._compile import _disable_dynamo  # torch.compiler.disable would import the compiler here and now: a second
 
-from trimtab._kernels import FORCED, kernels
+from trimtab._kernels import FORCED, Kernel, Op, kernels
 from trimtab.optim.weight_decay import check_decay, scheduled_base_lr
 from trimtab.values import as_number
 
@@ -231,8 +231,8 @@ class Optimizer(torch.optim.Optimizer, ABC):
     def _move(self, group: Mapping[str, Any], lists: list[Tensors], step: int) -> int:
         """Move parameters of one age; gives the number of entries that were left out."""
         n = {"sign": -1.0 if group["maximize"] else 1.0, **_decay(group), **self.numbers(group, step)}
-        if self.kernel and _kernel_serves(lists):
-            return kernels.optimizer_step(
+        if self.kernel and (by := STEP.serving(lists)) is not None:
+            return by.forward(
                 self.kernel,
                 [[t.data_ptr() for t in tensors] for tensors in lists],
                 [p.numel() for p in lists[0]],
@@ -337,22 +337,36 @@ def _alike(tensors: Tensors) -> list[list[int]]:
     return list(found.values())
 
 
-def _kernel_serves(lists: list[Tensors]) -> bool:
-    """Whether the compiled kernel can walk over all of them in one order: float32 on the processor, dense, of one layout.
+def _why_no_kernel(lists: list[Tensors]) -> str:
+    """Why the compiled kernel cannot walk over all of them in one order: they must be float32 on the CPU, dense, of one layout.
 
     Of parameters, gradients and states; a state is of the kind of its parameter.
     """
-    if kernels is None or FORCED == "torch":
-        return False
+    if kernels is None:
+        return "it was not built"
+    if FORCED == "torch":
+        return "TRIMTAB_BACKEND=torch turns it off"
     wanted, plain = torch.float32, True
     for number, tensors in enumerate(lists):
         for t in tensors:
-            if t.dtype is not wanted or not t.is_cpu or (number < 2 and type(t) not in _PLAIN):
-                return False
+            if t.dtype is not wanted:
+                return "it computes in float32"
+            if not t.is_cpu:
+                return "a tensor is not on the CPU"
+            if number < 2 and type(t) not in _PLAIN:
+                return "a parameter or a gradient is of a class of its own"
             plain = plain and t.is_contiguous()
-    return plain or all(
+    alike = plain or all(
         t.stride() == p.stride() and p.is_contiguous(memory_format=torch.channels_last)
         for p, *others in zip(*lists, strict=True)
         for t in others
         if not (t.is_contiguous() and p.is_contiguous())
     )
+    return "" if alike else "tensors are laid out differently in memory"
+
+
+STEP = Op(
+    "optimizer_step",
+    {"cpu": Kernel(_why_no_kernel, lambda *arguments: kernels.optimizer_step(*arguments))},
+    probe=lambda x: ([[x], [x]],),
+)

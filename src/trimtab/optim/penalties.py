@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable
 
 import torch
 
-from trimtab._kernels import FORCED, kernels
+from trimtab._kernels import FORCED, Kernel, Op, kernels
 from trimtab.values import as_number
 
 GROUP = "regularization"
@@ -240,10 +240,10 @@ def add_penalty_gradient_(parameters: Parameters, *, l1: float = 0.0, l2: float 
 
 def _add_l1_l2_(weights: list[torch.Tensor], gradients: list[torch.Tensor], l1: float, l2: float) -> torch.Tensor:
     """``g += l1 sign(w) + l2 w`` for tensors of one device and type; gives ``l1 sum |w| + l2/2 sum w^2``."""
-    if _kernel_serves(weights, gradients):
+    if (by := PENALTY.serving(weights, gradients)) is not None:
         addresses = ([t.data_ptr() for t in tensors] for tensors in (weights, gradients))
         counts = [w.numel() for w in weights]
-        absolute, squares = kernels.penalty(*addresses, counts, l1, l2, torch.get_num_threads())
+        absolute, squares = by.forward(*addresses, counts, l1, l2, torch.get_num_threads())
         return torch.tensor(l1 * absolute + l2 / 2 * squares)
     value = torch.zeros((), device=weights[0].device)
     if l1:
@@ -255,18 +255,28 @@ def _add_l1_l2_(weights: list[torch.Tensor], gradients: list[torch.Tensor], l1: 
     return value
 
 
-def _kernel_serves(weights: list[torch.Tensor], gradients: list[torch.Tensor]) -> bool:
-    """Whether the compiled kernel can walk over each weight and its gradient in one order."""
-    return (
-        kernels is not None
-        and FORCED != "torch"
-        and weights[0].device.type == "cpu"
-        and weights[0].dtype is torch.float32
-        and all(
-            w.is_contiguous() and g.is_contiguous() and g.dtype is w.dtype and type(g) is torch.Tensor
-            for w, g in zip(weights, gradients, strict=True)
-        )
+def _why_no_kernel(weights: list[torch.Tensor], gradients: list[torch.Tensor]) -> str:
+    """Why the compiled kernel cannot walk over each weight and its gradient in one order; empty if it can."""
+    if kernels is None:
+        return "it was not built"
+    if FORCED == "torch":
+        return "TRIMTAB_BACKEND=torch turns it off"
+    if weights[0].device.type != "cpu":
+        return "a tensor is not on the CPU"
+    if weights[0].dtype is not torch.float32:
+        return "it computes in float32"
+    alike = all(
+        w.is_contiguous() and g.is_contiguous() and g.dtype is w.dtype and type(g) is torch.Tensor
+        for w, g in zip(weights, gradients, strict=True)
     )
+    return "" if alike else "weights and gradients are laid out, or typed, differently"
+
+
+PENALTY = Op(
+    "penalty",
+    {"cpu": Kernel(_why_no_kernel, lambda *arguments: kernels.penalty(*arguments))},
+    probe=lambda x: ([x], [x]),
+)
 
 
 @torch.no_grad()

@@ -33,19 +33,32 @@ def in_transform() -> bool:
     return _interpreters() is not None
 
 
-def backend_of(x: torch.Tensor) -> str:
-    """``"cpu"`` if a compiled kernel serves tensors like x, ``"torch"`` if torch's own operations do.
+def why_no_kernel(x: torch.Tensor) -> str:
+    """Why the compiled kernels of the CPU do not serve tensors like x; empty where they do.
 
-    Kernels serve dense float32 and bfloat16 tensors on the CPU. Whatever needs to see inside the op goes through torch:
+    They serve dense float32 and bfloat16 tensors on the CPU. Whatever needs to see inside the op goes through torch:
     ``torch.func`` transforms, forward-mode derivatives, tracing and export. ``TRIMTAB_BACKEND=torch`` turns kernels off.
     """
-    if kernels is None or x.device.type != "cpu" or x.dtype not in DTYPES or x.numel() == 0:
-        return "torch"
-    if x.layout is not torch.strided or FORCED == "torch":
-        return "torch"
+    if kernels is None:
+        return "it was not built"
+    if x.device.type != "cpu":
+        return "the tensor is not on the CPU"
+    if x.dtype not in DTYPES:
+        return "it computes in float32 and bfloat16"
+    if x.numel() == 0:
+        return "the tensor is empty"
+    if x.layout is not torch.strided:
+        return "the tensor is not dense"
+    if FORCED == "torch":
+        return "TRIMTAB_BACKEND=torch turns it off"
     if torch.compiler.is_compiling():
-        return "torch" if torch.compiler.is_exporting() else "cpu"
-    return "cpu" if _readable(x) else "torch"
+        return "the model is being exported" if torch.compiler.is_exporting() else ""
+    return "" if _readable(x) else "something needs to see inside: torch.func, tracing, forward-mode derivatives"
+
+
+def backend_of(x: torch.Tensor) -> str:
+    """``"cpu"`` if a compiled kernel serves tensors like x, ``"torch"`` if torch's own operations do."""
+    return "torch" if why_no_kernel(x) else "cpu"
 
 
 def _readable(x: torch.Tensor) -> bool:
@@ -71,7 +84,7 @@ def readable(gradients: tuple[torch.Tensor | None, ...]) -> bool:
 
 
 # Plain norms of fewer entries than this are quicker by torch's own operations, whose calls cost half a kernel's from Python:
-# measured forward and backward in cache (benchmarks/small_norms.py). bfloat16 is absent where torch's sums are too coarse.
+# measured forward and backward in cache (benchmarks/norms.py). bfloat16 is absent where torch's sums are too coarse.
 SMALL: dict[str, dict[torch.dtype, int]] = {
     "batch": {torch.float32: 1 << 16, torch.bfloat16: 1 << 18},
     "layer": {torch.float32: 1 << 18},

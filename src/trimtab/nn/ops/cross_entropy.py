@@ -8,8 +8,9 @@ from __future__ import annotations
 import torch
 from torch.nn import functional as F
 
+from trimtab._kernels import Kernel
 from trimtab.nn.ops import common
-from trimtab.nn.ops.common import pointer
+from trimtab.nn.ops.common import pointer, why_no_kernel
 from trimtab.nn.ops.kernel_op import KernelOp
 
 
@@ -51,7 +52,7 @@ def _fake(x, *_):  # type: ignore[no-untyped-def]
     return tuple(x.new_empty(x.shape[0], dtype=torch.float32) for _ in range(2))
 
 
-_op = KernelOp(
+CROSS_ENTROPY = KernelOp(
     "cross_entropy",
     tensors="x target weight",
     differentiable=1,
@@ -59,9 +60,8 @@ _op = KernelOp(
     outputs=1,
     extra=1,
     composed=composed,
-    forward=_forward,
+    backends={"cpu": Kernel(why_no_kernel, _forward, _backward)},
     fake=_fake,
-    backward=_backward,
 )
 
 
@@ -69,4 +69,4 @@ def cross_entropy(
     x: torch.Tensor, target: torch.Tensor, weight: torch.Tensor | None, smoothing: float, ignore: int
 ) -> torch.Tensor:
     """The loss of each row, float32: x (N, K) of logits, target (N,) of classes, weight (K,) of float32."""
-    return _op(x.contiguous(), target.contiguous(), weight, smoothing, ignore)[0]
+    return CROSS_ENTROPY(x.contiguous(), target.contiguous(), weight, smoothing, ignore)[0]

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import torch
 
+from trimtab._kernels import Kernel
 from trimtab.nn.ops import common
-from trimtab.nn.ops.common import drop_by_key, inverse, memory_order, pointer, seed_of
+from trimtab.nn.ops.common import drop_by_key, inverse, memory_order, pointer, seed_of, why_no_kernel
 from trimtab.nn.ops.kernel_op import KernelOp
 
 
@@ -37,7 +38,7 @@ def _with_graph(gradients, tensors, kept, settings, wanted):  # type: ignore[no-
     )  # dy may be a batch, which the mask is not
 
 
-_op = KernelOp(
+DROPOUT = KernelOp(
     "dropout",
     tensors="x key",
     differentiable=1,
@@ -45,9 +46,8 @@ _op = KernelOp(
     outputs=1,
     extra=0,
     composed=composed,
-    forward=lambda x, key, p: (_run(x, key, p),),
+    backends={"cpu": Kernel(why_no_kernel, lambda x, key, p: (_run(x, key, p),), _backward)},
     fake=lambda x, *_: (torch.empty_like(x),),
-    backward=_backward,
     with_graph=_with_graph,
     keeps=lambda tensors, results, settings: (None, tensors[1]),
 )
@@ -57,6 +57,6 @@ def dropout(x: torch.Tensor, p: float, key: torch.Tensor) -> torch.Tensor:
     """y, for a key of :func:`draw_key`. The mask goes by the place in memory, of which the op sees one long row."""
     order = memory_order(x)
     if order is None:
-        return _op(x.contiguous(), key, p)[0]
-    y = _op(x.permute(order).contiguous(), key, p)[0]
+        return DROPOUT(x.contiguous(), key, p)[0]
+    y = DROPOUT(x.permute(order).contiguous(), key, p)[0]
     return y.permute(inverse(order))

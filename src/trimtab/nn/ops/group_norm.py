@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch
 from torch.nn import functional as F
 
+from trimtab._kernels import Kernel
 from trimtab.nn.ops import common
 from trimtab.nn.ops.common import (
     after,
@@ -22,6 +23,7 @@ from trimtab.nn.ops.common import (
     memory_format_of,
     pointer,
     residual_room,
+    why_no_kernel,
     without_residual_if_linear,
 )
 from trimtab.nn.ops.kernel_op import KernelOp
@@ -97,7 +99,7 @@ def _fake(x, weight, bias, residual, key, groups, *_):  # type: ignore[no-untype
     return torch.empty_like(x), x.new_empty(rows, dtype=torch.float32), x.new_empty(rows, dtype=torch.float32)
 
 
-_op = KernelOp(
+GROUP_NORM = KernelOp(
     "group_norm",
     tensors="x weight bias residual key",
     differentiable=4,
@@ -105,9 +107,8 @@ _op = KernelOp(
     outputs=1,
     extra=2,
     composed=composed,
-    forward=_forward,
+    backends={"cpu": Kernel(why_no_kernel, _forward, _backward)},
     fake=_fake,
-    backward=_backward,
     keeps=without_residual_if_linear,
 )
 
@@ -128,4 +129,4 @@ def group_norm(
     if groups < 1 or x.shape[1] % groups:
         raise ValueError(f"groups={groups} must divide the {x.shape[1]} channels of the input.")
     x = x.contiguous(memory_format=memory_format_of(x))
-    return _op(x, weight, bias, like_input(residual, x), key, groups, eps, activation, p)[0]
+    return GROUP_NORM(x, weight, bias, like_input(residual, x), key, groups, eps, activation, p)[0]

@@ -7,12 +7,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 
-from trimtab.nn.ops.common import backend_of, readable
+from trimtab._kernels import Kernel, Op
+from trimtab.nn.ops.common import readable
 
 Tensors = tuple[torch.Tensor | None, ...]
 
@@ -21,7 +22,7 @@ def _everything(tensors: Tensors, results: Tensors, settings: tuple) -> Tensors:
     return tensors
 
 
-class KernelOp:
+class KernelOp(Op):
     """Joins the pieces of one op.
 
     Args:
@@ -32,10 +33,10 @@ class KernelOp:
         outputs: how many results are differentiable; those after the first, and all further ones, are kept for ``backward``.
         extra: how many further results there are.
         composed: ``(*tensors, *settings) -> results`` in torch's operations.
-        forward: the same by the kernel.
+        backends: kernels that compute it, by the names of their backends, the best first. ``why_not(x)`` is asked of the first tensor,
+            ``forward`` is as ``composed``, ``backward(gradients, tensors, kept, settings, wanted) -> gradients``: of outputs (None:
+            nothing arrived), of differentiable tensors (None: not ``wanted``).
         fake: the same for shapes only.
-        backward: ``(gradients, tensors, kept, settings, wanted) -> gradients`` by the kernel: of outputs (None: nothing
-            arrived), of differentiable tensors (None: not ``wanted``).
         keeps: ``(tensors, results, settings) -> tensors`` with None for those that ``backward`` does not read. They must
             have the shape of the first output and enter it as summands.
         with_graph: ``(gradients, tensors, kept, settings, wanted)``, as ``backward``, but differentiable; made from
@@ -52,13 +53,13 @@ class KernelOp:
         outputs: int,
         extra: int,
         composed: Callable[..., tuple],
-        forward: Callable[..., tuple],
+        backends: Mapping[str, Kernel],
         fake: Callable[..., tuple],
-        backward: Callable[[Tensors, Tensors, Tensors, tuple, tuple[bool, ...]], Tensors],
         keeps: Callable[[Tensors, Tensors, tuple], Tensors] = _everything,
         with_graph: Callable[[Tensors, Tensors, Tensors, tuple, tuple[bool, ...]], Tensors] | None = None,
     ) -> None:
-        self.composed, self.forward, self.backward, self.keeps = composed, forward, backward, keeps
+        super().__init__(name, backends)
+        self.composed, self.keeps = composed, keeps
         self.with_graph = with_graph or self._with_graph
         self.count, self.differentiable, self.outputs = len(tensors.split()), differentiable, outputs
         self._define(name, tensors.split(), settings, outputs + extra, fake)
@@ -89,7 +90,9 @@ class KernelOp:
             gradients, *others = parts(arguments)
             like = next(gradient for gradient in gradients if gradient is not None)
             found: list[torch.Tensor] = []
-            for gradient in self.backward(gradients, *others):
+            kernel = self.serving(like)
+            run = self.with_graph if kernel is None or kernel.backward is None else kernel.backward
+            for gradient in run(gradients, *others):
                 gradient = gradient if gradient is not None else like.new_empty(0)
                 shared = any(
                     gradient is other for other in (*found, *gradients)
@@ -121,7 +124,7 @@ class KernelOp:
 
         self._op = torch.library.custom_op(
             f"trimtab::{name}",
-            lambda *arguments: alone(self.forward(*arguments)),
+            lambda *arguments: alone(self._run(*arguments)),
             mutates_args=(),
             schema=schema([optional[0].replace("?", ""), *optional[1:], settings], results),
         )
@@ -174,21 +177,26 @@ class KernelOp:
 
     def __call__(self, *arguments: Any) -> tuple:
         """The results, by the best way there is. The caller has made the tensors dense and of one layout."""
-        if backend_of(arguments[0]) == "torch":
+        kernel = self.serving(arguments[0])
+        if kernel is None:
             return self.composed(*arguments)
         if torch.compiler.is_compiling():
             results = self._op(*arguments)
             return results if isinstance(results, tuple) else (results,)
         if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in arguments[: self.differentiable]):
-            return _Function.apply(self, *arguments)
-        return self.forward(*arguments)
+            return _Function.apply(self, kernel, *arguments)
+        return kernel.forward(*arguments)
+
+    def _run(self, *arguments: Any) -> tuple:
+        kernel = self.serving(arguments[0])
+        return (self.composed if kernel is None else kernel.forward)(*arguments)
 
 
 class _Function(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, op: KernelOp, *arguments: Any) -> tuple:
-        results = op.forward(*arguments)
-        ctx.op, ctx.settings = op, arguments[op.count :]
+    def forward(ctx: Any, op: KernelOp, kernel: Kernel, *arguments: Any) -> tuple:
+        results = kernel.forward(*arguments)
+        ctx.op, ctx.kernel, ctx.settings = op, kernel, arguments[op.count :]
         ctx.save_for_backward(*op.keeps(arguments[: op.count], results, ctx.settings), *results[1:])
         ctx.mark_non_differentiable(*results[op.outputs :])
         ctx.set_materialize_grads(False)
@@ -196,13 +204,13 @@ class _Function(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor | None) -> tuple:
-        op, wanted = ctx.op, ctx.needs_input_grad[1 : 1 + ctx.op.differentiable]
+        op, wanted = ctx.op, ctx.needs_input_grad[2 : 2 + ctx.op.differentiable]
         saved = ctx.saved_tensors  # once: under activation checkpointing a second look is an error
         tensors, kept = saved[: op.count], saved[op.count :]
         gradients = gradients[: op.outputs]
         found: Tensors = (None,) * op.differentiable
         if any(gradient is not None for gradient in gradients):
             # enabled: create_graph=True
-            run = op.with_graph if torch.is_grad_enabled() or not readable(gradients) else op.backward
+            run = op.with_graph if torch.is_grad_enabled() or not readable(gradients) else ctx.kernel.backward
             found = run(gradients, tensors, kept, ctx.settings, wanted)
-        return None, *found, *(None,) * (op.count - op.differentiable + len(ctx.settings))
+        return None, None, *found, *(None,) * (op.count - op.differentiable + len(ctx.settings))

@@ -12,6 +12,7 @@ from __future__ import annotations
 import torch
 from torch.nn import functional as F
 
+from trimtab._kernels import Kernel
 from trimtab.nn.ops import common
 from trimtab.nn.ops.common import (
     after,
@@ -25,6 +26,7 @@ from trimtab.nn.ops.common import (
     pointer,
     residual_room,
     seed_of,
+    why_no_kernel,
 )
 from trimtab.nn.ops.kernel_op import KernelOp
 
@@ -129,7 +131,7 @@ def _keeps(tensors, results, settings):  # type: ignore[no-untyped-def]
 def _with_graph(gradients, tensors, kept, settings, wanted):  # type: ignore[no-untyped-def]
     keep_h = settings[5]
     if not keep_h:
-        return _op._with_graph(gradients, tensors, kept, settings, wanted)
+        return ROW_NORM._with_graph(gradients, tensors, kept, settings, wanted)
     # h is a result of the op itself: what depends on it reaches x and the other summand through the op's own backward
     (_, weight, bias, _, residual, before_key, key), h = tensors, kept[0]
     eps, centered, activation, before_p, p, _ = settings
@@ -137,7 +139,9 @@ def _with_graph(gradients, tensors, kept, settings, wanted):  # type: ignore[no-
     want_h = (True, wanted[1], wanted[2], False, wanted[4])
     found: tuple = (torch.zeros_like(h), None, None, None, None)
     if gradients[0] is not None:
-        found = _op._with_graph((gradients[0], None), inner, kept, (eps, centered, activation, 0.0, p, False), want_h)
+        found = ROW_NORM._with_graph(
+            (gradients[0], None), inner, kept, (eps, centered, activation, 0.0, p, False), want_h
+        )
     dh = found[0] if gradients[1] is None else found[0] + gradients[1]
     return drop_by_key(dh, before_p, before_key, h), found[1], found[2], dh if wanted[3] else None, found[4]
 
@@ -152,7 +156,7 @@ def _fake(x, *arguments):  # type: ignore[no-untyped-def]
     )  # fmt: skip
 
 
-_op = KernelOp(
+ROW_NORM = KernelOp(
     "row_norm",
     tensors="x weight bias before residual before_key key",
     differentiable=5,
@@ -160,9 +164,8 @@ _op = KernelOp(
     outputs=2,
     extra=2,
     composed=composed,
-    forward=_forward,
+    backends={"cpu": Kernel(why_no_kernel, _forward, _backward)},
     fake=_fake,
-    backward=_backward,
     keeps=_keeps,
     with_graph=_with_graph,
 )
@@ -186,7 +189,7 @@ def row_norm(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """(y, h), contiguous; h is empty unless ``keep_h``. Each dropout acts if its key is given (:func:`draw_key`)."""
     x = x.contiguous()
-    y, h, _, _ = _op(
+    y, h, _, _ = ROW_NORM(
         x, weight, bias, like_input(before, x), like_input(residual, x), before_key, key,
         eps, centered, activation, before_p, p, keep_h,
     )  # fmt: skip
