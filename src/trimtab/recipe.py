@@ -278,6 +278,7 @@ class Technique:
         inputs: the kinds of inputs it acts on (``"images"``, ``"tables"``, ``"sequences"``); empty for all.
         clashes: names of other techniques that it cannot be with although they take nothing in common, each with the reason.
         suite: what the tests that all techniques pass must know of it.
+        picks_by_metric: whether it chooses weights by the number that judges the run, whose effect is then somewhat too good.
         evaluates: whether a model computes something else in evaluation with it than its class says, although no new weight tells of it.
         unbounded: names of the fields that may be infinite.
 
@@ -295,6 +296,7 @@ class Technique:
     inputs: ClassVar[tuple[str, ...]] = ()
     clashes: ClassVar[dict[str, str]] = {}
     suite: ClassVar[Suite] = Suite()
+    picks_by_metric: ClassVar[bool] = False
     evaluates: ClassVar[bool] = False
     unbounded: ClassVar[tuple[str, ...]] = ()
     registry: ClassVar[dict[str, type[Technique]]] = {}

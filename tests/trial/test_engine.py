@@ -13,13 +13,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import trimtab as tt
 from tests.trial.conftest import clusters, mark
+from tests.trial.remote import RemoteEngine
+from trimtab.testing.engines import CHECKS
 from trimtab.trial.engines import LocalEngine
 from trimtab.trial.engines.local import _uninterrupted
 from trimtab.trial.run import Job, Result
 from trimtab.trial.subjects import Script
 
 ON_SEED_1 = "import os, sys, torch\nif torch.initial_seed() == 1:\n    {}"  # scripts start with the seed of their trial
+
+
+def local() -> LocalEngine:
+    """Two trials at a time with one thread each."""
+    engine = LocalEngine(2)
+    engine.threads = 1
+    return engine
 
 
 def run(
@@ -32,6 +42,24 @@ def run(
     engine.run(jobs, lambda job, result: results.__setitem__((job.recipe, job.seed), result))
     assert len(results) == len(jobs)
     return results
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+def test_an_engine_holds_what_all_engines_hold(check, train):
+    check(local())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+def test_so_does_one_that_shares_no_folder(check, train):
+    check(RemoteEngine())
+
+
+def test_a_comparison_on_another_machine(train):
+    train.write_text(clusters(rate=0.0005))
+    found = tt.compare("train.py", ["lr_scale(factor=30)"], seeds=1, engine=RemoteEngine())
+    assert found.arms[0].wins == 1 and [trial.status for trial in found.trials] == ["ok"] * 2
+    assert tt.Script("train.py").packed().fingerprint() == tt.Script("train.py").fingerprint()
 
 
 @pytest.mark.parametrize(
@@ -57,15 +85,6 @@ def test_a_trial_that_ends_badly_loses_only_itself(train, engine, does, status, 
     assert [results["", seed].trial.status for seed in (0, 2, 3)] == ["ok"] * 3
 
 
-def test_a_failed_trial_keeps_what_it_printed_and_where_it_raised(train, engine):
-    train.write_text(clusters(end="print('nearly')\nraise RuntimeError('late')"))
-    result = run(engine, train)["", 0]
-    assert "nearly\nTraceback (most recent call last):" in result.log
-    assert "RuntimeError: late" in result.log
-    assert len(result.run.main.get("loss")) == 40
-    assert len(result.trial.curves["loss"]) == 40
-
-
 def test_a_process_that_the_script_leaves_behind_is_not_waited_for(train, engine):
     left = "import os, time\nif os.fork() == 0:\n    time.sleep(20)\n    os._exit(0)\nos.kill(os.getpid(), 9)"
     train.write_text(clusters(end=left))
@@ -79,33 +98,6 @@ def test_a_script_that_stops_itself_at_nan_has_diverged(train, engine):
     trial = run(engine, train)["", 0].trial
     assert trial.status == "diverged"
     assert "the loss was nan when the script ended: AssertionError: NaN" in trial.error
-
-
-def test_jobs_are_taken_when_a_worker_is_free_for_them(train, engine):
-    train.write_text(clusters())
-    subject, order = Script(str(train)), []
-
-    def jobs():
-        for seed in range(4):
-            order.append(f"asked {seed}")
-            yield Job(subject, "", seed)
-
-    engine.run(jobs(), lambda job, result: order.append("done"))
-    assert order[:3] == ["asked 0", "asked 1", "done"] and order.count("done") == 4
-    assert all(order[:place].count("done") >= seed - 1 for seed in range(4) for place in [order.index(f"asked {seed}")])
-
-
-def test_nothing_to_run_takes_no_time(engine):
-    began = time.monotonic()
-    engine.run([], lambda job, result: None)
-    assert time.monotonic() - began < 0.3
-
-
-def test_no_trial_starts_after_the_deadline(train, engine):
-    train.write_text(clusters())
-    done = []
-    engine.run([Job(Script(str(train)), "", 0)], lambda job, result: done.append(job), stop_at=time.monotonic() - 1)
-    assert done == []
 
 
 # -- pairs -----------------------------------------------------------------------------------------------------------

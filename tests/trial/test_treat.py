@@ -19,11 +19,12 @@ from tests.trial.conftest import DEEP, clusters, mark
 from trimtab.recipe import Recipe
 from trimtab.records import Arm, Comparison, Metric, Trial
 from trimtab.store import Store
+from trimtab.trial.confirm import FRESH
 from trimtab.trial.permanent import permanent_lines
 from trimtab.trial.run import Job
 from trimtab.trial.session import Session
 from trimtab.trial.subjects import Script
-from trimtab.trial.treat import FRESH, treat_watched
+from trimtab.trial.treat import treat_watched
 
 TREAT = importlib.import_module("trimtab.trial.treat")  # the name is also that of its function
 SICK = clusters(DEEP, epochs=16)

@@ -61,6 +61,7 @@ class EarlyStopping(Technique):
     moment = "stop"
     takes = ("final weights",)
     group = "regularization"
+    picks_by_metric = True
     suite = Suite(text="early_stopping(patience=1, criterion='patience', min_improvement=1.0)", judged=True)
 
     patience: int = 5

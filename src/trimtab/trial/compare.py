@@ -10,9 +10,10 @@ import msgspec
 
 from trimtab.recipe import Recipe, RecipeError, Technique
 from trimtab.records import Arm, Asked, Comparison, RunRecord, Trial
+from trimtab.trial.engines import Engine
 from trimtab.trial.permanent import permanent_lines
 from trimtab.trial.progress import shown_bar
-from trimtab.trial.session import Engine, Progress, Session
+from trimtab.trial.session import Progress, Session
 from trimtab.trial.stats import compare_arms, words
 from trimtab.trial.subjects import Subject
 

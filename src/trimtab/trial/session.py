@@ -17,8 +17,8 @@ import msgspec
 from trimtab.quantities import offers, unanswered
 from trimtab.records import Asked, Flow, Metric, RunRecord, Trial, Watched
 from trimtab.store import FOLDER, Store, StoreError, what_to_do
-from trimtab.trial.engines import LocalEngine
-from trimtab.trial.engines.local import EngineError, Written
+from trimtab.trial.engines import Engine, LocalEngine
+from trimtab.trial.engines.engine import EngineError, Written
 from trimtab.trial.live import Live, Report
 from trimtab.trial.run import BASELINE, Job, Result
 from trimtab.trial.subjects import Subject, subject_of
@@ -26,21 +26,6 @@ from trimtab.trial.views import changed_since
 
 _UNREADABLE = (StoreError, sqlite3.Error, OSError)
 T = TypeVar("T")
-
-
-class Engine(Protocol):
-    """Where trials run: see :class:`trimtab.trial.engines.LocalEngine`."""
-
-    workers: int
-
-    def run(
-        self,
-        jobs: Iterable[Job],
-        done: Callable[[Job, Result], None],
-        stop_at: float = ...,
-        report: Callable[[Job, Report], str] = ...,
-        keep: Callable[[Written], None] = ...,
-    ) -> None: ...
 
 
 class TrialError(RuntimeError):
@@ -119,8 +104,7 @@ class Session:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if isinstance(self.engine, LocalEngine):
-            self.engine.close()
+        self.engine.close()
         self.keep(Store.settle)
         if self.store is not None:
             self.store.close()
@@ -178,7 +162,7 @@ class Session:
         trial, _ = self._get(self._job("", 0).key)
         if trial is None:
             return None, None
-        if watched.outside and isinstance(self.engine, LocalEngine):
+        if watched.outside:
             self.engine.one_at_a_time(self.subject, watched.outside)
         return run, trial
 
@@ -215,7 +199,7 @@ class Session:
                 f"{self.subject.label} was changed while its trials were running, so they are not of one and the same "
                 "subject. Start again: trials of the changed subject are kept apart."
             )
-        if isinstance(self.engine, LocalEngine) and (changed := self.engine.disturbed()):
+        if changed := self.engine.disturbed():
             raise TrialError(
                 f"{', '.join(changed[:3])} changed while trials of {self.subject.label} were running, which read it, so they do not all "
                 "speak of the same. Start again: trials on the changed files are kept apart."
@@ -306,7 +290,7 @@ class Session:
     @property
     def remarks(self) -> list[str]:
         """What is to be said of how trials were kept apart."""
-        return self.engine.remarks if isinstance(self.engine, LocalEngine) else []
+        return self.engine.remarks
 
     @property
     def seconds(self) -> float:

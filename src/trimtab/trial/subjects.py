@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import difflib
 import functools
 import hashlib
@@ -12,6 +13,7 @@ import inspect
 import os
 import pickle
 import sys
+import tempfile
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -47,6 +49,22 @@ class Heard:
     file: Path | None = None
 
 
+class Here:
+    """A subject with nothing to say to engines: no file, no command line, nothing to load before, and the same on every machine."""
+
+    file: Path | None = None
+    command: list[str] = []  # noqa: RUF012 (nobody writes to it)
+    needs_main = True
+
+    def preloads(self) -> list[str]:
+        """Installed packages that are imported once instead of in every trial."""
+        return []
+
+    def packed(self) -> Any:
+        """The same for a machine that has none of its files."""
+        return self
+
+
 class SubjectError(ValueError):
     """A subject that cannot be run at all."""
 
@@ -55,7 +73,9 @@ class Subject(Protocol):
     """Anything that trains when it is run. Must pickle, since every trial runs in a process of its own.
 
     ``fingerprint`` stands for everything that makes two subjects the same; ``folder`` is where their records are kept; ``roots`` are the
-    folders that each of its trials shall have to itself.
+    folders that each of its trials shall have to itself. What an engine needs besides: the ``file`` that runs and its ``command`` line,
+    where there are any, which installed packages it ``preloads``, and whether it ``needs_main``, the program that started its trial.
+    ``packed`` is the same for a machine that has none of its files.
     """
 
     @property
@@ -64,6 +84,14 @@ class Subject(Protocol):
     def folder(self) -> Path: ...
     @property
     def roots(self) -> tuple[Path, ...]: ...
+    @property
+    def file(self) -> Path | None: ...
+    @property
+    def command(self) -> list[str]: ...
+    @property
+    def needs_main(self) -> bool: ...
+    def preloads(self) -> list[str]: ...
+    def packed(self) -> Subject: ...
     def fingerprint(self) -> str: ...
     def run(self, heard: Heard) -> Ending: ...
 
@@ -168,6 +196,35 @@ class Script:
         return Path(spec.origin).resolve() if spec is not None and spec.has_location and spec.origin else None
 
     @property
+    def file(self) -> Path:
+        """The file that runs."""
+        return self.path
+
+    @property
+    def command(self) -> list[str]:
+        """The command line, as the script sees it."""
+        return [self.target, *self.arguments]
+
+    needs_main = False
+
+    def preloads(self) -> list[str]:
+        """Installed packages that the script imports."""
+        try:
+            tree = ast.parse(self.path.read_text())
+        except (OSError, SyntaxError, UnicodeDecodeError):
+            return []
+        names = [alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names]
+        names += [n.module for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and n.module and not n.level]
+        return [name for name in dict.fromkeys(names) if _installed(name.split(".")[0])]
+
+    def packed(self) -> Packed:
+        """With the files of its own folder that it imports; data files do not go along."""
+        root = Path.cwd() if self.module else self.path.parent
+        files = {os.path.relpath(file, root): text for file, text in _with_imports(self.path, root).items()}
+        target = self.target if self.module else os.path.relpath(self.path, root)
+        return Packed(target, self.arguments, self.module, self.label, self.fingerprint(), files)
+
+    @property
     def folder(self) -> Path:
         return self.path.parent / FOLDER
 
@@ -195,6 +252,52 @@ class Script:
             at_end=heard.at_end,
             file=heard.file,
         )
+
+
+@dataclass(frozen=True)
+class Packed(Here):
+    """A script with its files, which any machine can run: in a folder that is made for it, and gone afterwards."""
+
+    target: str
+    arguments: tuple[str, ...]
+    module: bool
+    label: str
+    told: str  # the fingerprint
+    files: dict[str, bytes]
+
+    needs_main = False
+
+    @property
+    def folder(self) -> Path:
+        return Path.cwd() / FOLDER
+
+    @property
+    def roots(self) -> tuple[Path, ...]:
+        return ()
+
+    def fingerprint(self) -> str:
+        """That of the script."""
+        return self.told
+
+    def run(self, heard: Heard) -> Ending:
+        """Run the script in a folder that has its files."""
+        with tempfile.TemporaryDirectory(prefix="trimtab-") as folder, contextlib.chdir(folder):
+            for name, text in self.files.items():
+                file = Path(folder, name)
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.write_bytes(text)
+            return Script(self.target, self.arguments, self.module).run(heard)
+
+
+def _installed(package: str) -> bool:
+    # only what was installed by a package manager: importing a user's own module may run anything
+    if package in sys.stdlib_module_names:
+        return False
+    try:
+        spec = importlib.util.find_spec(package)
+    except (ImportError, ValueError):
+        return False
+    return bool(spec and spec.origin and "site-packages" in spec.origin)
 
 
 def _shown(name: str, most: int = 100) -> str:
@@ -291,7 +394,7 @@ class _Named:
 
 
 @dataclass(frozen=True)
-class Task:
+class Task(Here):
     """A training described in Python, run by our own small loop.
 
     Functions must be importable from a file (no lambdas, nothing typed at a prompt): every trial runs in a process of its own.

@@ -14,14 +14,13 @@ from trimtab.doctor import diagnose
 from trimtab.recipe import Recipe, RecipeError
 from trimtab.records import Arm, Asked, Comparison, Finding, Metric, RunRecord, Treatment
 from trimtab.trial.compare import of_trials
-from trimtab.trial.pace import pace_words
-from trimtab.trial.permanent import permanent_lines
+from trimtab.trial.confirm import confirm, doubts_of_effect, lines_of, pace_of
+from trimtab.trial.engines import Engine
 from trimtab.trial.progress import shown_bar
-from trimtab.trial.session import Engine, Progress, Session
+from trimtab.trial.session import Progress, Session
 from trimtab.trial.subjects import Script, Subject
 
 SEARCH_SEEDS = 3
-FRESH = 1000  # confirming seeds start here: they play no part in the search
 MOST = 8  # remedies tried alone
 ROUNDS = 2  # combinations grow by one technique at most this often
 CONTROLS = ("lr_scale(factor=0.3)", "lr_scale(factor=3)")
@@ -125,9 +124,8 @@ def _searched(session: Session, run: RunRecord, start: Treatment, wanted: list[s
     words = _budget_words(search, wanted, session.budget)
     confirmation = None
     if best:
-        session.stop_at = math.inf  # the confirmation is never cut short: without it there is no result
-        confirmation = of_trials(session, [best], range(FRESH, FRESH + seeds), "confirming on fresh seeds")
-        words += filter(None, [pace_words(confirmation, confirmation.arms[0])])
+        confirmation = confirm(session, [best], seeds)
+        words += pace_of(confirmation, confirmation.arms[0])
         words += _verdict_words(confirmation.arms[0], search)
     elif any(trial.recipe for trial in search.trials):
         words.append("No remedy was better than the untreated run on the search seeds; nothing was confirmed.")
@@ -136,7 +134,7 @@ def _searched(session: Session, run: RunRecord, start: Treatment, wanted: list[s
         recipe=best,
         search=search,
         confirmation=confirmation,
-        lines=permanent_lines(best, confirmation.trials) if confirmation is not None else (),
+        lines=lines_of(best, confirmation),
         words=tuple(words),
         seconds=session.seconds,
     )
@@ -226,23 +224,3 @@ def _verdict_words(arm: Arm, search: Comparison) -> list[str]:
             f"{best.recipe}, gained {best.effect:+.4g}."
         )
     return words + doubts_of_effect(arm)
-
-
-def doubts_of_effect(arm: Arm) -> list[str]:
-    """What speaks against the effect of a confirmed recipe, in words."""
-    words = []
-    if "early_stopping" in arm.recipe:
-        words.append(
-            "early_stopping picks the weights by the metric that judges them here, so this effect is somewhat too good: measure "
-            "the result once more on data that played no part in it."
-        )
-    if arm.differences and math.isinf(arm.low):
-        words.append(
-            f"All {len(arm.differences)} confirming seeds changed by exactly {arm.effect:+.4g}, so there is no spread to make an "
-            f"interval of (exact sign-flip p = {arm.p_sign:.3g}). A metric with finer steps, such as a loss, would say more."
-        )
-    elif not arm.proven and arm.differences:
-        words.append(
-            "The interval of the confirmed effect includes zero: the improvement is not proven at this number of seeds."
-        )
-    return words

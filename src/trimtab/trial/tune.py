@@ -10,16 +10,14 @@ from collections.abc import Sequence
 from trimtab.quantities import judged
 from trimtab.recipe import Recipe
 from trimtab.records import Arm, Asked, Attempt, Comparison, Metric, RunRecord, Status, Tuning
-from trimtab.trial.compare import of_trials
+from trimtab.trial.confirm import confirm, doubts_of_effect, lines_of, pace_of
+from trimtab.trial.engines import Engine
 from trimtab.trial.live import Live
-from trimtab.trial.pace import pace_words
-from trimtab.trial.permanent import permanent_lines
 from trimtab.trial.progress import shown_bar
 from trimtab.trial.search import BY_DOCTOR, Search, require_optuna
-from trimtab.trial.session import Engine, Progress, Session
+from trimtab.trial.session import Progress, Session
 from trimtab.trial.space import Space
 from trimtab.trial.subjects import Subject
-from trimtab.trial.treat import FRESH, doubts_of_effect
 
 REASONS = 3  # of failed trials that are told
 SEED = 0  # of the search: all recipes see the same weights and batches, so that they differ by themselves only
@@ -114,11 +112,9 @@ def tune_watched(
     best = _best(attempts, metric, untreated)[:candidates]
     confirmation, winner = None, None
     if best:
-        session.stop_at = math.inf  # the confirmation is never cut short: without it there is no result
-        fresh = range(FRESH, FRESH + seeds)
-        confirmation = of_trials(session, [attempt.recipe for attempt in best], fresh, "confirming on fresh seeds")
+        confirmation = confirm(session, [attempt.recipe for attempt in best], seeds)
         winner = _winner(confirmation)
-        words += filter(None, [pace_words(confirmation, winner)] if winner is not None else [])
+        words += pace_of(confirmation, winner)
         words += _confirmation_words(confirmation, winner)
     elif any(attempt.recipe for attempt in attempts):
         words.append("No recipe was better than the untreated run on the seed of the search; nothing was confirmed.")
@@ -135,7 +131,7 @@ def tune_watched(
         quantile=quantile,
         recipe=recipe,
         confirmation=confirmation,
-        lines=permanent_lines(recipe, confirmation.trials) if recipe and confirmation is not None else (),
+        lines=lines_of(recipe, confirmation),
         words=(*words, *session.remarks),
         seconds=session.seconds,
     )

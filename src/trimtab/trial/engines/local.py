@@ -7,14 +7,11 @@ would hang.
 
 from __future__ import annotations
 
-import ast
 import contextlib
 import ctypes
 import dataclasses
 import hashlib
-import importlib.util
 import io
-import math
 import multiprocessing as mp
 import os
 import signal
@@ -33,10 +30,10 @@ from typing import Any
 
 import torch
 
-from trimtab.records import RunRecord, Series, Trial
+from trimtab.trial.engines.engine import Engine, EngineError, Verdict, Written, ended, stopped, work
 from trimtab.trial.live import Report
 from trimtab.trial.run import Job, Result
-from trimtab.trial.subjects import Script, Subject
+from trimtab.trial.subjects import Subject
 from trimtab.trial.surroundings import as_python_would, end_as_python_would, environment
 from trimtab.trial.views import View, Views, changed_since, folder_name
 
@@ -44,10 +41,8 @@ PRELOAD = "TRIMTAB_PRELOAD"
 TAIL = 20  # lines of a trial's output that are kept when it fails
 GRACE = 5.0  # seconds that a stopped trial has to end by itself
 
-Verdict = Callable[[Job, Report], str]
 
-
-class LocalEngine:
+class LocalEngine(Engine):
     """Runs jobs in worker processes, each in a view of files of its own (see :mod:`trimtab.trial.views`).
 
     Args:
@@ -76,12 +71,7 @@ class LocalEngine:
         report: Verdict = lambda job, report: "",
         keep: Callable[[Written], None] = lambda written: None,
     ) -> None:
-        """Run the jobs, calling ``done(job, result)`` for each as it ends; none is started after ``stop_at`` (monotonic).
-
-        A job is taken from ``jobs`` when a worker is free for it, not before. What a live job says of itself goes to
-        ``report(job, report)``; when that answers with a reason, the job is stopped and done, with the reason as its error. What a
-        watched job records while it runs goes to ``keep(written)``.
-        """
+        """As :meth:`Engine.run`."""
         waiting, more = iter(jobs), True
         again: deque[_Task] = deque()  # trials that say nothing of their jobs yet
         running: dict[int, _Worker] = {}
@@ -175,10 +165,6 @@ class LocalEngine:
         return _Worker(task, view, receiver, process, log)
 
 
-class EngineError(RuntimeError):
-    """Trials cannot be run at all."""
-
-
 @dataclasses.dataclass
 class _Task:
     """A job on its way, and how often it was begun in vain."""
@@ -211,15 +197,6 @@ class _Task:
         if not beside:
             views.failures.add(error)
         return False
-
-
-@dataclasses.dataclass(frozen=True)
-class Written:
-    """What a watched job has recorded, on its way to the store: the name of a method of :class:`~trimtab.store.Store` and its arguments."""
-
-    method: str
-    arguments: tuple
-    options: dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -292,25 +269,14 @@ class _Worker:
         self.stop()
         self.receiver.close()
         self.log.unlink(missing_ok=True)
-        job, told = self.job, [one for one in self.reports if math.isfinite(one.value)]
-        assert job.metric is not None
-        trial = Trial(
-            subject=job.subject.label,
-            recipe=job.recipe,
-            seed=job.seed,
-            status="diverged" if self.reports[-1].diverged else "pruned",
-            seconds=time.monotonic() - self.began,
-            error=reason,
-            curves={job.metric.name: Series(steps=tuple(r.step for r in told), values=tuple(r.value for r in told))},
-        )
-        return Result(trial=trial, run=RunRecord(id="", subject=job.subject.label, exit_code=1, error=reason))
+        return stopped(self.job, self.reports, reason, time.monotonic() - self.began)
 
 
 @contextlib.contextmanager
 def _settings(job: Job) -> Iterator[None]:
     """What the server of the trials has to find in its environment when it starts."""
     before = dict(os.environ)
-    os.environ[PRELOAD] = ",".join(_imports(job))
+    os.environ[PRELOAD] = ",".join(job.subject.preloads())
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         yield
@@ -357,7 +323,7 @@ def _without_main(job: Job) -> Iterator[None]:
     Users may then call ``treat("train.py")`` from a file without an ``if __name__ == "__main__"`` guard.
     """
     main = sys.modules["__main__"]
-    if isinstance(job.subject, Script):
+    if not job.subject.needs_main:
         sys.modules["__main__"] = types.ModuleType("__main__")
     try:
         yield
@@ -375,12 +341,7 @@ def _result(job: Job, receiver: Connection, process: Any, log: Path, answer: Any
             log.unlink(missing_ok=True)
             return answer
         return dataclasses.replace(answer, log=tail)
-    code = process.exitcode
-    how = f"was killed by signal {signal.Signals(-code).name}" if code and code < 0 else f"ended with exit code {code}"
-    error = answer if isinstance(answer, str) else f"the process of the trial {how}"
-    trial = Trial(subject=job.subject.label, recipe=job.recipe, seed=job.seed, status="failed", error=error)
-    run = RunRecord(id="", subject=job.subject.label, exit_code=code or 1, error=error, output_tail=tail)
-    return Result(trial=trial, run=run, log=tail)
+    return ended(job, process.exitcode, tail, answer if isinstance(answer, str) else "")
 
 
 def _log_path(job: Job) -> Path:
@@ -398,30 +359,6 @@ def _tail(log: Path) -> str:
         return "\n".join(log.read_text(errors="replace").splitlines()[-TAIL:])
     except OSError:
         return ""
-
-
-def _imports(job: Job) -> list[str]:
-    """Installed packages that the script imports: imported once in the server instead of in every trial."""
-    if not isinstance(job.subject, Script):
-        return []
-    try:
-        tree = ast.parse(job.subject.path.read_text())
-    except (OSError, SyntaxError, UnicodeDecodeError):
-        return []
-    names = [alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names]
-    names += [n.module for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and n.module and not n.level]
-    return [name for name in dict.fromkeys(names) if _installed(name.split(".")[0])]
-
-
-def _installed(package: str) -> bool:
-    # only what was installed by a package manager: importing a user's own module may run anything
-    if package in sys.stdlib_module_names:
-        return False
-    try:
-        spec = importlib.util.find_spec(package)
-    except (ImportError, ValueError):
-        return False
-    return bool(spec and spec.origin and "site-packages" in spec.origin)
 
 
 # -- in the worker ---------------------------------------------------------------------------------------------------
@@ -462,19 +399,6 @@ def _to_log(log: Path, streams: tuple[str, str]) -> None:
         setattr(sys, f"__{name}__", stream)
 
 
-class _Sent:
-    """A store at the other end of a pipe."""
-
-    def __init__(self, send: Callable[[Any], None], path: Path) -> None:
-        self._send, self.path = send, path
-
-    def add_rows(self, *arguments: Any) -> None:
-        self._send(Written("add_rows", arguments, {}))
-
-    def put_run(self, *arguments: Any, **options: Any) -> None:
-        self._send(Written("put_run", arguments, options))
-
-
 def _work(job: Job, sender: Connection, place: _Place) -> None:
     # Ctrl-C reaches every process of the terminal's group; what happens to the trials is the driver's to decide.
     with contextlib.suppress(OSError):
@@ -487,19 +411,14 @@ def _work(job: Job, sender: Connection, place: _Place) -> None:
             sender.send(what)
 
     try:
-        target = job.subject.path if isinstance(job.subject, Script) else None
-        command = [job.subject.target, *job.subject.arguments] if isinstance(job.subject, Script) else []
-        as_python_would(place.directory, place.variables, command, place.streams)
+        as_python_would(place.directory, place.variables, job.subject.command, place.streams)
         place.view.enter()
         _die_with_server()
         import torch
 
-        from trimtab.trial.run import run_job
-
         torch.set_num_threads(place.threads)
-        file = None if target is None else place.view.place(target)
-        store: Any = _Sent(send, job.subject.folder)
-        answer: Any = run_job(job, send, store, end_as_python_would, file)
+        file = None if job.subject.file is None else place.view.place(job.subject.file)
+        answer: Any = work(job, send, at_end=end_as_python_would, file=file)
     except BaseException as error:
         traceback.print_exc()
         answer = f"trimtab failed in this trial: {type(error).__name__}: {error}"
