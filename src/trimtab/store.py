@@ -624,3 +624,13 @@ def _kinds() -> dict[str, type[Outcome]]:
     """All kinds of outcomes by their names."""
     of_others("outcomes")
     return {kind.kind(): kind for kind in Outcome.__subclasses__()}
+
+
+def report_command(run: str, folder: Path) -> str:
+    """The command that shows a recorded run again, as it is typed in the current folder.
+
+    >>> report_command("20260101-120000-abcdef", Path(".trimtab"))
+    'trimtab report 20260101-120000-abcdef'
+    """
+    here = folder.resolve() == (Path.cwd() / FOLDER).resolve()
+    return f"trimtab report {'' if here else f'--store {os.path.relpath(folder)} '}{run}"

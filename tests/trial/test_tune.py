@@ -501,14 +501,18 @@ def test_the_winner_is_proven():
     def compared(*arms: Arm) -> Comparison:
         return Comparison(subject="s", metric=ACCURACY, seeds=(0, 1), baseline=(0.5, 0.5), arms=arms)
 
-    best = compared(arm("a", 0.99, -0.1), arm("b", 0.9, 0.1), arm("c", 0.8, 0.1), arm("d", 0.98, 0.1, diverged=1))
-    assert TUNE._winner(best).recipe == "b"
+    best = compared(
+        arm("adam", 0.99, -0.1), arm("batch_norm", 0.9, 0.1), arm("dropout", 0.8, 0.1), arm("l2", 0.98, 0.1, diverged=1)
+    )
+    assert TUNE._winner(best).recipe == "batch_norm"
     assert "best of 2 proven recipes" in TUNE._confirmation_words(best, TUNE._winner(best))[0]
-    none = compared(arm("a", 0.9, -0.1), arm("b", 0.95, -0.2))
+    none = compared(arm("adam", 0.9, -0.1), arm("batch_norm", 0.95, -0.2))
     assert TUNE._winner(none) is None
-    assert TUNE._confirmation_words(none, None)[0].startswith("b: The interval of the confirmed effect includes zero")
-    alone = replace(arm("e", 0.7, -math.inf), differences=())  # untreated, every seed diverged
-    assert TUNE._winner(compared(alone)).recipe == "e"
+    assert TUNE._confirmation_words(none, None)[0].startswith(
+        "batch_norm: The interval of the confirmed effect includes zero"
+    )
+    alone = replace(arm("clip_norm", 0.7, -math.inf), differences=())  # untreated, every seed diverged
+    assert TUNE._winner(compared(alone)).recipe == "clip_norm"
 
 
 # -- an optional package -----------------------------------------------------------------------------------------------

@@ -323,7 +323,7 @@ def test_what_a_trial_wrote_unnoticed_in_its_view_is_no_change_of_the_folder(how
     train.write_text(clusters(end=NATIVE))
     engine, jobs, results = LocalEngine(2), [Job(Script(str(train)), "", seed) for seed in (0, 1)], []
     engine.run(jobs, lambda job, result: results.append(result))
-    assert [result.trial.status for result in results] == ["ok", "ok"], results[0].log
+    assert [result.trial.status for result in results] == ["ok", "ok"], [result.log for result in results]
     assert engine.disturbed() == []
     assert results[0].deeds.seen[str(tmp_path / "a.txt")]["state"]["size"] == 5
     (tmp_path / "a.txt").write_text("somebody else")
@@ -488,7 +488,7 @@ def test_the_surroundings_of_a_trial_are_those_of_python(train, monkeypatch):
         monkeypatch.setenv("NAME", f"{how}.json")
         job = Job(Script("train.py", ("--lr", "0.1", "a b")), "", 0)
         engine(1).run([job], lambda _, result: results.append(result))
-    assert [result.trial.status for result in results] == ["ok", "ok"], results[0].log
+    assert [result.trial.status for result in results] == ["ok", "ok"], [result.log for result in results]
     assert [result.trial.value for result in results] == [0.75, 0.75]  # said when Python ends
     assert mark("thread").read_text() == "xxx"
     plain = json.loads(mark("plain.json").read_text())
@@ -566,7 +566,7 @@ def test_a_trial_in_a_copy_commits_to_a_repository_of_its_own(train, tmp_path, m
     before = state(tmp_path / ".git")
     results = []
     engine(2).run([Job(Script(str(train)), "", seed) for seed in (0, 1)], lambda job, result: results.append(result))
-    assert [result.trial.status for result in results] == ["ok", "ok"], results[0].log
+    assert [result.trial.status for result in results] == ["ok", "ok"], [result.log for result in results]
     assert state(tmp_path / ".git") == before
 
 

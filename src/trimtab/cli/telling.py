@@ -75,7 +75,7 @@ def show(
 ) -> None:
     """Print the result, write the page (and the JSON), and say where they are, or why they could not be written."""
     from trimtab.report.terminal import summary
-    from trimtab.trial.session import report_command
+    from trimtab.store import report_command
 
     run = story.run
     console.print(summary(story), crop=False)

@@ -9,14 +9,13 @@ import sqlite3
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import msgspec
 
 from trimtab.quantities import offers, unanswered
 from trimtab.records import Asked, Flow, Metric, RunRecord, Trial, Watched
-from trimtab.store import FOLDER, Store, StoreError, what_to_do
+from trimtab.store import Store, StoreError, report_command, what_to_do
 from trimtab.trial.engines import Engine, LocalEngine
 from trimtab.trial.engines.engine import EngineError, Written
 from trimtab.trial.live import Live, Report
@@ -371,13 +370,3 @@ def _digest(seen: dict[str, dict]) -> str:
     """Stands for files as they were seen."""
     states = sorted((path, sorted(met["state"].items())) for path, met in seen.items())
     return hashlib.sha256(repr(states).encode()).hexdigest()[:16]
-
-
-def report_command(run: str, folder: Path) -> str:
-    """The command that shows a recorded run again, as it is typed in the current folder.
-
-    >>> report_command("20260101-120000-abcdef", Path(".trimtab"))
-    'trimtab report 20260101-120000-abcdef'
-    """
-    here = folder.resolve() == (Path.cwd() / FOLDER).resolve()
-    return f"trimtab report {'' if here else f'--store {os.path.relpath(folder)} '}{run}"

@@ -411,13 +411,14 @@ def _work(job: Job, sender: Connection, place: _Place) -> None:
             sender.send(what)
 
     try:
+        here = job.subject.file  # as it is called where the driver is
         as_python_would(place.directory, place.variables, job.subject.command, place.streams)
         place.view.enter()
         _die_with_server()
         import torch
 
         torch.set_num_threads(place.threads)
-        file = None if job.subject.file is None else place.view.place(job.subject.file)
+        file = None if here is None else place.view.place(here)
         answer: Any = work(job, send, at_end=end_as_python_would, file=file)
     except BaseException as error:
         traceback.print_exc()
