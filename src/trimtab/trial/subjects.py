@@ -53,7 +53,7 @@ class Here:
     """A subject with nothing to say to engines: no file, no command line, nothing to load before, and the same on every machine."""
 
     file: Path | None = None
-    command: list[str] = []  # noqa: RUF012 (nobody writes to it)
+    command: list[str] = []
     needs_main = True
 
     def preloads(self) -> list[str]:
