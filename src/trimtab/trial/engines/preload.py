@@ -8,7 +8,9 @@ import torch
 import torch._dynamo  # the first optimizer of a process imports it, which takes two seconds
 
 import trimtab.trial.run
+from trimtab.members import load_techniques
 
+load_techniques()
 for _name in filter(None, os.environ.get("TRIMTAB_PRELOAD", "").split(",")):
     with contextlib.suppress(Exception):  # the trial will meet the same error and report it
         importlib.import_module(_name)
