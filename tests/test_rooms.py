@@ -46,7 +46,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "training": {"recipe", "reading", "records", "structure", "untouched"},
     "watching": {"training", "recipe", "reading", "signals", "store", "records", "quantities", "structure"},
     "doctor": {"recipe", "signals", "records", "quantities", "members"},
-    "trial": {"watching", "training", "recipe", "store", "records", "doctor", "quantities", "user_folders"},
+    "trial": {"watching", "training", "recipe", "members", "store", "records", "doctor", "quantities", "user_folders"},
     "reporting": {"report", "doctor", "store", "records", "user_folders", "quantities"},
     "claims": {"trial", "techniques", "nn", "optim", "data", "records"},
 }
