@@ -11,9 +11,10 @@ import torch
 
 import trimtab as tt
 from tests.conftest import network, train
-from tests.techniques.test_every_technique import TEXTS, attached, shaped
+from tests.techniques.test_every_technique import TEXTS
 from trimtab.recipe import Recipe
 from trimtab.records import Applied, Trial
+from trimtab.testing.techniques import attached, shaped
 from trimtab.trial.permanent import permanent_lines
 
 LOAD = """

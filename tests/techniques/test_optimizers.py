@@ -14,8 +14,8 @@ from torch.optim import lr_scheduler
 
 import trimtab as tt
 from tests.conftest import network, train
-from tests.techniques.test_every_technique import same, state
 from trimtab import optim
+from trimtab.testing.trainings import same, state
 from trimtab.watching.script import run_script
 
 ROUNDING = {"rtol": 1e-5, "atol": 1e-7}  # some steps in float32, with rates that differ by a rounding

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from tests.conftest import train
-from tests.techniques.test_every_technique import attached, shaped
 from trimtab.recipe import NothingToDo, Recipe, RecipeError, Technique
+from trimtab.testing.techniques import attached, shaped
 
 NAN, INF = math.nan, math.inf
 ODD = (None, True, False, "x", "", b"x", {}, {"a": 1}, [], ["x"], 1j, np.array([1.0, 2.0]), object())
@@ -74,7 +74,7 @@ def runs(name: str, values: tuple[object, ...]) -> None:
         if isinstance(recipe, str) or (isinstance(value, int) and value > 1e6):  # as many steps as wanted, but not here
             continue
         model, optimizer, training = attached(
-            "mlp", lambda p: torch.optim.SGD(p, lr=0.05), Technique.registry[name].suite.text or name
+            "mlp", Technique.registry[name].suite.text or name, lambda p: torch.optim.SGD(p, lr=0.05)
         )
         try:
             training.apply(recipe)

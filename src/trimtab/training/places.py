@@ -26,7 +26,7 @@ _SPLITS = {
 _EVALUATES = re.compile(r"(?<![a-z])(eval|evaluate|evaluation)(?![a-z])")
 _MODE = re.compile(r"\.(train|eval)\(")  # model.train() and model.eval() say nothing about the data
 _OURS = str(Path(__file__).resolve().parents[1])
-_LOOP = str(Path(__file__).resolve().with_name("loop.py"))  # stands for the loop of a script
+_SCRIPTS = (str(Path(_OURS, "training", "loop.py")), str(Path(_OURS, "testing")))  # files of ours, that stand for loops of a script
 # How torch calls a module depends on the hooks that are there at the moment, ours among them: no part of the place.
 _CALLS = torch.nn.Module.__call__.__code__.co_filename
 
@@ -131,7 +131,7 @@ def _callers(frame: FrameType | None) -> list[FrameType]:
         file = code.co_filename
         if file == "<frozen runpy>":
             break
-        if (not file.startswith(_OURS) or file == _LOOP) and file != _CALLS:
+        if (not file.startswith(_OURS) or file.startswith(_SCRIPTS)) and file != _CALLS:
             found.append(frame)
         if code.co_name == "<module>" and frame.f_globals.get("__name__") == "__main__":
             break
