@@ -26,7 +26,10 @@ _SPLITS = {
 _EVALUATES = re.compile(r"(?<![a-z])(eval|evaluate|evaluation)(?![a-z])")
 _MODE = re.compile(r"\.(train|eval)\(")  # model.train() and model.eval() say nothing about the data
 _OURS = str(Path(__file__).resolve().parents[1])
-_SCRIPTS = (str(Path(_OURS, "training", "loop.py")), str(Path(_OURS, "testing")))  # files of ours, that stand for loops of a script
+_SCRIPTS = (
+    str(Path(_OURS, "training", "loop.py")),
+    str(Path(_OURS, "testing")),
+)  # files of ours, that stand for loops of a script
 # How torch calls a module depends on the hooks that are there at the moment, ours among them: no part of the place.
 _CALLS = torch.nn.Module.__call__.__code__.co_filename
 
