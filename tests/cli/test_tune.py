@@ -107,6 +107,7 @@ def test_without_optuna_the_message_says_how_to_get_it(trimtab, train, monkeypat
     assert not train.with_name("ran").exists()
 
 
+@pytest.mark.slow
 def test_interrupting_leaves_a_search_that_goes_on(train):
     train.write_text(
         clusters(

@@ -55,6 +55,7 @@ def test_so_does_one_that_shares_no_folder(check, train):
     check(RemoteEngine())
 
 
+@pytest.mark.slow
 def test_a_comparison_on_another_machine(train):
     train.write_text(clusters(rate=0.0005))
     found = tt.compare("train.py", ["lr_scale(factor=30)"], seeds=1, engine=RemoteEngine())

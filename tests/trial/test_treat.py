@@ -12,6 +12,7 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
 from msgspec.structs import replace
 
 import trimtab as tt
@@ -148,6 +149,7 @@ print(found.recipe, [arm.values for arm in found.confirmation.arms], [trial.valu
 FINISHED = "import os\nwith open(os.environ['MARKS'] + '/runs.txt', 'a') as f:\n    print(seed, sorted(model[0]._modules), val_loss, file=f)"
 
 
+@pytest.mark.slow
 def test_a_treatment_that_was_killed_goes_on_where_it_was(train, tmp_path):
     begin = "import time\nseed = torch.initial_seed()\n"
     train.write_text(clusters(DEEP, epochs=16, begin=begin, end="time.sleep(0.1)\n" + FINISHED))
