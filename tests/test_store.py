@@ -164,7 +164,7 @@ def test_trials_are_kept_by_key(tmp_path):
 
 
 def test_treatments_are_kept_beside_their_run(store):
-    treatment = Treatment(subject="train.py", findings=(), recipe="clip_norm", words=("it helped",))
+    treatment = Treatment(subject="train.py", findings=(), recipe="clip_norm", remarks=("it helped",))
     assert store.treatment("r1") is None
     store.put_treatment("r1", treatment)
     assert store.treatment("r1") == treatment
@@ -189,23 +189,23 @@ def test_searches_are_kept_beside_their_run(store):
     assert store.tuning("r1") is None
     store.put_tuning("r1", tuning)
     assert store.tuning("r1") == tuning
-    store.put_tuning("r1", msgspec.structs.replace(tuning, words=("again",)))
+    store.put_tuning("r1", msgspec.structs.replace(tuning, remarks=("again",)))
     assert store.tuning("r1").words == ("again",)
 
 
 def test_comparisons_of_other_recipes_are_kept_side_by_side(store):
-    def comparison(recipe, words=()):
+    def comparison(recipe, remarks=()):
         arm = Arm(recipe=recipe, seeds=(0,), values=(1.0,), differences=(1.0,), mean=1.0, effect=1.0, low=0.0, high=2.0, p=0.1,
                   p_sign=1.0, p_holm=0.1, wins=1)  # fmt: skip
         metric = Metric(name="loss", goal="min")
-        return Comparison(subject="train.py", metric=metric, seeds=(0,), baseline=(2.0,), arms=(arm,), words=words)
+        return Comparison(subject="train.py", metric=metric, seeds=(0,), baseline=(2.0,), arms=(arm,), remarks=remarks)
 
     assert store.comparison("r1") is None
     store.put_comparison("r1", comparison("ema"))
     store.put_treatment("r1", Treatment(subject="train.py", findings=()))
     store.put_comparison("r1", comparison("swa"))
     assert store.comparison("r1") == comparison("swa")
-    store.put_comparison("r1", comparison("ema", words=("again",)))
+    store.put_comparison("r1", comparison("ema", remarks=("again",)))
     kinds = [(type(one).__name__, getattr(one, "words", ())) for one in store.outcomes("r1")]
     assert kinds == [("Comparison", ("again",)), ("Comparison", ()), ("Treatment", ())]
     assert store.outcomes("r2") == []
@@ -314,7 +314,7 @@ def filled(tmp_path):
             store.add_rows(run.id, [(0, "loss", step, 0.5) for step in range(3, 300)], [])
         for number in range(120):
             store.put_trial(f"k{number}", Trial(subject="s" * 100, recipe="ema", seed=number, status="ok"))
-        store.put_treatment("r1", Treatment(subject="train.py", findings=(), words=("long",) * 3000))
+        store.put_treatment("r1", Treatment(subject="train.py", findings=(), remarks=("long",) * 3000))
     return (tmp_path / "filled" / "runs.db").read_bytes()
 
 

@@ -394,12 +394,41 @@ class Watched(Record):
     outside: tuple[str, ...] = ()
 
 
+class Remark(Record):
+    """Something that is to be said beside the numbers: what, by its code, and the values that the sentence has.
+
+    ``report/sentences.py`` has the sentences, so that they can be reworded and translated, and a program need not read them.
+    """
+
+    code: str
+    values: dict[str, bool | int | float | str | tuple[int | float | str, ...]] = {}
+
+    def _in_short(self) -> str:
+        return f"{self.code}: {drawing().sentences((self,))[0]}"
+
+
+def remark(code: str, **values: float | str | Sequence[float | str]) -> Remark:
+    """A remark with these values.
+
+    >>> remark("no_pair")
+    <Remark no_pair: No seed on which both runs ended with a number: there is no difference to test.>
+    """
+    kept: dict[str, Any] = {
+        name: value if isinstance(value, (int, float, str)) else tuple(value) for name, value in values.items()
+    }
+    return Remark(code=code, values=kept)
+
+
+Remarks = tuple[Remark | str, ...]
+"""What is to be said, in turn. Texts are what a trial itself has said, and the sentences that older versions stored."""
+
+
 class Arm(Record):
     """A recipe against the baseline over paired seeds. Effects are oriented so that positive is better.
 
     ``low``/``high`` bound the mean paired difference (t interval at ``Comparison.level``), ``p_sign`` is the exact two-sided
-    sign-flip probability, ``p_holm`` the t-test probability after Holm's correction over the arms. ``lines`` keep the recipe of an arm
-    that is proven.
+    sign-flip probability, ``p_holm`` the t-test probability after Holm's correction over the arms. ``remarks`` are what no number says;
+    ``lines`` keep the recipe of an arm that is proven.
     """
 
     recipe: str
@@ -418,7 +447,7 @@ class Arm(Record):
     failed: int = 0
     no_effect: int = 0
     baseline_diverged: int = 0
-    note: str = ""
+    remarks: Remarks | str = msgspec.field(default=(), name="note")  # as stores have it, those of older versions a text
     lines: tuple[str, ...] = ()
 
     def _in_short(self) -> str:
@@ -426,6 +455,11 @@ class Arm(Record):
         return (
             f"{self.recipe}: {self.effect:+.4g}{interval} over {_number(self.seeds, 'seed')}{', proven' * self.proven}"
         )
+
+    @property
+    def note(self) -> str:
+        """The remarks, in sentences."""
+        return " ".join(drawing().sentences(self.remarks))
 
     @property
     def standing(self) -> Standing:
@@ -451,13 +485,20 @@ class Arm(Record):
         return self.standing in ("proven", "rescued")
 
 
-class Outcome(Record):
+class Outcome(Record, frozen=True, kw_only=True):
     """What was tried on a watched run, and what came of it. Derive for another kind; a store keeps all of them.
 
-    How a kind is told of on the terminal, on the page and as JSON is a file in ``report/outcomes``.
+    How a kind is told of on the terminal, on the page and as JSON is a file in ``report/outcomes``. ``remarks`` are
+    what is to be said beside its numbers.
     """
 
     subject: str
+    remarks: Remarks = msgspec.field(default=(), name="words")  # as stores have it
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """The remarks, a sentence each."""
+        return drawing().sentences(self.remarks)
 
     @classmethod
     def kind(cls) -> str:
@@ -479,7 +520,6 @@ class Comparison(Outcome):
     arms: tuple[Arm, ...]
     trials: tuple[Trial, ...] = ()
     level: float = 0.95
-    words: tuple[str, ...] = ()
 
     def _in_short(self) -> str:
         arms = f"{'; '.join(arm.recipe for arm in self.arms)} against the untreated {self.subject}"
@@ -509,7 +549,6 @@ class Treatment(Outcome):
     search: Comparison | None = None
     confirmation: Comparison | None = None
     lines: tuple[str, ...] = ()
-    words: tuple[str, ...] = ()
     seconds: float = 0.0
 
     def _in_short(self) -> str:
@@ -567,7 +606,6 @@ class Tuning(Outcome):
     recipe: str = ""
     confirmation: Comparison | None = None
     lines: tuple[str, ...] = ()
-    words: tuple[str, ...] = ()
     seconds: float = 0.0
 
     def _in_short(self) -> str:

@@ -20,6 +20,7 @@ from trimtab.records import (
     Findings,
     Outcome,
     Recording,
+    Remark,
     RunRecord,
     Series,
     Story,
@@ -163,6 +164,13 @@ def html(record: Any) -> str:
     console = Console(file=io.StringIO(), record=True, width=WIDTH, force_jupyter=False)
     console.print(_view(record), crop=False)
     return console.export_html(inline_styles=True, code_format=_HTML)
+
+
+def sentences(remarks: Sequence[Remark | str] | str) -> tuple[str, ...]:
+    """What an outcome or an arm has to say beside its numbers."""
+    from trimtab.report.sentences import sentences
+
+    return sentences(remarks)
 
 
 def _plain(view: RenderableType) -> str:

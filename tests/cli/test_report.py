@@ -254,13 +254,18 @@ def test_nothing_of_a_record_reaches_the_terminal_as_a_command(trimtab, project)
     run, (worst, warning), treated = sample.run(100), sample.findings(), sample.treatment()
     training = replace(run.main, name=HOSTILE, model=HOSTILE, notes=(HOSTILE,))
     comparison = treated.confirmation
-    arms = tuple(replace(arm, recipe=f"{arm.recipe} {HOSTILE}", note=HOSTILE) for arm in comparison.arms)
-    comparison = replace(comparison, arms=arms, words=(HOSTILE,), metric=replace(comparison.metric, name=HOSTILE))
+    arms = tuple(replace(arm, recipe=f"{arm.recipe} {HOSTILE}", remarks=(HOSTILE,)) for arm in comparison.arms)
+    comparison = replace(comparison, arms=arms, remarks=(HOSTILE,), metric=replace(comparison.metric, name=HOSTILE))
     finding = replace(
         worst, title=HOSTILE, where=HOSTILE, evidence=(replace(worst.evidence[0], text=HOSTILE),), remedies=(HOSTILE,)
     )
     treatment = replace(
-        treated, findings=(finding,), recipe=arms[0].recipe, confirmation=comparison, lines=(HOSTILE,), words=(HOSTILE,)
+        treated,
+        findings=(finding,),
+        recipe=arms[0].recipe,
+        confirmation=comparison,
+        lines=(HOSTILE,),
+        remarks=(HOSTILE,),
     )
     hostile = replace(run, id="third\x1b[31m", started=9.0, subject=HOSTILE, error=HOSTILE, trainings=(training,))
     with Store("src/.trimtab") as store:
@@ -290,7 +295,7 @@ def test_treatments_of_older_versions_are_still_shown(trimtab, project):
     assert trimtab("report", "src").stdout.startswith("batch_norm(after='linear') raised")
     with Store("src/.trimtab") as store:
         assert store.treatment("second").recipe == sample.treatment().recipe
-        store.put_treatment("second", Treatment(subject="digits.py", findings=(), words=("newer",)))
+        store.put_treatment("second", Treatment(subject="digits.py", findings=(), remarks=("newer",)))
         assert store.treatment("second").words == ("newer",)
 
 

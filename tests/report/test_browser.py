@@ -273,15 +273,20 @@ def test_a_long_word_makes_no_page_wider_than_the_screen(opened):
                       evidence=(Evidence(text=WORD, numbers={WORD: 1.0}, shows=("loss",)),))  # fmt: skip
 
     def worded(comparison):
-        arms = tuple(replace(arm, recipe=WORD, note=WORD) for arm in comparison.arms)
-        return replace(comparison, metric=Metric(name=WORD, goal="max", why=WORD), arms=arms, words=(WORD,))
+        arms = tuple(replace(arm, recipe=WORD, remarks=(WORD,)) for arm in comparison.arms)
+        return replace(comparison, metric=Metric(name=WORD, goal="max", why=WORD), arms=arms, remarks=(WORD,))
 
-    treatment = replace(treated, findings=(finding,), recipe=WORD, lines=(WORD,), words=(WORD,), search=worded(treated.search),
+    treatment = replace(treated, findings=(finding,), recipe=WORD, lines=(WORD,), remarks=(WORD,), search=worded(treated.search),
                         confirmation=worded(treated.confirmation))  # fmt: skip
     tuning = sample.tuning()
     attempts = tuple(replace(attempt, recipe=WORD) for attempt in tuning.attempts)
     tuning = replace(
-        tuning, search=(WORD,), attempts=attempts, recipe=WORD, words=(WORD,), confirmation=worded(tuning.confirmation)
+        tuning,
+        search=(WORD,),
+        attempts=attempts,
+        recipe=WORD,
+        remarks=(WORD,),
+        confirmation=worded(tuning.confirmation),
     )
     for width, tried in itertools.product((420, 1280), (treatment, worded(sample.search()), tuning)):
         page = opened(run, [finding], tried, [sample.search()], width=width)

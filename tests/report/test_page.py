@@ -40,7 +40,7 @@ LARGE = {
         replace(RUN, trainings=(replace(RUN.main, facts={f"f{i}": 1.0 for i in range(30 * MANY)}, notes=WORDS),)),
         {},
     ),
-    "arms": (RUN, {"outcome": replace(sample.search(), arms=sample.search().arms * 60, words=WORDS)}),
+    "arms": (RUN, {"outcome": replace(sample.search(), arms=sample.search().arms * 60, remarks=WORDS)}),
     "long names everywhere": (
         RunRecord(
             id="r" * 9999,

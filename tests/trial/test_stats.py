@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from scipy import stats as scipy_stats
 
 from trimtab.records import Arm, Comparison, Metric, Trial
-from trimtab.trial.stats import DRAWS, compare_arms, holm, mcnemar, paired_t, sign_flip, smallest_p, words
+from trimtab.report.sentences import sentences
+from trimtab.trial.stats import DRAWS, compare_arms, holm, limits, mcnemar, paired_t, sign_flip, smallest_p
 
 ACCURACY, LOSS = Metric(name="accuracy", goal="max"), Metric(name="loss", goal="min")
 INF, NAN = math.inf, math.nan
@@ -357,7 +358,11 @@ def test_two_trials_of_a_seed_cannot_be_paired() -> None:
         compare_arms(ACCURACY, runs("", s0=0.5) * 2, {})
 
 
-# --- words
+# --- limits
+
+
+def words(comparison: Comparison) -> tuple[str, ...]:
+    return sentences(limits(comparison))
 
 
 def comparison(*sizes: int, level: float = 0.95, **lost: int) -> Comparison:

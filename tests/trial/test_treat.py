@@ -19,6 +19,7 @@ import trimtab as tt
 from tests.trial.conftest import DEEP, clusters, mark
 from trimtab.recipe import Recipe
 from trimtab.records import Arm, Comparison, Metric, Trial
+from trimtab.report.sentences import sentences
 from trimtab.store import Store
 from trimtab.trial.confirm import FRESH
 from trimtab.trial.permanent import permanent_lines
@@ -197,14 +198,14 @@ def test_a_treatment_that_chose_by_the_judging_metric_says_so():
     search = Comparison(
         subject="train.py", metric=Metric(name="val loss", goal="min"), seeds=(0, 1), baseline=(0.8, 0.9), arms=(arm,)
     )
-    (said,) = TREAT._verdict_words(arm, search)
+    (said,) = sentences(TREAT.doubts_of_effect(arm))
     assert said.startswith("early_stopping picks the weights by the metric that judges them here")
     dropout = replace(arm, recipe="dropout")
-    assert TREAT._verdict_words(dropout, search) == []
+    assert TREAT.doubts_of_effect(dropout) == TREAT._rivals(dropout, search) == []
     # beside the best change of the rate alone that was tried, a remedy or not
     rates = [
         replace(arm, recipe=f"lr_scale(factor={by})", effect=gain) for by, gain in ((0.3, 0.1), (0.01, 0.2), (3, 0.0))
     ]
     both = replace(arm, recipe="adam, lr_scale(factor=0.1)", effect=0.3)
-    (said,) = TREAT._verdict_words(dropout, replace(search, arms=(dropout, *rates, both)))
+    (said,) = sentences(TREAT._rivals(dropout, replace(search, arms=(dropout, *rates, both))))
     assert said.endswith("the best of the plain changes of learning rate, lr_scale(factor=0.01), gained +0.2.")

@@ -23,6 +23,7 @@ from sklearn.datasets import load_digits
 import trimtab as tt
 from tests.trial.conftest import clusters, mark
 from trimtab.records import Arm, Attempt, Comparison, Metric, Series, Trial, to_json
+from trimtab.report.sentences import sentences
 from trimtab.store import Store
 from trimtab.trial.live import Live, Report
 from trimtab.trial.run import Job
@@ -505,10 +506,10 @@ def test_the_winner_is_proven():
         arm("adam", 0.99, -0.1), arm("batch_norm", 0.9, 0.1), arm("dropout", 0.8, 0.1), arm("l2", 0.98, 0.1, diverged=1)
     )
     assert TUNE._winner(best).recipe == "batch_norm"
-    assert "best of 2 proven recipes" in TUNE._confirmation_words(best, TUNE._winner(best))[0]
+    assert "best of 2 proven recipes" in sentences(TUNE._doubts(best, TUNE._winner(best)))[0]
     none = compared(arm("adam", 0.9, -0.1), arm("batch_norm", 0.95, -0.2))
     assert TUNE._winner(none) is None
-    assert TUNE._confirmation_words(none, None)[0].startswith(
+    assert sentences(TUNE._doubts(none, None))[0].startswith(
         "batch_norm: The interval of the confirmed effect includes zero"
     )
     alone = replace(arm("clip_norm", 0.7, -math.inf), differences=())  # untreated, every seed diverged

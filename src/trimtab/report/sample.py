@@ -151,11 +151,11 @@ def comparison(seeds: Sequence[int] = (10, 11, 12, 13, 14), recipes: Sequence[st
             recipe=recipe, seeds=tuple(seeds), values=tuple(values.tolist()), differences=tuple(difference.tolist()),
             mean=float(values.mean()), effect=float(difference.mean()), low=float(difference.mean() - half),
             high=float(difference.mean() + half), p=p, p_sign=2.0 ** (1 - len(seeds)), p_holm=min(1.0, p * len(recipes)),
-            wins=int((difference > 0).sum()), diverged=int(place == 2), note="1 seed ended with NaN" if place == 2 else "",
+            wins=int((difference > 0).sum()), diverged=int(place == 2), remarks=("1 seed ended with NaN",) if place == 2 else (),
         ))  # fmt: skip
     words = (f"{len(seeds)} paired seeds; the interval is that of the mean paired difference.",)
     return Comparison(subject="digits.py", metric=ACCURACY, seeds=tuple(seeds), baseline=tuple(baseline.tolist()), arms=tuple(arms),
-                      trials=tuple(trials), words=words)  # fmt: skip
+                      trials=tuple(trials), remarks=words)  # fmt: skip
 
 
 def _trial(recipe: str, seed: int, value: float, random: np.random.Generator) -> Trial:
@@ -184,7 +184,7 @@ def treatment() -> Treatment:
         subject="digits.py", findings=findings(), recipe=WINNER, metric=ACCURACY, search=search(), confirmation=comparison(), seconds=212.0,
         lines=("import trimtab as tt", "", "net = make_net()", "optimizer = torch.optim.SGD(net.parameters(), lr=0.1)",
                'tt.attach(net, optimizer).apply("batch_norm(after=\'linear\')")'),
-        words=("4 recipes were tried on 3 seeds; the best was confirmed on 5 seeds that played no part in choosing it.",),
+        remarks=("4 recipes were tried on 3 seeds; the best was confirmed on 5 seeds that played no part in choosing it.",),
     )  # fmt: skip
 
 
@@ -227,7 +227,7 @@ def tuning() -> Tuning:
         confirmation=comparison(recipes=[attempt.recipe for attempt in best]), seconds=151.0,
         lines=("# in digits.py, after line 24: optimizer = torch.optim.SGD(net.parameters(), lr=0.1)", "import trimtab as tt",
                f'tt.attach(net, optimizer).apply("{best[0].recipe}")'),
-        words=(f"Recipes tried on seed 0: {len(attempts)}.",),
+        remarks=(f"Recipes tried on seed 0: {len(attempts)}.",),
     )  # fmt: skip
 
 

@@ -9,12 +9,12 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from trimtab.recipe import Recipe, RecipeError, Technique
-from trimtab.records import Arm, Asked, Comparison, RunRecord, Trial
+from trimtab.records import Arm, Asked, Comparison, RunRecord, Trial, remark
 from trimtab.trial.engines import Engine
 from trimtab.trial.permanent import permanent_lines
 from trimtab.trial.progress import shown_bar
 from trimtab.trial.session import Progress, Session
-from trimtab.trial.stats import compare_arms, words
+from trimtab.trial.stats import compare_arms, limits
 from trimtab.trial.subjects import Subject
 
 
@@ -78,9 +78,9 @@ def compare_watched(
     missing = len(wanted) * (len(comparison.arms) + 1) - len(comparison.trials)
     if missing:
         of = missing + len(comparison.trials)
-        cut = f"The budget of {session.budget:g} s was over before {missing} of {of} trials had begun."
-        comparison = msgspec.structs.replace(comparison, words=(*comparison.words, cut))
-    comparison = msgspec.structs.replace(comparison, words=(*comparison.words, *session.remarks))
+        cut = remark("trials_cut", seconds=session.budget, missing=missing, of=of)
+        comparison = msgspec.structs.replace(comparison, remarks=(*comparison.remarks, cut))
+    comparison = msgspec.structs.replace(comparison, remarks=(*comparison.remarks, *session.remarks))
     session.keep(lambda store: store.put_comparison(run.id, comparison))
     return run, comparison
 
@@ -105,16 +105,16 @@ def summed_up(session: Session, trials: Mapping[str, Sequence[Trial]], seeds: Se
         arms=tuple(_completed(arm, trials[arm.recipe]) for arm in arms),
         trials=tuple(trial for recipe in trials for trial in trials[recipe]),
     )
-    return msgspec.structs.replace(comparison, words=words(comparison))
+    return msgspec.structs.replace(comparison, remarks=limits(comparison))
 
 
 def _completed(arm: Arm, trials: Sequence[Trial]) -> Arm:
-    """The arm, its note saying why trials of it failed or changed nothing, each reason once; with the lines that keep it, if it is proven."""
+    """The arm, its remarks saying why trials of it failed or changed nothing, each reason once; with the lines that keep it, if it is proven."""
     said = [
-        f"{'A part of it' if trial.status == 'ok' else 'Reason:'} {trial.error.rstrip('.')}."
+        ("idle_part" if trial.status == "ok" else "reason", trial.error.rstrip("."))
         for trial in trials
         if trial.status in ("ok", "failed", "no_effect") and trial.error
     ]
-    reasons = list(dict.fromkeys(said))
+    reasons = [remark(code, said=text) for code, text in dict.fromkeys(said)]
     lines = permanent_lines(arm.recipe, trials) if arm.helped else ()
-    return msgspec.structs.replace(arm, note=" ".join(filter(None, [arm.note, *reasons])), lines=lines)
+    return msgspec.structs.replace(arm, remarks=(*arm.remarks, *reasons), lines=lines)

@@ -6,9 +6,8 @@ import math
 from collections.abc import Sequence
 
 from trimtab.recipe import Recipe
-from trimtab.records import Arm, Comparison
+from trimtab.records import Arm, Comparison, Remark, remark
 from trimtab.trial.compare import of_trials
-from trimtab.trial.pace import pace_words
 from trimtab.trial.permanent import permanent_lines
 from trimtab.trial.session import Session
 
@@ -26,26 +25,15 @@ def lines_of(recipe: str, confirmation: Comparison | None) -> tuple[str, ...]:
     return permanent_lines(recipe, confirmation.trials) if recipe and confirmation is not None else ()
 
 
-def pace_of(confirmation: Comparison, arm: Arm | None) -> list[str]:
-    """How many steps fewer, if that can be said."""
-    return [said] if arm is not None and (said := pace_words(confirmation, arm)) else []
-
-
-def doubts_of_effect(arm: Arm) -> list[str]:
-    """What speaks against the effect of a confirmed recipe, in words."""
-    words = [
-        f"{technique.name} picks the weights by the metric that judges them here, so this effect is somewhat too good: measure "
-        "the result once more on data that played no part in it."
+def doubts_of_effect(arm: Arm, **of: str) -> list[Remark]:
+    """What speaks against the effect of a confirmed recipe; ``of`` goes into each."""
+    said = [
+        remark("picks_by_metric", technique=technique.name, **of)
         for technique in Recipe.parse(arm.recipe)
         if technique.picks_by_metric
     ]
     if arm.differences and math.isinf(arm.low):
-        words.append(
-            f"All {len(arm.differences)} confirming seeds changed by exactly {arm.effect:+.4g}, so there is no spread to make an "
-            f"interval of (exact sign-flip p = {arm.p_sign:.3g}). A metric with finer steps, such as a loss, would say more."
-        )
+        said.append(remark("no_spread", seeds=len(arm.differences), effect=arm.effect, p_sign=arm.p_sign, **of))
     elif not arm.proven and arm.differences:
-        words.append(
-            "The interval of the confirmed effect includes zero: the improvement is not proven at this number of seeds."
-        )
-    return words
+        said.append(remark("not_proven", **of))
+    return said

@@ -14,7 +14,7 @@ from typing import Any, Protocol, TypeVar
 import msgspec
 
 from trimtab.quantities import offers, unanswered
-from trimtab.records import Asked, Flow, Metric, RunRecord, Trial, Watched
+from trimtab.records import Asked, Flow, Metric, Remark, RunRecord, Trial, Watched
 from trimtab.store import Store, StoreError, report_command, what_to_do
 from trimtab.trial.engines import Engine, LocalEngine
 from trimtab.trial.engines.engine import EngineError, Written
@@ -287,7 +287,7 @@ class Session:
         self._run(jobs(), done, stop_at=self.stop_at, report=lambda job, said: report(job.recipe, said))
 
     @property
-    def remarks(self) -> list[str]:
+    def remarks(self) -> list[Remark]:
         """What is to be said of how trials were kept apart."""
         return self.engine.remarks
 

@@ -1,4 +1,4 @@
-"""What paired seeds can say about a recipe: t interval, sign-flip test, Holm's correction, and their limits in words.
+"""What paired seeds can say about a recipe: t interval, sign-flip test, Holm's correction, and their limits.
 
 A seed that ends without a number is not a very bad number. It is counted beside the differences, never averaged into
 them: with one seed in eight diverging, no test of the mean keeps its promised error rate.
@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple
 import msgspec
 import numpy as np
 
-from trimtab.records import Arm, Comparison, Metric, Trial
+from trimtab.records import Arm, Comparison, Metric, Remark, Trial, remark
 
 EXACT = 16  # differences up to which all sign patterns are enumerated: 2^15 after symmetry, 4 MB
 DRAWS = 99_999  # random sign patterns above that; with the observed one they make 100,000
@@ -200,7 +200,7 @@ def compare_arms(
     ``wins`` counts the ``seeds`` on which the arm was better, and a number is better than a divergence.
 
     ``diverged``, ``failed`` and ``no_effect`` count all seeds of the arm, ``baseline_diverged`` the seeds of the arm on
-    which the baseline diverged. ``note`` says what no number says: lost seeds, too few pairs, equal differences,
+    which the baseline diverged. ``remarks`` say what no number says: lost seeds, too few pairs, equal differences,
     and divergences on one side only, with their exact McNemar probability.
 
     Args:
@@ -229,48 +229,33 @@ def compare_arms(
     return tuple(msgspec.structs.replace(arm, p_holm=p) for arm, p in zip(found, corrected, strict=True))
 
 
-def words(comparison: Comparison) -> tuple[str, ...]:
-    """What the statistics of a comparison can and cannot show, a sentence each.
+def limits(comparison: Comparison) -> tuple[Remark, ...]:
+    """What the statistics of a comparison can and cannot show.
 
     >>> arm = Arm(recipe="dropout", seeds=(0, 1, 2), values=(3, 4, 6), differences=(1, 2, 3), mean=4.33,
     ...           effect=2, low=-0.48, high=4.48, p=0.074, p_sign=0.25, p_holm=0.074, wins=3)
     >>> accuracy = Metric(name="accuracy", goal="max")
-    >>> lines = words(Comparison(subject="s", metric=accuracy, seeds=(0, 1, 2), baseline=(2, 2, 3), arms=(arm,)))
-    >>> print(lines[0])
-    With 3 paired seeds the smallest p an exact two-sided sign-flip test can reach is 0.25; to reach 0.05 takes 6 seeds.
+    >>> limits(Comparison(subject="s", metric=accuracy, seeds=(0, 1, 2), baseline=(2, 2, 3), arms=(arm,)))[0].values
+    {'pairs': (3,), 'smallest': (0.25,), 'alpha': 0.05, 'needed': 6}
     """
-    arms, level = comparison.arms, f"{comparison.level * 100:g} %"
+    arms = comparison.arms
     sizes = sorted({len(arm.differences) for arm in arms if len(arm.differences) >= 2})
-    lines = []
+    said = []
     if sizes:
-        lines.append(_reach(sizes, comparison.level))
+        said.append(_reach(sizes, comparison.level))
         if sizes[-1] > EXACT:
-            lines.append(f"Above {EXACT} seeds the sign-flip p is estimated from {DRAWS:,} random sign patterns.")
-        lines.append(
-            f"The {level} t interval assumes roughly normal differences; "
-            f"with skewed ones at few seeds it covers the true mean less often than {level}."
-        )
+            said.append(remark("drawn_signs", above=EXACT, patterns=DRAWS))
+        said.append(remark("normal_differences", level=comparison.level))
     elif arms:
-        lines.append("No recipe has two paired seeds, so there is no interval and no test: run more seeds.")
+        said.append(remark("no_pairs"))
     tested = sum(not math.isnan(arm.p) for arm in arms)
-    if tested == 1:
-        lines.append("One recipe was tested here, so Holm's correction changes nothing.")
-    elif tested > 1:
-        lines.append(
-            f"With {tested} recipes tested, one looks good by chance more easily: p Holm corrects for that. "
-            "Intervals and sign-flip p do not; each holds for one recipe alone."
-        )
+    if tested:
+        said.append(remark("one_tested") if tested == 1 else remark("several_tested", recipes=tested))
     if any(arm.diverged + arm.failed + arm.no_effect + arm.baseline_diverged for arm in arms):
-        lines.append(
-            "Seeds that diverged, failed or changed nothing are counted, not averaged in: "
-            "the effects speak only about seeds on which both runs ended with a number."
-        )
+        said.append(remark("lost_seeds_counted"))
     if arms:
-        lines.append(
-            "All runs share one data set and its split; only the seed varies. "
-            "The result speaks about this data set, not about others."
-        )
-    return tuple(lines)
+        said.append(remark("one_data_set"))
+    return tuple(said)
 
 
 def _finite(differences: Sequence[float] | np.ndarray) -> np.ndarray:
@@ -341,68 +326,45 @@ def _arm(
         failed=own["failed"],
         no_effect=own["no_effect"],
         baseline_diverged=sum(first == "diverged" and second != "not_run" for first, second in outcomes.values()),
-        note=_note(np.array(differences), list(outcomes.values()), low),
+        remarks=_remarks(np.array(differences), list(outcomes.values()), low),
     )
 
 
-def _note(d: np.ndarray, outcomes: Sequence[tuple[SeedEnd, SeedEnd]], low: float) -> str:
-    sentences = []
+def _remarks(d: np.ndarray, outcomes: Sequence[tuple[SeedEnd, SeedEnd]], low: float) -> tuple[Remark, ...]:
+    said = []
     if len(d) == 0:
-        sentences.append("No seed on which both runs ended with a number: there is no difference to test.")
+        said.append(remark("no_pair"))
     elif len(d) == 1:
-        sentences.append("Only one paired seed: a single difference has no spread, so no interval and no p.")
+        said.append(remark("one_pair"))
     elif _equal(d):
-        which = "equal" if d.any() else "zero"
-        span = "the interval is unbounded" if math.isinf(low) else "the interval has no width"
-        sentences.append(f"All {len(d)} differences are {which}: p is that of the sign-flip test, and {span}.")
+        said.append(remark("equal_differences", pairs=len(d), difference=float(d[0]), bounded=not math.isinf(low)))
     if len(outcomes) > len(d):
-        lost = _lost(outcomes)
-        sentences.append(f"Not in the differences: {len(outcomes) - len(d)} of {_seeds(len(outcomes))} ({lost}).")
+        said.append(remark("left_out", seeds=len(outcomes) - len(d), of=len(outcomes), **_lost(outcomes)))
     before = outcomes.count(("diverged", "ok"))
     after = outcomes.count(("ok", "diverged"))
-    p = f"exact two-sided McNemar p = {mcnemar(before, after):.3g}"
+    p = mcnemar(before, after)
     if before and after:
-        sentences.append(
-            f"Untreated, {_seeds(before)} diverged that did not with the recipe; "
-            f"with the recipe, {_seeds(after)} that did not untreated ({p})."
-        )
+        said.append(remark("diverged_on_both_sides", untreated=before, treated=after, p=p))
     elif before:
-        sentences.append(
-            f"Untreated, {_seeds(before)} diverged that did not with the recipe: "
-            f"this speaks for the recipe and is not part of the effect ({p})."
-        )
+        said.append(remark("diverged_untreated", seeds=before, p=p))
     elif after:
-        sentences.append(f"With the recipe, {_seeds(after)} diverged that did not untreated ({p}).")
-    return " ".join(sentences)
+        said.append(remark("diverged_treated", seeds=after, p=p))
+    return tuple(said)
 
 
-def _lost(outcomes: Sequence[tuple[SeedEnd, SeedEnd]]) -> str:
-    said: dict[SeedEnd, str] = {
-        "diverged": "diverged",
-        "failed": "failed",
-        "no_effect": "without effect",
-        "not_run": "not run",
-    }
-    sides = []
-    for side, name in ((1, "recipe"), (0, "untreated")):
-        counts = Counter(pair[side] for pair in outcomes)
-        parts = [f"{counts[outcome]} {text}" for outcome, text in said.items() if counts[outcome]]
-        if parts:
-            sides.append(f"{name}: {', '.join(parts)}")
-    return "; ".join(sides)
+def _lost(outcomes: Sequence[tuple[SeedEnd, SeedEnd]]) -> dict[str, int]:
+    """How many seeds of either side ended how without a number."""
+    counts = Counter(
+        f"{side}_{end}"
+        for pair in outcomes
+        for side, end in zip(("untreated", "recipe"), pair, strict=True)
+        if end != "ok"
+    )
+    return dict(sorted(counts.items()))
 
 
-def _reach(sizes: Sequence[int], level: float) -> str:
-    alpha = f"{1 - level:.3g}"
+def _reach(sizes: Sequence[int], level: float) -> Remark:
+    alpha = round(1 - level, 12)
     needed = next((n for n in range(2, EXACT + 2) if _reaches(n, level)), 0)  # 0: no number does
-    least = [f"{smallest_p(n):.3g}" for n in sizes]
-    if len(sizes) == 1:
-        said = f"With {sizes[0]} paired seeds the smallest p an exact two-sided sign-flip test can reach is {least[0]}"
-    else:
-        pairs = f"{least[0]} for a recipe with {sizes[0]} paired seeds and {least[-1]} for one with {sizes[-1]}"
-        said = f"The smallest p an exact two-sided sign-flip test can reach is {pairs}"
-    return f"{said}; to reach {alpha} takes {needed} seeds." if sizes[0] < needed else f"{said}."
-
-
-def _seeds(n: int) -> str:
-    return f"{n} seed" if n == 1 else f"{n} seeds"
+    ends = sizes if len(sizes) == 1 else (sizes[0], sizes[-1])
+    return remark("reach", pairs=ends, smallest=[smallest_p(n) for n in ends], alpha=alpha, needed=needed)

@@ -12,10 +12,11 @@ import msgspec
 
 from trimtab.doctor import diagnose
 from trimtab.recipe import Recipe, RecipeError
-from trimtab.records import Arm, Asked, Comparison, Finding, Metric, RunRecord, Treatment
+from trimtab.records import Arm, Asked, Comparison, Finding, Metric, Remark, RunRecord, Treatment, remark
 from trimtab.trial.compare import of_trials
-from trimtab.trial.confirm import confirm, doubts_of_effect, lines_of, pace_of
+from trimtab.trial.confirm import confirm, doubts_of_effect, lines_of
 from trimtab.trial.engines import Engine
+from trimtab.trial.pace import pace_of
 from trimtab.trial.progress import shown_bar
 from trimtab.trial.session import Progress, Session
 from trimtab.trial.subjects import Script, Subject
@@ -86,16 +87,18 @@ def treat_watched(session: Session, *, seeds: int = 5) -> tuple[RunRecord, Treat
     grave = [finding for finding in findings if finding.severity != "info"]
     start = Treatment(subject=session.subject.label, findings=findings, run=run.id, metric=session.metric)
     if not any(finding.remedies for finding in grave):
-        words = [
-            "No technique is known to help against what was found; the cause has to be mended in the code or the data."
+        said = (
+            [remark("no_remedy")]
             if grave
-            else f"{findings.silence}{', but for notes' if findings else ''}. That is no proof of health; to try what often helps all the same:"
-        ]
-        words += [] if grave else [_try_anyway(session, run)]
-        treatment = msgspec.structs.replace(start, words=tuple(words), seconds=session.seconds)
+            else [
+                remark("no_fault", silence=findings.silence, notes=bool(findings)),
+                remark("command", text=_try_anyway(session, run)),
+            ]
+        )
+        treatment = msgspec.structs.replace(start, remarks=tuple(said), seconds=session.seconds)
     else:
         treatment = _searched(session, run, start, _candidates(grave), seeds)
-        treatment = msgspec.structs.replace(treatment, words=(*treatment.words, *session.remarks))
+        treatment = msgspec.structs.replace(treatment, remarks=(*treatment.remarks, *session.remarks))
     session.keep(lambda store: store.put_treatment(run.id, treatment))
     return run, treatment
 
@@ -121,21 +124,22 @@ def _searched(session: Session, run: RunRecord, start: Treatment, wanted: list[s
     best = ranked[0].recipe if ranked else ""
     if best:
         best, search = _combine(session, best, [arm.recipe for arm in ranked], search)
-    words = _budget_words(search, wanted, session.budget)
+    said = _cut_short(search, wanted, session.budget)
     confirmation = None
     if best:
         confirmation = confirm(session, [best], seeds)
-        words += pace_of(confirmation, confirmation.arms[0])
-        words += _verdict_words(confirmation.arms[0], search)
+        said += pace_of(confirmation, confirmation.arms[0])
+        said += _rivals(confirmation.arms[0], search)
+        said += doubts_of_effect(confirmation.arms[0])
     elif any(trial.recipe for trial in search.trials):
-        words.append("No remedy was better than the untreated run on the search seeds; nothing was confirmed.")
+        said.append(remark("none_better", of="remedy"))
     return msgspec.structs.replace(
         start,
         recipe=best,
         search=search,
         confirmation=confirmation,
         lines=lines_of(best, confirmation),
-        words=tuple(words),
+        remarks=tuple(said),
         seconds=session.seconds,
     )
 
@@ -159,15 +163,15 @@ def _affordable(candidates: list[str], session: Session, run: RunRecord, seeds: 
     return candidates[: max(1, affordable)]
 
 
-def _budget_words(search: Comparison, wanted: list[str], budget: float) -> list[str]:
-    """What the budget did not reach for, in words."""
+def _cut_short(search: Comparison, wanted: list[str], budget: float) -> list[Remark]:
+    """What the budget did not reach for."""
     tried = {trial.recipe for trial in search.trials}
     untried = [recipe for recipe in wanted if recipe not in tried]
     if not untried:
         return []
     if len(untried) == len(wanted):
-        return [f"The budget of {budget:g} s was over before a remedy could be tried. Give more, or none."]
-    return [f"The budget of {budget:g} s did not reach for: {'; '.join(untried)}."]
+        return [remark("budget_over", seconds=budget, of="remedy")]
+    return [remark("not_reached", seconds=budget, recipes=untried)]
 
 
 def _ranked(search: Comparison, metric: Metric) -> list[Arm]:
@@ -213,14 +217,11 @@ def _combine(session: Session, best: str, ranked: list[str], search: Comparison)
     return best, search
 
 
-def _verdict_words(arm: Arm, search: Comparison) -> list[str]:
-    words = []
+def _rivals(arm: Arm, search: Comparison) -> list[Remark]:
+    """How the winner does against the best plain change of the learning rate."""
     rates = [other for other in search.arms if re.fullmatch(r"lr_scale\([^()]*\)", other.recipe) and other.differences]
     chosen = next((other for other in search.arms if other.recipe == arm.recipe), None)
-    if chosen is not None and rates and chosen not in rates:
-        best = max(rates, key=lambda other: other.effect)
-        words.append(
-            f"On the search seeds the winner gained {chosen.effect:+.4g}; the best of the plain changes of learning rate, "
-            f"{best.recipe}, gained {best.effect:+.4g}."
-        )
-    return words + doubts_of_effect(arm)
+    if chosen is None or not rates or chosen in rates:
+        return []
+    best = max(rates, key=lambda other: other.effect)
+    return [remark("plain_rate", gained=chosen.effect, rate=best.recipe, rate_gained=best.effect)]

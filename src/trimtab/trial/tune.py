@@ -9,10 +9,11 @@ from collections.abc import Sequence
 
 from trimtab.quantities import judged
 from trimtab.recipe import Recipe
-from trimtab.records import Arm, Asked, Attempt, Comparison, Metric, RunRecord, Status, Tuning
-from trimtab.trial.confirm import confirm, doubts_of_effect, lines_of, pace_of
+from trimtab.records import Arm, Asked, Attempt, Comparison, Metric, Remark, RunRecord, Tuning, remark
+from trimtab.trial.confirm import confirm, doubts_of_effect, lines_of
 from trimtab.trial.engines import Engine
 from trimtab.trial.live import Live
+from trimtab.trial.pace import pace_of
 from trimtab.trial.progress import shown_bar
 from trimtab.trial.search import BY_DOCTOR, Search, require_optuna
 from trimtab.trial.session import Progress, Session
@@ -21,14 +22,6 @@ from trimtab.trial.subjects import Subject
 
 REASONS = 3  # of failed trials that are told
 SEED = 0  # of the search: all recipes see the same weights and batches, so that they differ by themselves only
-
-_ENDS: dict[Status, str] = {
-    "ok": "came to an end",
-    "pruned": "pruned",
-    "diverged": "diverged",
-    "failed": "failed",
-    "no_effect": "without effect",
-}
 
 
 def tune(
@@ -108,16 +101,16 @@ def tune_watched(
         session.progress.stage("searching", max(0, trials - len(search.attempts)))
         session.explore(search.recipes(trials), SEED, live, search.report, search.ended)
         attempts, (importances, quantile) = search.attempts, search.importances()
-    words = _search_words(search, attempts, trials, session.budget)
+    said = _course(search, attempts, trials, session.budget)
     best = _best(attempts, metric, untreated)[:candidates]
     confirmation, winner = None, None
     if best:
         confirmation = confirm(session, [attempt.recipe for attempt in best], seeds)
         winner = _winner(confirmation)
-        words += pace_of(confirmation, winner)
-        words += _confirmation_words(confirmation, winner)
+        said += pace_of(confirmation, winner)
+        said += _doubts(confirmation, winner)
     elif any(attempt.recipe for attempt in attempts):
-        words.append("No recipe was better than the untreated run on the seed of the search; nothing was confirmed.")
+        said.append(remark("none_better", of="recipe"))
     recipe = winner.recipe if winner is not None else ""
     tuning = Tuning(
         subject=session.subject.label,
@@ -132,7 +125,7 @@ def tune_watched(
         recipe=recipe,
         confirmation=confirmation,
         lines=lines_of(recipe, confirmation),
-        words=(*words, *session.remarks),
+        remarks=(*said, *session.remarks),
         seconds=session.seconds,
     )
     session.keep(lambda store: store.put_tuning(run.id, tuning))
@@ -165,43 +158,40 @@ def _winner(confirmation: Comparison) -> Arm | None:
     return max(helped, key=lambda arm: sign * arm.mean, default=None)
 
 
-def _search_words(search: Search, attempts: Sequence[Attempt], trials: int, budget: float) -> list[str]:
+def _course(search: Search, attempts: Sequence[Attempt], trials: int, budget: float) -> list[Remark]:
     """What the search came to: how many recipes ended how, and why there were not more."""
     tried = [attempt for attempt in attempts if attempt.recipe]
     if not tried and not search.exhausted:
-        return [f"The budget of {budget:g} s was over before a recipe could be tried. Give more, or none."]
-    ends = Counter(attempt.status for attempt in tried)
+        return [remark("budget_over", seconds=budget, of="recipe")]
     doctored = sum(attempt.status == "pruned" and BY_DOCTOR in attempt.error for attempt in tried)
-    by = " by the doctor" if doctored == ends["pruned"] else f" ({doctored} by the doctor)" if doctored else ""
-    said = ", ".join(f"{ends[end]} {_ENDS[end]}{by if end == 'pruned' else ''}" for end in _ENDS if ends[end])
-    words = [f"Recipes tried on seed {SEED}: {len(tried)}{f', of which {said}' if tried else ''}."]
+    ends = Counter(attempt.status for attempt in tried)
+    said = [
+        remark(
+            "searched", seed=SEED, recipes=len(tried), by_doctor=doctored, **{str(end): n for end, n in ends.items()}
+        )
+    ]
     lost = [attempt for attempt in tried if attempt.status in ("failed", "no_effect")]
-    for attempt in list({attempt.error: attempt for attempt in lost}.values())[:REASONS]:
-        words.append(f"{attempt.recipe} {_ENDS[attempt.status]}: {attempt.error.rstrip('.')}.")
+    said += [
+        remark("attempt_lost", recipe=attempt.recipe, end=attempt.status, why=attempt.error.rstrip("."))
+        for attempt in list({attempt.error: attempt for attempt in lost}.values())[:REASONS]
+    ]
     if search.kept:
-        words.append(f"Kept from before and not repeated: {search.kept} of these.")
+        said.append(remark("kept", recipes=search.kept))
     if search.impossible:
-        recipe, reason = next(iter(search.impossible.items()))
-        words.append(f"Proposed and impossible: {len(search.impossible)}, the first was {recipe}: {reason}")
+        recipe, why = next(iter(search.impossible.items()))
+        said.append(remark("impossible", recipes=len(search.impossible), first=recipe, why=why))
     if len(attempts) < trials:
-        why = "the space holds no other recipe" if search.exhausted else f"the budget of {budget:g} s was over"
-        words.append(f"The search ended before {trials} trials: {why}.")
-    return words
+        cut = remark("search_cut", trials=trials, seconds=budget)
+        said.append(remark("search_exhausted", trials=trials) if search.exhausted else cut)
+    return said
 
 
-def _confirmation_words(confirmation: Comparison, winner: Arm | None) -> list[str]:
+def _doubts(confirmation: Comparison, winner: Arm | None) -> list[Remark]:
+    """What speaks against the winner, or against the best where none is."""
     sign = 1 if confirmation.metric.goal == "max" else -1
     proven = sum(arm.proven for arm in confirmation.arms)
     if winner is None:
         best = max(confirmation.arms, key=lambda arm: sign * arm.mean if math.isfinite(arm.mean) else -math.inf)
-        return (
-            doubts_of_effect(best)
-            if len(confirmation.arms) == 1
-            else [f"{best.recipe}: {doubt}" for doubt in doubts_of_effect(best)]
-        )
-    words = doubts_of_effect(winner)
-    if proven > 1:
-        words.append(
-            f"The winner is the best of {proven} proven recipes on the seeds that prove them, which flatters its effect a little."
-        )
-    return words
+        return doubts_of_effect(best, **({"recipe": best.recipe} if len(confirmation.arms) > 1 else {}))
+    said = doubts_of_effect(winner)
+    return [*said, remark("best_of_proven", recipes=proven)] if proven > 1 else said

@@ -22,6 +22,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from trimtab.records import Remark, remark
 from trimtab.store import FOLDER
 from trimtab.trial import overlay
 from trimtab.trial.journal import Deeds, Journal, deeds_of, put_back, state_of
@@ -188,31 +189,19 @@ class Views:
             clear(view.home)
         return deeds
 
-    def remarks(self) -> list[str]:
-        """What users should know of how their trials were kept apart, in sentences."""
+    def remarks(self) -> list[Remark]:
+        """What users should know of how their trials were kept apart."""
         said = []
         if self.how == "copy":
-            said.append(
-                f"A process cannot have a view of files of its own here ({self.why}), so every trial ran in a copy of the folder. Files of "
-                f"more than {LINKED // 1_000_000} MB are links in it, which become copies when Python opens them to write."
-            )
+            said.append(remark("ran_in_copies", why=self.why, linked=LINKED // 1_000_000))
         if self.how == "shared":
-            said.append(
-                f"Trials could not have folders of their own ({self.why}). They ran one at a time, and what Python was seen to change was put "
-                "back after each."
-            )
+            said.append(remark("ran_in_one_folder", why=self.why))
         elif self.outside:
-            more = f" and {len(self.outside) - 3} more" if len(self.outside) > 3 else ""
-            said.append(
-                f"The script writes outside of its folder: {', '.join(self.outside[:3])}{more}. So its trials ran one at a time, and what "
-                "was there before was put back after each."
-            )
+            said.append(remark("wrote_outside", paths=self.outside[:3], more=max(0, len(self.outside) - 3)))
         if self.collided and self.how != "shared":
-            said.append(
-                f"Beside others, a trial failed ({self.collided}); alone, it did not. So trials ran one at a time from then on."
-            )
+            said.append(remark("failed_beside_others", why=self.collided))
         if self.lost:
-            said.append(f"Could not be put back: {'; '.join(self.lost[:3])}.")
+            said.append(remark("not_put_back", paths=self.lost[:3]))
         return said
 
 

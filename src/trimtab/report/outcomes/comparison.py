@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from trimtab.records import Arm, Comparison, Finding
 from trimtab.report.effects import best, change
@@ -48,5 +50,18 @@ class ComparisonTelling(Telling[Comparison]):
     def decided(self, outcome: Comparison) -> Comparison:
         return outcome
 
+    def as_json(self, outcome: Comparison) -> Any:
+        return comparison_json(outcome)
+
     def kept(self, outcome: Comparison) -> Iterator[tuple[str, tuple[str, ...]]]:
         return ((arm.recipe, arm.lines) for arm in helped(outcome))
+
+
+def comparison_json(comparison: Comparison) -> dict[str, Any]:
+    """A comparison as JSON has it: as stores do, with what is to be said in sentences and by codes."""
+    arms = [
+        msgspec.structs.asdict(arm) | {"standing": arm.standing, "note": arm.note, "remarks": arm.remarks}
+        for arm in comparison.arms
+    ]
+    told = {"words": comparison.words, "remarks": comparison.remarks, "arms": arms}
+    return msgspec.structs.asdict(comparison) | told

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from trimtab.records import Arm, Comparison, Finding, Findings, Treatment, Tuning
+from trimtab.records import Arm, Comparison, Finding, Findings, Remark, Treatment, Tuning
 from trimtab.report.effects import change
+from trimtab.report.outcomes.comparison import comparison_json
 from trimtab.report.telling import Part, Telling
 from trimtab.report.words import count, duration
 
@@ -62,13 +63,11 @@ class TreatmentTelling(Telling[Treatment]):
         if outcome.confirmation is not None:
             yield as_text("Confirmation on fresh seeds", style="bold")
             yield from (comparison_view(outcome.confirmation, lines=False), Text())
-        for sentence in outcome.words:  # a command stays on one line, to be copied
-            command = sentence.startswith("trimtab ")
-            yield (
-                as_text(sentence, "cyan", no_wrap=True, overflow="ignore")
-                if command
-                else hanging("-", as_text(sentence))
-            )
+        for remark, sentence in zip(outcome.remarks, outcome.words, strict=True):
+            if isinstance(remark, Remark) and remark.code == "command":  # it stays on one line, to be copied
+                yield as_text(sentence, "cyan", no_wrap=True, overflow="ignore")
+            else:
+                yield hanging("-", as_text(sentence))
         proven = outcome.confirmation is None or self.helped(outcome)
         yield from to_add(outcome.lines, "" if proven else " to try it, since it is not proven")
 
@@ -113,8 +112,9 @@ def confirmed(outcome: Treatment | Tuning) -> dict[str, Any]:
         "seeds": arm.seeds if arm else (),
         "proven": bool(arm and arm.proven),
         "standing": arm.standing if arm else None,
-        "confirmation": outcome.confirmation,
-        "search": outcome.search,
+        "confirmation": comparison_json(outcome.confirmation) if outcome.confirmation else None,
+        "search": comparison_json(outcome.search) if isinstance(outcome.search, Comparison) else outcome.search,
         "lines": outcome.lines,
         "words": outcome.words,
+        "remarks": outcome.remarks,
     }

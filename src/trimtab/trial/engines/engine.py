@@ -8,7 +8,7 @@ import signal
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from trimtab.records import RunRecord, Series, Trial
+from trimtab.records import Remark, RunRecord, Series, Trial
 from trimtab.trial.live import Report
 from trimtab.trial.run import Job, Result, run_job
 from trimtab.trial.subjects import Subject
@@ -63,7 +63,7 @@ class Engine:
         raise NotImplementedError
 
     @property
-    def remarks(self) -> list[str]:
+    def remarks(self) -> list[Remark]:
         """What is to be said of how trials were kept apart."""
         return []
 

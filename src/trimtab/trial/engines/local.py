@@ -30,6 +30,7 @@ from typing import Any
 
 import torch
 
+from trimtab.records import Remark
 from trimtab.trial.engines.engine import Engine, EngineError, Verdict, Written, ended, stopped, work
 from trimtab.trial.live import Report
 from trimtab.trial.run import Job, Result
@@ -116,7 +117,7 @@ class LocalEngine(Engine):
                 worker.task.views.close(worker.view)
 
     @property
-    def remarks(self) -> list[str]:
+    def remarks(self) -> list[Remark]:
         """What is to be said of how trials were kept apart."""
         return [remark for views in self._views.values() for remark in views.remarks()]
 

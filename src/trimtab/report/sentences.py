@@ -1,0 +1,267 @@
+"""The sentences of what outcomes have to say beside their numbers: one for each code of a :class:`~trimtab.records.Remark`."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+
+from trimtab.records import Remark
+from trimtab.report.words import count
+
+_ENDS = {"diverged": "diverged", "failed": "failed", "no_effect": "without effect", "not_run": "not run"}
+
+
+def sentences(remarks: Sequence[Remark | str] | str) -> tuple[str, ...]:
+    """Each remark as a sentence; texts stay as they are. What another version said that has no sentence here shows its values."""
+    if isinstance(remarks, str):  # of an older version
+        return (remarks,) if remarks else ()
+    return tuple(one if isinstance(one, str) else _said(one) for one in remarks)
+
+
+def _said(remark: Remark) -> str:
+    with contextlib.suppress(KeyError, TypeError, ValueError):
+        return vars(English)[remark.code](**remark.values)
+    values = ", ".join(f"{name} {value}" for name, value in remark.values.items())
+    return f"{remark.code.replace('_', ' ')}{': ' * bool(values)}{values}."
+
+
+def _of(recipe: str) -> str:
+    return f"{recipe}: " if recipe else ""
+
+
+class English:
+    """A sentence for each code, which is the name of the method and takes the values of the remark by name."""
+
+    # -- an arm ----------------------------------------------------------------------------------------------------------
+
+    @staticmethod
+    def no_pair() -> str:
+        return "No seed on which both runs ended with a number: there is no difference to test."
+
+    @staticmethod
+    def one_pair() -> str:
+        return "Only one paired seed: a single difference has no spread, so no interval and no p."
+
+    @staticmethod
+    def equal_differences(pairs: int, difference: float, bounded: bool) -> str:
+        which = "equal" if difference else "zero"
+        span = "the interval has no width" if bounded else "the interval is unbounded"
+        return f"All {pairs} differences are {which}: p is that of the sign-flip test, and {span}."
+
+    @staticmethod
+    def left_out(seeds: int, of: int, **ends: int) -> str:
+        sides = []
+        for side in ("recipe", "untreated"):
+            said = [f"{ends[key]} {text}" for end, text in _ENDS.items() if (key := f"{side}_{end}") in ends]
+            sides += [f"{side}: {', '.join(said)}"] * bool(said)
+        return f"Not in the differences: {seeds} of {count(of, 'seed')} ({'; '.join(sides)})."
+
+    @staticmethod
+    def diverged_on_both_sides(untreated: int, treated: int, p: float) -> str:
+        return (
+            f"Untreated, {count(untreated, 'seed')} diverged that did not with the recipe; "
+            f"with the recipe, {count(treated, 'seed')} that did not untreated (exact two-sided McNemar p = {p:.3g})."
+        )
+
+    @staticmethod
+    def diverged_untreated(seeds: int, p: float) -> str:
+        return (
+            f"Untreated, {count(seeds, 'seed')} diverged that did not with the recipe: "
+            f"this speaks for the recipe and is not part of the effect (exact two-sided McNemar p = {p:.3g})."
+        )
+
+    @staticmethod
+    def diverged_treated(seeds: int, p: float) -> str:
+        return f"With the recipe, {count(seeds, 'seed')} diverged that did not untreated (exact two-sided McNemar p = {p:.3g})."
+
+    @staticmethod
+    def reason(said: str) -> str:
+        return f"Reason: {said}."
+
+    @staticmethod
+    def idle_part(said: str) -> str:
+        return f"A part of it {said}."
+
+    # -- what a comparison can show --------------------------------------------------------------------------------------
+
+    @staticmethod
+    def reach(pairs: Sequence[int], smallest: Sequence[float], alpha: float, needed: int) -> str:
+        least, test = [f"{p:.3g}" for p in smallest], "an exact two-sided sign-flip test can reach is"
+        if len(pairs) == 1:
+            said = f"With {pairs[0]} paired seeds the smallest p {test} {least[0]}"
+        else:
+            said = f"The smallest p {test} {least[0]} for a recipe with {pairs[0]} paired seeds and {least[-1]} for one with {pairs[-1]}"
+        return f"{said}; to reach {alpha:.3g} takes {needed} seeds." if pairs[0] < needed else f"{said}."
+
+    @staticmethod
+    def drawn_signs(above: int, patterns: int) -> str:
+        return f"Above {above} seeds the sign-flip p is estimated from {patterns:,} random sign patterns."
+
+    @staticmethod
+    def normal_differences(level: float) -> str:
+        percent = f"{level * 100:g} %"
+        return (
+            f"The {percent} t interval assumes roughly normal differences; "
+            f"with skewed ones at few seeds it covers the true mean less often than {percent}."
+        )
+
+    @staticmethod
+    def no_pairs() -> str:
+        return "No recipe has two paired seeds, so there is no interval and no test: run more seeds."
+
+    @staticmethod
+    def one_tested() -> str:
+        return "One recipe was tested here, so Holm's correction changes nothing."
+
+    @staticmethod
+    def several_tested(recipes: int) -> str:
+        return (
+            f"With {recipes} recipes tested, one looks good by chance more easily: p Holm corrects for that. "
+            "Intervals and sign-flip p do not; each holds for one recipe alone."
+        )
+
+    @staticmethod
+    def lost_seeds_counted() -> str:
+        return (
+            "Seeds that diverged, failed or changed nothing are counted, not averaged in: "
+            "the effects speak only about seeds on which both runs ended with a number."
+        )
+
+    @staticmethod
+    def one_data_set() -> str:
+        return (
+            "All runs share one data set and its split; only the seed varies. "
+            "The result speaks about this data set, not about others."
+        )
+
+    # -- a confirmation --------------------------------------------------------------------------------------------------
+
+    @staticmethod
+    def sooner(recipe: str, metric: str, steps: float, of: float, level: float, at_once: bool) -> str:
+        return (
+            f"With {recipe} the {metric} is better after {steps:,.0f} steps than that of the untreated run ever is in its {of:,.0f} "
+            f"({level:.4g}): {'at least ' if at_once else ''}{of / steps:.3g} times fewer"
+            + (" (its first evaluation; it may be there sooner)." if at_once else ".")
+        )
+
+    @staticmethod
+    def picks_by_metric(technique: str, recipe: str = "") -> str:
+        return (
+            f"{_of(recipe)}{technique} picks the weights by the metric that judges them here, so this effect is somewhat too good: measure "
+            "the result once more on data that played no part in it."
+        )
+
+    @staticmethod
+    def no_spread(seeds: int, effect: float, p_sign: float, recipe: str = "") -> str:
+        return (
+            f"{_of(recipe)}All {seeds} confirming seeds changed by exactly {effect:+.4g}, so there is no spread to make an "
+            f"interval of (exact sign-flip p = {p_sign:.3g}). A metric with finer steps, such as a loss, would say more."
+        )
+
+    @staticmethod
+    def not_proven(recipe: str = "") -> str:
+        return f"{_of(recipe)}The interval of the confirmed effect includes zero: the improvement is not proven at this number of seeds."
+
+    @staticmethod
+    def best_of_proven(recipes: int) -> str:
+        return f"The winner is the best of {recipes} proven recipes on the seeds that prove them, which flatters its effect a little."
+
+    @staticmethod
+    def plain_rate(gained: float, rate: str, rate_gained: float) -> str:
+        return (
+            f"On the search seeds the winner gained {gained:+.4g}; the best of the plain changes of learning rate, "
+            f"{rate}, gained {rate_gained:+.4g}."
+        )
+
+    # -- what was looked for ---------------------------------------------------------------------------------------------
+
+    @staticmethod
+    def no_remedy() -> str:
+        return (
+            "No technique is known to help against what was found; the cause has to be mended in the code or the data."
+        )
+
+    @staticmethod
+    def no_fault(silence: str, notes: bool) -> str:
+        return f"{silence}{', but for notes' if notes else ''}. That is no proof of health; to try what often helps all the same:"
+
+    @staticmethod
+    def command(text: str) -> str:
+        return text
+
+    @staticmethod
+    def none_better(of: str) -> str:
+        seeds = {"remedy": "search seeds", "recipe": "seed of the search"}[of]
+        return f"No {of} was better than the untreated run on the {seeds}; nothing was confirmed."
+
+    @staticmethod
+    def budget_over(seconds: float, of: str) -> str:
+        return f"The budget of {seconds:g} s was over before a {of} could be tried. Give more, or none."
+
+    @staticmethod
+    def not_reached(seconds: float, recipes: Sequence[str]) -> str:
+        return f"The budget of {seconds:g} s did not reach for: {'; '.join(recipes)}."
+
+    @staticmethod
+    def trials_cut(seconds: float, missing: int, of: int) -> str:
+        return f"The budget of {seconds:g} s was over before {missing} of {of} trials had begun."
+
+    @staticmethod
+    def searched(seed: int, recipes: int, by_doctor: int, **ends: int) -> str:
+        doctored = ends.get("pruned", 0) and by_doctor
+        by = " by the doctor" if doctored == ends.get("pruned", 0) else f" ({by_doctor} by the doctor)"
+        texts = {"ok": "came to an end", "pruned": f"pruned{by if doctored else ''}"} | _ENDS
+        said = ", ".join(f"{ends[end]} {text}" for end, text in texts.items() if end in ends)
+        return f"Recipes tried on seed {seed}: {recipes}{f', of which {said}' if said else ''}."
+
+    @staticmethod
+    def attempt_lost(recipe: str, end: str, why: str) -> str:
+        return f"{recipe} {_ENDS[end]}: {why}."
+
+    @staticmethod
+    def kept(recipes: int) -> str:
+        return f"Kept from before and not repeated: {recipes} of these."
+
+    @staticmethod
+    def impossible(recipes: int, first: str, why: str) -> str:
+        return f"Proposed and impossible: {recipes}, the first was {first}: {why}"
+
+    @staticmethod
+    def search_exhausted(trials: int) -> str:
+        return f"The search ended before {trials} trials: the space holds no other recipe."
+
+    @staticmethod
+    def search_cut(trials: int, seconds: float) -> str:
+        return f"The search ended before {trials} trials: the budget of {seconds:g} s was over."
+
+    # -- how trials were kept apart --------------------------------------------------------------------------------------
+
+    @staticmethod
+    def ran_in_copies(why: str, linked: int) -> str:
+        return (
+            f"A process cannot have a view of files of its own here ({why}), so every trial ran in a copy of the folder. Files of "
+            f"more than {linked} MB are links in it, which become copies when Python opens them to write."
+        )
+
+    @staticmethod
+    def ran_in_one_folder(why: str) -> str:
+        return (
+            f"Trials could not have folders of their own ({why}). They ran one at a time, and what Python was seen to change was put "
+            "back after each."
+        )
+
+    @staticmethod
+    def wrote_outside(paths: Sequence[str], more: int) -> str:
+        others = f" and {more} more" if more else ""
+        return (
+            f"The script writes outside of its folder: {', '.join(paths)}{others}. So its trials ran one at a time, and what "
+            "was there before was put back after each."
+        )
+
+    @staticmethod
+    def failed_beside_others(why: str) -> str:
+        return f"Beside others, a trial failed ({why}); alone, it did not. So trials ran one at a time from then on."
+
+    @staticmethod
+    def not_put_back(paths: Sequence[str]) -> str:
+        return f"Could not be put back: {'; '.join(paths)}."
