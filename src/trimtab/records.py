@@ -242,7 +242,8 @@ class Measured(Record, frozen=True, kw_only=False):
         name: of the series or profile.
         title: of its picture.
         meaning: what it is, in which unit, and how to read it.
-        of: what each of its numbers belongs to: a number of the run is a series, numbers of layers or parameters are a profile.
+        of: what each of its numbers belongs to: numbers of the run are a series, those of layers or parameters are a profile; of a
+            training there is one (``TrainingRecord.facts``), the newest.
         share: it lies between 0 and 1.
         owed: of a profile: its absence is worth a line.
         rank: where its picture stands, the lowest first.
@@ -251,7 +252,7 @@ class Measured(Record, frozen=True, kw_only=False):
     name: str
     title: str
     meaning: str
-    of: Literal["run", "layer", "parameter"] = "run"
+    of: Literal["run", "training", "layer", "parameter"] = "run"
     share: bool = False
     owed: bool = False
     rank: int = 100

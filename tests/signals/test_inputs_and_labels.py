@@ -133,7 +133,7 @@ def of_labels(labels: np.ndarray, sizes: list[int], classes: int) -> dict[str, f
     for row in np.split(labels, np.cumsum(sizes)[:-1]):
         x = torch.zeros(len(row), 3)
         signal.forward("first", nn.Linear(3, classes), (x,), x)
-        signal.loss("cross_entropy", torch.zeros(len(row), classes), torch.from_numpy(row))
+        signal.loss("cross_entropy", torch.zeros(len(row), classes), torch.from_numpy(row), torch.zeros(()))
         found = dict(signal.read()) or found
     return found
 
@@ -203,7 +203,7 @@ def told(name: str, output: torch.Tensor, target: torch.Tensor, x: torch.Tensor)
     signal = signals.Labels()
     for part in range(2):
         signal.forward("first", nn.Linear(2, 2), (x,), x)
-        signal.loss(name, output, target if part else torch.zeros_like(target))
+        signal.loss(name, output, target if part else torch.zeros_like(target), torch.zeros(()))
         found = signal.read()
     return bool(found)
 
@@ -233,7 +233,7 @@ def test_the_first_loss_of_a_step_counts():
     for _ in range(20):
         signal.forward("first", nn.Linear(3, 2), (x,), x)
         for label in (0, 1):  # two heads of their own data: not two batches
-            signal.loss("cross_entropy", torch.zeros(16, 2), torch.full((16,), label))
+            signal.loss("cross_entropy", torch.zeros(16, 2), torch.full((16,), label), torch.zeros(()))
         assert signal.read() == {}
 
 

@@ -310,12 +310,15 @@ class Broken(signals.Signal):
     def after_step(self, *_):
         self._at("after_step")
 
+    def trained(self, *_):
+        self._at("trained")
+
     def read(self):
         self._at("read")
         return {}
 
 
-@pytest.mark.parametrize("moment", ["forward", "gradients", "before_step", "after_step", "read"])
+@pytest.mark.parametrize("moment", ["forward", "gradients", "before_step", "after_step", "trained", "read"])
 def test_an_error_of_ours_ends_the_watch_and_not_the_training(moment, digits, monkeypatch):
     losses, state, _, _ = noisy_run(digits, watched=False)
     monkeypatch.setattr(signals, "OWN", (type("Broken", (Broken,), {"moment": moment}), signals.Gradients))
@@ -341,7 +344,7 @@ def test_an_error_of_ours_ends_no_run_in_which_warnings_are_errors(digits, monke
 
 @pytest.mark.parametrize(
     ("place", "ends"),
-    [("_compare", "all that came after an error of trimtab's own"), ("_forward", "the outputs of layers")],
+    [("_trained", "all that came after an error of trimtab's own"), ("_forward", "the outputs of layers")],
 )
 def test_an_error_of_ours_outside_of_signals(place, ends, digits, monkeypatch):
     losses, *_ = noisy_run(digits, watched=False)

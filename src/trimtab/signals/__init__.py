@@ -10,6 +10,7 @@ from trimtab.signals.movement import Movement
 from trimtab.signals.shrinkage import Shrinkage
 from trimtab.signals.signal import Reading, Signal
 from trimtab.signals.sparsity import Sparsity
+from trimtab.signals.targets import Targets
 from trimtab.signals.updates import Updates
 
 OWN: tuple[type[Signal], ...] = (
@@ -21,6 +22,7 @@ OWN: tuple[type[Signal], ...] = (
     Movement,
     Shrinkage,
     Sparsity,
+    Targets,
     Updates,
 )
 
@@ -43,6 +45,7 @@ __all__ = [
     "Shrinkage",
     "Signal",
     "Sparsity",
+    "Targets",
     "Updates",
     "all_signals",
 ]

@@ -54,7 +54,7 @@ class Labels(Signal):
         if not self._sizes and inputs and isinstance(inputs[0], torch.Tensor):
             self._sizes = tuple(inputs[0].shape[:2])
 
-    def loss(self, name: str, output: torch.Tensor, target: torch.Tensor) -> None:
+    def loss(self, name: str, output: torch.Tensor, target: torch.Tensor, value: torch.Tensor) -> None:
         if self._done:  # a second loss may be of another head
             return
         self._done = True

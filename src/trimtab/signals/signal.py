@@ -11,7 +11,7 @@ from torch import nn
 from trimtab.records import Measured
 
 Reading = Mapping[str, float | Mapping[str, float]]
-"""What a signal read in one step: a number (a series of the record) or a number per layer (a profile)."""
+"""What a signal read in one step: a number (a series of the record, or one of the training) or a number per layer (a profile)."""
 
 THIN = 4096
 
@@ -21,7 +21,7 @@ class Signal:
 
     On a sampled step the watch calls, in this order, :meth:`forward` for every layer that runs with gradients,
     :meth:`loss` for every loss of theirs, :meth:`gradients` when they are complete, :meth:`before_step` and
-    :meth:`after_step` around the update, and :meth:`read`. Tensors are handed over as they are: a signal must neither
+    :meth:`after_step` around the update, :meth:`trained` and :meth:`read`. Tensors are handed over as they are: a signal must neither
     change nor keep them, and must draw no random number. Derive, implement what is needed, and add one line to
     ``signals/__init__.py``.
 
@@ -29,17 +29,19 @@ class Signal:
         measures: the series and profiles it reads, with their titles and meanings; the record of a run carries them.
         cost: what it costs on a sampled step, in words.
         remembers: whether what it reads is counted over steps, so that it is read again without a new one.
+        alone: whether :meth:`loss` is told only where a run has one model and one optimizer; else it may be the loss of another network.
     """
 
     measures: ClassVar[tuple[Measured, ...]] = ()
     cost: ClassVar[str] = ""
     remembers: ClassVar[bool] = False
+    alone: ClassVar[bool] = True
 
     def forward(self, name: str, module: nn.Module, inputs: tuple, output: torch.Tensor) -> None:
         """A layer has run; called once a step and layer, with the first tensor of its output."""
 
-    def loss(self, name: str, output: torch.Tensor, target: torch.Tensor) -> None:
-        """A loss of ``torch.nn.functional`` was evaluated, in a run with one model and one optimizer."""
+    def loss(self, name: str, output: torch.Tensor, target: torch.Tensor, value: torch.Tensor) -> None:
+        """A loss of ``torch.nn.functional`` was evaluated, with this value (shape ``()`` unless it is not reduced)."""
 
     def gradients(self, parameters: Sequence[tuple[str, torch.Tensor]]) -> None:
         """Gradients of this step are complete, and no update has been made."""
@@ -49,6 +51,9 @@ class Signal:
 
     def after_step(self, parameters: Sequence[tuple[str, torch.Tensor]]) -> None:
         """It has changed them."""
+
+    def trained(self, loss: torch.Tensor) -> None:
+        """The step is complete: the number whose gradient it applied, where there is one."""
 
     def read(self) -> Reading:
         """The numbers of this step; forgets them."""

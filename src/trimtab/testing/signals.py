@@ -38,9 +38,11 @@ def check_signal(signal: type[Signal], data: Data | None = None) -> None:
         read = _step(made, model, x, y)
     assert read.keys() == declared.keys(), f"{name}: it reads {sorted(read)}, and declares {sorted(declared)}"
     for key, value in read.items():
-        of_run = isinstance(value, float)
-        assert of_run or all(isinstance(v, float) for v in value.values()), f"{name}: {key} must be numbers"
-        assert of_run == (declared[key].of == "run"), f"{name}: {key} is declared to be of a {declared[key].of}"
+        single = isinstance(value, float)
+        assert single or all(isinstance(v, float) for v in value.values()), f"{name}: {key} must be numbers"
+        assert single == (declared[key].of in ("run", "training")), (
+            f"{name}: {key} is declared to be of a {declared[key].of}"
+        )
     if not signal.remembers:
         assert made.read() == {}, f"{name}: it must forget what it has read, or say that it remembers"
 
@@ -51,7 +53,7 @@ def _step(signal: Signal, model: nn.Module, x: torch.Tensor, y: torch.Tensor) ->
         inputs, hidden = (hidden,), module(hidden)
         signal.forward(name, module, inputs, hidden)
     loss = F.cross_entropy(hidden, y)
-    signal.loss("cross_entropy", hidden, y)
+    signal.loss("cross_entropy", hidden, y, loss)
     loss.backward()
     parameters = list(model.named_parameters())
     before = [p.detach().clone() for p in model.parameters()]
@@ -59,6 +61,7 @@ def _step(signal: Signal, model: nn.Module, x: torch.Tensor, y: torch.Tensor) ->
     signal.gradients(parameters)
     signal.before_step(parameters)
     signal.after_step(parameters)
+    signal.trained(loss.detach())
     read = dict(signal.read())
     name = type(signal).__name__
     assert torch.equal(random, torch.get_rng_state()), f"{name}: it draws random numbers"

@@ -57,6 +57,13 @@ class Log:
         if self.keeps:
             self._rows.append((self.index, name, step, [values.get(column, math.nan) for column in names]))
 
+    def know(self, name: str, value: float) -> None:
+        """A number of the whole training, in the place of what was known; NaN takes it away."""
+        if math.isnan(value):
+            self.facts.pop(name, None)
+        else:
+            self.facts[name] = value
+
     def note(self, text: str) -> None:
         """A remark, once."""
         if text not in self.notes:

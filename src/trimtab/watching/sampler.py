@@ -21,7 +21,6 @@ import torch
 from torch import nn
 
 import trimtab.signals as signals
-from trimtab.reading.losses import LOSSES
 from trimtab.records import CodePlace, Flow, Layer, Measured, TrainingRecord
 from trimtab.signals.signal import norms
 from trimtab.structure import children, own, parameters_made, weight
@@ -78,16 +77,12 @@ class Sampler:
         self.epochs: set[int] = set()
         self.log.facts["parameters"] = parameters_made(p for _, p in training.named_parameters())
         self._rates: tuple[float, ...] = ()
-        self._targets: dict[
-            tuple[str, int], torch.Tensor
-        ] = {}  # what is known of them, by task: class counts, or moments
-        self._value: torch.Tensor | None = None  # what the loss function gave on the step being measured
-        self._comparable: bool | None = None  # whether training starts from that value, and not from another made of it
         self._weight: tuple[weakref.ref[torch.Tensor], int] | None = (
             None  # one, and how often it had been written after the last step
         )
         self._habit = False  # whether weights are written between steps all along
         self._signals = [make() for make in signals.all_signals()]
+        self._facts = {one.name for signal in self._signals for one in signal.measures if one.of == "training"}
         self._sample: int | None = None  # the step being measured
         self._upcoming: int | None = None  # the step to be measured next: its forward pass has not begun
         self._read_due = False
@@ -149,7 +144,8 @@ class Sampler:
             return
         failed = False
         if loss is not None:
-            self._compare(loss)
+            if self._sample is not None:
+                self._timed(self._trained)(loss)
             self.log.add("loss", self.step, loss)
             if loss.device.type == "cpu" and not math.isfinite(loss) and "first_nonfinite_loss" not in self.log.facts:
                 self.log.facts["first_nonfinite_loss"] = self.step
@@ -171,62 +167,27 @@ class Sampler:
         if self.run.sampled and (failed or (self.step >= self._next and not self._postponed())):
             self._begin_sample()
 
-    def _compare(self, loss: torch.Tensor) -> None:
-        """Once: a loss that is divided, weighed or summed up, or one part of several, is of another size than ``constant_loss``."""
-        if self._comparable is None and self._value is not None:
-            value, trained = float(self._value), float(loss)
-            self._comparable = 0.5 * abs(value) <= abs(trained) <= 2 * abs(value)
-            if not self._comparable:
-                self.log.facts.pop("constant_loss", None)
-        self._value = None
-
     def on_training_loss(self, name: str, output: Any, target: Any, value: torch.Tensor) -> None:
-        """A loss with gradients was evaluated: on sampled steps, note what it says of the task.
-
-        ``constant_loss`` is the loss of the best answer that ignores the input: the entropy of the class frequencies, or
-        the variance of the targets. A training that stays there has learned nothing from its inputs.
-        """
+        """A loss with gradients was evaluated."""
         self._timed(self._turn)()
         if self._sample is None or not isinstance(output, torch.Tensor) or not isinstance(target, torch.Tensor):
             return
-        if self.run.alone and len(self.optimizers) == 1:  # else it may be the loss of another network
-            self._timed(self._tell_of_loss)(name, output, target)
-        if target.ndim:
-            self.log.facts["batch_size"] = target.shape[0]
-        self._value = value.detach() if value.numel() == 1 else None
-        constant = None
-        if LOSSES[name].likelihood and output.ndim > 1 and not target.is_floating_point():
-            self.log.facts["classes"] = output.shape[1]
-            counts = torch.bincount(target[target >= 0].reshape(-1).cpu(), minlength=output.shape[1])
-            known = self._targets_of(name, counts)
-            shares = known[known > 0] / known.sum()
-            constant = float(-(shares * shares.log()).sum())
-        elif name == "mse_loss" and target.numel() > 1 and target.is_floating_point():
-            numbers = target.detach().double()
-            moments = torch.stack(
-                [torch.tensor(float(target.numel())), numbers.sum().cpu(), numbers.square().sum().cpu()]
-            )
-            count, total, squares = self._targets_of(name, moments).tolist()
-            constant = squares / count - (total / count) ** 2
-        if constant is not None and self._comparable is not False:
-            self.log.facts["constant_loss"] = constant
+        self._timed(self._tell_of_loss)(name, output, target, value)
         hits = accuracy(name, output.detach(), target)
         if hits is not None:
             self.log.add("train accuracy", self.step, hits)
 
-    def _targets_of(self, name: str, more: torch.Tensor) -> torch.Tensor:
-        """What is known of the targets of one task; a head with other classes begins another."""
-        key = (name, len(more))
-        self._targets[key] = more + self._targets.get(key, torch.zeros_like(more))
-        return self._targets[key]
+    def _tell_of_loss(self, name: str, output: torch.Tensor, target: torch.Tensor, value: torch.Tensor) -> None:
+        alone = self.run.alone and len(self.optimizers) == 1
+        self._ask("loss", name, output, target, value, to=lambda signal: alone or not signal.alone)
 
-    def _tell_of_loss(self, name: str, output: torch.Tensor, target: torch.Tensor) -> None:
-        self._ask("loss", name, output, target)
+    def _trained(self, loss: torch.Tensor) -> None:
+        self._ask("trained", loss.detach())
 
-    def _ask(self, moment: str, *what: Any) -> list[Any]:
+    def _ask(self, moment: str, *what: Any, to: Callable[[signals.Signal], bool] = lambda signal: True) -> list[Any]:
         """Give every signal its look; one that fails ends alone."""
         given = []
-        for signal in tuple(self._signals):
+        for signal in filter(to, tuple(self._signals)):
             try:
                 given.append(getattr(signal, moment)(*what))
             except Exception as error:
@@ -376,6 +337,8 @@ class Sampler:
             for name, value in reading.items():
                 if isinstance(value, Mapping):
                     self.log.add_profile(name, self._sample, value)
+                elif name in self._facts:
+                    self.log.know(name, value)
                 else:
                     self.log.add(name, self._sample, value)
         self._sample, self._read_due = None, False
@@ -441,6 +404,15 @@ MEASURED = (
     Measured("loss", "loss", "The number whose gradient each update applies; lower is better."),
     Measured("accuracy", "accuracy", "Share of right predictions."),
     Measured("lr", "learning rate", "Of the first parameter group, as each step took it."),
+    Measured("parameters", "parameters", "Numbers that training can change.", of="training"),
+    Measured("first_nonfinite_loss", "first loss that is not finite", "The step that had it.", of="training"),
+    Measured(
+        "restored",
+        "weights put back",
+        "The step after which something but the optimizer wrote them, at the end.",
+        of="training",
+    ),
+    Measured("last_saved", "last saved", "The step after which a state was saved last.", of="training"),
 )
 """What the sampler measures itself."""
 
