@@ -57,7 +57,8 @@ def test_exit_code_tones_and_verdict_agree(standing):
     for outcome in outcomes(standing):
         story = Story(RUN, (), outcome)
         helped = ARMS[standing].helped
-        assert telling_of(outcome).helped(outcome) == helped  # which is the exit code of treat and tune
+        assert telling_of(outcome).helped(outcome) == helped
+        assert telling_of(outcome).exit_code(outcome) == (0 if helped or isinstance(outcome, Comparison) else 3)
         assert tone(story) == colour(story) == ("good" if helped else "plain")
         assert f'<section class="hero {tone(story)}"' in page(story)
         said = verdict(story)

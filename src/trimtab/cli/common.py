@@ -17,17 +17,22 @@ from typing import TYPE_CHECKING, Any, TextIO
 import click
 
 from trimtab.cli.launchers import refuse_launcher
-from trimtab.cli.telling import say
+from trimtab.cli.telling import say, say_kept, tell
 from trimtab.report.words import printable
 from trimtab.user_folders import remember_store
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from trimtab.records import Asked
+    from trimtab.trial.session import Session
     from trimtab.trial.subjects import Script
 
 # Everything after SCRIPT belongs to the script, options too.
 OF_SCRIPT = {"allow_interspersed_args": False, "ignore_unknown_options": False}
+
+
+OpenSession = Callable[[], contextlib.AbstractContextManager["Session"]]
 
 
 class _Place(click.Path):
@@ -151,18 +156,60 @@ def result_options(command: Callable) -> Callable:
     return with_asked
 
 
-def trial_options(command: Callable) -> Callable:
-    """``--budget``, ``--workers``, ``--fresh``, ``--keep-files``"""
-    command = click.option("--keep-files", is_flag=True, help="Keep what each trial wrote, in .trimtab/trials/.")(
-        command
-    )
-    command = click.option("--fresh", is_flag=True, help="Run everything again, also trials kept from before.")(command)
-    command = click.option(
-        "--workers", type=click.IntRange(1), metavar="N", help="Trials at a time. [default: by the number of cores]"
-    )(command)
-    return click.option(
-        "--budget", callback=seconds, metavar="TIME", help="Start no new trial after this long: 90s, 3m, 1h."
-    )(command)
+def trial_command(body: Callable) -> Callable:
+    """For a verb of trials: the options and arguments that all have, a session made of them, and its result told.
+
+    The body gets ``open_session``, which makes the session, and the options of the verb; it gives the watched run and the outcome.
+    """
+
+    @functools.wraps(body)
+    def command(
+        script: str, arguments: tuple[str, ...], module: bool, metric: Asked, html_file: Path | None, json_file: Path | None,
+        budget: float, workers: int | None, keep_files: bool, fresh: bool, **options: Any,
+    ) -> None:  # fmt: skip
+        subject = make_script(script, arguments, module)
+        from rich.console import Console
+
+        from trimtab.doctor import diagnose
+        from trimtab.records import Story
+        from trimtab.report.outcomes import telling_of
+        from trimtab.trial.engines import LocalEngine
+        from trimtab.trial.progress import TrialBar
+        from trimtab.trial.session import Session
+
+        errors, out = Console(stderr=True), Console()
+        opened: list[Session] = []
+
+        @contextlib.contextmanager
+        def open_session() -> Iterator[Session]:
+            engine = LocalEngine(workers, keep_files)
+            bar = TrialBar(errors, engine.workers)
+            with bar, Session(subject, metric, engine, bar, budget, fresh) as session:
+                opened.append(session)
+                yield session
+
+        with trials_told(errors):
+            run, outcome = body(open_session, **options)
+            (session,) = opened
+            findings = getattr(outcome, "findings", None)
+            story = Story(run, diagnose(run) if findings is None else findings, outcome)
+            tell(out, subject.folder, html_file, json_file, story, kept=session.store is not None)
+            say_kept(out, session.reused)
+        sys.exit(telling_of(outcome).exit_code(outcome))
+
+    made: Callable = result_options(script_arguments(command))
+    for option in (
+        click.option("--keep-files", is_flag=True, help="Keep what each trial wrote, in .trimtab/trials/."),
+        click.option("--fresh", is_flag=True, help="Run everything again, also trials kept from before."),
+        click.option(
+            "--workers", type=click.IntRange(1), metavar="N", help="Trials at a time. [default: by the number of cores]"
+        ),
+        click.option(
+            "--budget", callback=seconds, metavar="TIME", help="Start no new trial after this long: 90s, 3m, 1h."
+        ),
+    ):
+        made = option(made)
+    return made
 
 
 def _pattern(ctx: click.Context, parameter: click.Parameter, value: str | None) -> str | None:

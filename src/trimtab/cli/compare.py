@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from trimtab.cli.common import OF_SCRIPT, make_script, result_options, script_arguments, trial_options, trials_told
-from trimtab.cli.telling import say_kept, tell
+from trimtab.cli.common import OF_SCRIPT, trial_command
 
 if TYPE_CHECKING:
-    from trimtab.records import Asked
+    from trimtab.cli.common import OpenSession
+    from trimtab.records import Outcome, RunRecord
 
 
 @click.command("compare", short_help="Compare RECIPEs with the untreated SCRIPT.", context_settings=OF_SCRIPT)
@@ -26,13 +25,8 @@ if TYPE_CHECKING:
 @click.option(
     "--seeds", default=5, show_default=True, type=click.IntRange(2), metavar="N", help="How many paired seeds."
 )
-@trial_options
-@result_options
-@script_arguments
-def command(
-    script: str, arguments: tuple[str, ...], module: bool, metric: Asked, html_file: Path | None,
-    json_file: Path | None, recipes: tuple[str, ...], seeds: int, budget: float, workers: int | None, keep_files: bool, fresh: bool,
-) -> None:  # fmt: skip
+@trial_command
+def command(open_session: OpenSession, recipes: tuple[str, ...], seeds: int) -> tuple[RunRecord, Outcome]:
     """Run SCRIPT as it is and under each RECIPE on the same seeds, and compare.
 
     Everything after SCRIPT belongs to the script. For the techniques that recipes are made of: trimtab catalogue.
@@ -44,23 +38,8 @@ def command(
       1  the untreated script failed
       2  wrong usage
     """
-    subject = make_script(script, arguments, module)
-    from rich.console import Console
-
-    from trimtab.doctor import diagnose
-    from trimtab.records import Story
     from trimtab.trial.compare import compare_watched, recipe_texts
-    from trimtab.trial.engines import LocalEngine
-    from trimtab.trial.progress import TrialBar
-    from trimtab.trial.session import Session
 
-    errors = Console(stderr=True)
-    with trials_told(errors):
-        texts = recipe_texts(recipes)  # before anything runs
-        engine = LocalEngine(workers, keep_files)
-        with TrialBar(errors, engine.workers) as bar, Session(subject, metric, engine, bar, budget, fresh) as session:
-            run, comparison = compare_watched(session, texts, seeds=seeds)
-        out = Console()
-        story = Story(run, diagnose(run), comparison)
-        tell(out, subject.folder, html_file, json_file, story, kept=session.store is not None)
-        say_kept(out, session.reused)
+    texts = recipe_texts(recipes)  # before anything runs
+    with open_session() as session:
+        return compare_watched(session, texts, seeds=seeds)

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from trimtab.cli.common import OF_SCRIPT, make_script, result_options, script_arguments, trial_options, trials_told
-from trimtab.cli.telling import say_kept, tell
+from trimtab.cli.common import OF_SCRIPT, trial_command
 
 if TYPE_CHECKING:
-    from trimtab.records import Asked
+    from trimtab.cli.common import OpenSession
+    from trimtab.records import Outcome, RunRecord
 
 
 @click.command("treat", short_help="Diagnose SCRIPT, try the remedies, confirm the best.", context_settings=OF_SCRIPT)
@@ -24,13 +22,8 @@ if TYPE_CHECKING:
     metavar="N",
     help="How many fresh seeds confirm the winner.",
 )
-@trial_options
-@result_options
-@script_arguments
-def command(
-    script: str, arguments: tuple[str, ...], module: bool, metric: Asked, html_file: Path | None,
-    json_file: Path | None, seeds: int, budget: float, workers: int | None, keep_files: bool, fresh: bool,
-) -> None:  # fmt: skip
+@trial_command
+def command(open_session: OpenSession, seeds: int) -> tuple[RunRecord, Outcome]:
     """Diagnose SCRIPT, try the remedies over paired seeds, and confirm the best on fresh ones.
 
     Everything after SCRIPT belongs to the script. Finished trials are kept in .trimtab/ beside it: start the same command
@@ -43,24 +36,7 @@ def command(
       2  wrong usage
       3  something is wrong, and nothing provably helps
     """
-    subject = make_script(script, arguments, module)
-    from rich.console import Console
-
-    from trimtab.records import Story
-    from trimtab.report.outcomes import telling_of
-    from trimtab.trial.engines import LocalEngine
-    from trimtab.trial.progress import TrialBar
-    from trimtab.trial.session import Session
     from trimtab.trial.treat import treat_watched
 
-    errors = Console(stderr=True)
-    with trials_told(errors):
-        engine = LocalEngine(workers, keep_files)
-        with TrialBar(errors, engine.workers) as bar, Session(subject, metric, engine, bar, budget, fresh) as session:
-            run, treatment = treat_watched(session, seeds=seeds)
-        out = Console()
-        story = Story(run, treatment.findings, treatment)
-        tell(out, subject.folder, html_file, json_file, story, kept=session.store is not None)
-        say_kept(out, session.reused)
-    needed = any(finding.severity != "info" for finding in treatment.findings)
-    sys.exit(0 if telling_of(treatment).helped(treatment) or not needed else 3)
+    with open_session() as session:
+        return treat_watched(session, seeds=seeds)

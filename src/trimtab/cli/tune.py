@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from trimtab.cli.common import OF_SCRIPT, make_script, result_options, script_arguments, trial_options, trials_told
-from trimtab.cli.telling import say_kept, tell
+from trimtab.cli.common import OF_SCRIPT, trial_command
 
 if TYPE_CHECKING:
-    from trimtab.records import Asked
+    from trimtab.cli.common import OpenSession
+    from trimtab.records import Outcome, RunRecord
 
 
 @click.command("tune", short_help="Search for the best RECIPE and settings.", context_settings=OF_SCRIPT)
@@ -38,14 +36,10 @@ if TYPE_CHECKING:
     metavar="N",
     help="How many fresh seeds confirm them.",
 )
-@trial_options
-@result_options
-@script_arguments
+@trial_command
 def command(
-    script: str, arguments: tuple[str, ...], module: bool, metric: Asked, html_file: Path | None,
-    json_file: Path | None, searches: tuple[str, ...], trials: int, candidates: int, seeds: int, budget: float,
-    workers: int | None, keep_files: bool, fresh: bool,
-) -> None:  # fmt: skip
+    open_session: OpenSession, searches: tuple[str, ...], trials: int, candidates: int, seeds: int
+) -> tuple[RunRecord, Outcome]:
     """Search a space of recipes for SCRIPT, and confirm the best on fresh seeds against the script as it is.
 
     Every --search is one place of the recipe: a technique with distributions in the place of values, or alternatives divided
@@ -67,16 +61,7 @@ def command(
       2  wrong usage
       3  nothing provably helps
     """
-    subject = make_script(script, arguments, module)
-    from rich.console import Console
-
-    from trimtab.doctor import diagnose
-    from trimtab.records import Story
-    from trimtab.report.outcomes import telling_of
-    from trimtab.trial.engines import LocalEngine
-    from trimtab.trial.progress import TrialBar
     from trimtab.trial.search import MissingOptuna, require_optuna
-    from trimtab.trial.session import Session
     from trimtab.trial.space import Space
     from trimtab.trial.tune import tune_watched
 
@@ -84,14 +69,6 @@ def command(
         require_optuna()
     except MissingOptuna as error:
         raise click.ClickException(str(error)) from None
-    errors = Console(stderr=True)
-    with trials_told(errors):
-        space = Space.parse(searches)  # before anything runs
-        engine = LocalEngine(workers, keep_files)
-        with TrialBar(errors, engine.workers) as bar, Session(subject, metric, engine, bar, budget, fresh) as session:
-            run, tuning = tune_watched(session, space, trials=trials, seeds=seeds, candidates=candidates)
-        out = Console()
-        story = Story(run, diagnose(run), tuning)
-        tell(out, subject.folder, html_file, json_file, story, kept=session.store is not None)
-        say_kept(out, session.reused)
-    sys.exit(0 if telling_of(tuning).helped(tuning) else 3)
+    space = Space.parse(searches)  # before anything runs
+    with open_session() as session:
+        return tune_watched(session, space, trials=trials, seeds=seeds, candidates=candidates)

@@ -60,6 +60,10 @@ class Telling(Generic[O]):
         """
         return None
 
+    def exit_code(self, outcome: O) -> int:
+        """What a command that was to find help ends with."""
+        return 0 if self.helped(outcome) is not False else 3
+
     def headline(self, outcome: O) -> tuple[Comparison, Arm] | None:
         """The comparison and the arm that the sentence speaks of, if it speaks of one."""
         return None

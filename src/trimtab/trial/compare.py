@@ -5,29 +5,26 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping, Sequence
+from typing import Unpack
 
 import msgspec
 
 from trimtab.recipe import Recipe, RecipeError, Technique
-from trimtab.records import Arm, Asked, Comparison, RunRecord, Trial, remark
-from trimtab.trial.engines import Engine
+from trimtab.records import Arm, Comparison, RunRecord, Trial, remark
 from trimtab.trial.permanent import permanent_lines
-from trimtab.trial.progress import shown_bar
-from trimtab.trial.session import Progress, Session
+from trimtab.trial.session import Session
 from trimtab.trial.stats import compare_arms, limits
 from trimtab.trial.subjects import Subject
+from trimtab.trial.terms import Terms, with_terms
 
 
+@with_terms()
 def compare(
     subject: Subject | str | os.PathLike,
     recipes: str | Technique | Recipe | Sequence[str | Technique | Recipe],
     *,
     seeds: int | Sequence[int] = 5,
-    metric: str | Asked | None = None,
-    engine: Engine | None = None,
-    progress: Progress | None = None,
-    budget: float = float("inf"),
-    fresh: bool = False,
+    **terms: Unpack[Terms],
 ) -> Comparison:
     """Run the subject untreated and under each recipe on the same seeds, and compare.
 
@@ -38,12 +35,7 @@ def compare(
         subject: the path of a script, a :class:`Script` (with arguments) or a :class:`Task`.
         recipes: what to try, as text or as techniques; one or several.
         seeds: how many (0, 1, 2 ...), or which. Seed 0 is the script as it stands.
-        metric: what judges: a regular expression that reads a number from the output, the name of a number, or
-            :class:`~trimtab.records.Asked` for more; found by itself if ``None``.
-        engine: where trials run; worker processes on this machine by default.
-        progress: what is told meanwhile; a progress bar by default, where standard error is a terminal.
-        budget: seconds after which no new trial is started.
-        fresh: run everything again, also what is kept from before.
+        terms: see Terms.
 
     Raises:
         SubjectError: if there is no such script.
@@ -51,7 +43,7 @@ def compare(
         TrialError: if the untreated subject crashes, never trains or has no metric.
     """
     texts = recipe_texts(recipes)  # before anything runs
-    with shown_bar(progress) as bar, Session(subject, metric, engine, bar, budget, fresh) as session:
+    with Session(subject, **terms) as session:
         return compare_watched(session, texts, seeds=seeds)[1]
 
 

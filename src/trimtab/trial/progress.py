@@ -15,7 +15,7 @@ from rich.progress import Progress as Bar
 from rich.text import Text
 
 from trimtab.records import Trial
-from trimtab.trial.session import Progress
+from trimtab.trial.terms import Progress
 
 _WIDTH = 44  # of the newest result, so that the line does not jump
 _CONTROL = {
@@ -146,11 +146,11 @@ class _Left(ProgressColumn):
 
 
 @contextlib.contextmanager
-def shown_bar(progress: Progress | None) -> Iterator[Progress | None]:
-    """The progress that was given; else a bar while the block lasts, if standard error is a terminal."""
+def shown_bar(workers: int) -> Iterator[Progress | None]:
+    """A bar while the block lasts, if standard error is a terminal."""
     console = Console(stderr=True)
-    if progress is not None or not console.is_terminal:
-        yield progress
+    if not console.is_terminal:
+        yield None
         return
-    with TrialBar(console) as bar:
+    with TrialBar(console, workers) as bar:
         yield bar

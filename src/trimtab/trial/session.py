@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import math
 import os
@@ -9,7 +10,7 @@ import sqlite3
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -19,8 +20,10 @@ from trimtab.store import Store, StoreError, report_command, what_to_do
 from trimtab.trial.engines import Engine, LocalEngine
 from trimtab.trial.engines.engine import EngineError, Written
 from trimtab.trial.live import Live, Report
+from trimtab.trial.progress import shown_bar
 from trimtab.trial.run import BASELINE, Job, Result
 from trimtab.trial.subjects import Subject, subject_of
+from trimtab.trial.terms import Progress, Silent
 from trimtab.trial.views import changed_since
 
 _UNREADABLE = (StoreError, sqlite3.Error, OSError)
@@ -35,20 +38,6 @@ class StoreWarning(UserWarning):
     """Results cannot be kept on disk; they stay in memory."""
 
 
-class Progress(Protocol):
-    """What a session tells while it works; :class:`trimtab.trial.progress.TrialBar` draws it."""
-
-    def stage(self, text: str, total: int) -> None: ...
-    def advance(self, trial: Trial, from_store: bool) -> None: ...
-
-
-class Silent:
-    """Tells nothing."""
-
-    def stage(self, text: str, total: int) -> None: ...
-    def advance(self, trial: Trial, from_store: bool) -> None: ...
-
-
 class Session:
     """Trials of one subject, kept in its store and never run twice.
 
@@ -60,7 +49,8 @@ class Session:
         subject: what to run.
         metric: what the subject is judged by: a regular expression that reads a number from the output, the name of a number, or
             :class:`~trimtab.records.Asked` for more; found by itself if ``None``.
-        engine: where to run.
+        engine: where to run; worker processes on this machine by default.
+        progress: what is told meanwhile; a progress bar by default, where standard error is a terminal.
         budget: seconds from now after which no new trial is started.
         fresh: take nothing from the store.
 
@@ -80,7 +70,9 @@ class Session:
         self.subject = subject_of(subject)
         self.asked = metric if isinstance(metric, Asked) else Asked(metric=metric)
         self.engine = engine or LocalEngine()
-        self.progress = progress or Silent()
+        self.progress: Progress = progress or Silent()
+        self._told = progress is not None
+        self._bar = contextlib.ExitStack()
         self.fresh = fresh
         self.started = time.monotonic()
         self.budget = budget
@@ -100,9 +92,12 @@ class Session:
             warnings.warn(f"{error} This session goes on and keeps its results in memory.", StoreWarning, stacklevel=2)
 
     def __enter__(self) -> Session:
+        if not self._told:
+            self.progress = self._bar.enter_context(shown_bar(self.engine.workers)) or self.progress
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._bar.close()
         self.engine.close()
         self.keep(Store.settle)
         if self.store is not None:

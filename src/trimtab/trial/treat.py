@@ -7,19 +7,19 @@ import os
 import re
 import shlex
 from collections.abc import Sequence
+from typing import Unpack
 
 import msgspec
 
 from trimtab.doctor import diagnose
 from trimtab.recipe import Recipe, RecipeError
-from trimtab.records import Arm, Asked, Comparison, Finding, Metric, Remark, RunRecord, Treatment, remark
+from trimtab.records import Arm, Comparison, Finding, Metric, Remark, RunRecord, Treatment, remark
 from trimtab.trial.compare import of_trials
 from trimtab.trial.confirm import confirm, doubts_of_effect, lines_of
-from trimtab.trial.engines import Engine
 from trimtab.trial.pace import pace_of
-from trimtab.trial.progress import shown_bar
-from trimtab.trial.session import Progress, Session
+from trimtab.trial.session import Session
 from trimtab.trial.subjects import Script, Subject
+from trimtab.trial.terms import Terms, with_terms
 
 SEARCH_SEEDS = 3
 MOST = 8  # remedies tried alone
@@ -37,15 +37,12 @@ STANDARD = (
 """What is worth a try where no rule found a fault; the decay over the steps of the run."""
 
 
+@with_terms("When it runs short fewer remedies are tried; the confirmation is never cut short.")
 def treat(
     subject: Subject | str | os.PathLike,
     *,
     seeds: int = 5,
-    budget: float = float("inf"),
-    metric: str | Asked | None = None,
-    engine: Engine | None = None,
-    progress: Progress | None = None,
-    fresh: bool = False,
+    **terms: Unpack[Terms],
 ) -> Treatment:
     """Find out what helps a training, by how much, and how to keep it.
 
@@ -62,12 +59,7 @@ def treat(
     Args:
         subject: the path of a script, a :class:`Script` (with arguments) or a :class:`Task`.
         seeds: confirming seeds.
-        budget: seconds for all of it. When it runs short fewer remedies are tried; the confirmation is never cut short.
-        metric: what judges: a regular expression that reads a number from the output, the name of a number, or
-            :class:`~trimtab.records.Asked` for more; found by itself if ``None``.
-        engine: where trials run; worker processes on this machine by default.
-        progress: what is told meanwhile; a progress bar by default, where standard error is a terminal.
-        fresh: run everything again, also what is kept from before.
+        terms: see Terms.
 
     Returns:
         the treatment; the record of the watched run is ``Store(folder).run(treatment.run)``.
@@ -76,7 +68,7 @@ def treat(
         SubjectError: if there is no such script.
         TrialError: if the untreated subject crashes, never trains or has no metric.
     """
-    with shown_bar(progress) as bar, Session(subject, metric, engine, bar, budget, fresh) as session:
+    with Session(subject, **terms) as session:
         return treat_watched(session, seeds=seeds)[1]
 
 

@@ -6,24 +6,27 @@ import math
 import os
 from collections import Counter
 from collections.abc import Sequence
+from typing import Unpack
 
 from trimtab.quantities import judged
 from trimtab.recipe import Recipe
-from trimtab.records import Arm, Asked, Attempt, Comparison, Metric, Remark, RunRecord, Tuning, remark
+from trimtab.records import Arm, Attempt, Comparison, Metric, Remark, RunRecord, Tuning, remark
 from trimtab.trial.confirm import confirm, doubts_of_effect, lines_of
-from trimtab.trial.engines import Engine
 from trimtab.trial.live import Live
 from trimtab.trial.pace import pace_of
-from trimtab.trial.progress import shown_bar
 from trimtab.trial.search import BY_DOCTOR, Search, require_optuna
-from trimtab.trial.session import Progress, Session
+from trimtab.trial.session import Session
 from trimtab.trial.space import Space
 from trimtab.trial.subjects import Subject
+from trimtab.trial.terms import Terms, with_terms
 
 REASONS = 3  # of failed trials that are told
 SEED = 0  # of the search: all recipes see the same weights and batches, so that they differ by themselves only
 
 
+@with_terms(
+    "The search ends in time for the confirmation, but gets half of it in any case;\n            the confirmation is never cut short."
+)
 def tune(
     subject: Subject | str | os.PathLike,
     search: str | Sequence[str],
@@ -31,11 +34,7 @@ def tune(
     trials: int = 30,
     seeds: int = 5,
     candidates: int = 3,
-    budget: float = float("inf"),
-    metric: str | Asked | None = None,
-    engine: Engine | None = None,
-    progress: Progress | None = None,
-    fresh: bool = False,
+    **terms: Unpack[Terms],
 ) -> Tuning:
     """Search for the recipe and the settings that make a training best, and prove what was found.
 
@@ -57,13 +56,7 @@ def tune(
         trials: recipes to try, those of earlier calls included.
         seeds: confirming seeds.
         candidates: recipes to confirm.
-        budget: seconds for all of it. The search ends in time for the confirmation, but gets half of it in any case; the
-            confirmation is never cut short.
-        metric: what judges: a regular expression that reads a number from the output, the name of a number, or
-            :class:`~trimtab.records.Asked` for more; found by itself if ``None``.
-        engine: where trials run; worker processes on this machine by default.
-        progress: what is told meanwhile; a progress bar by default, where standard error is a terminal.
-        fresh: run everything again, also what is kept from before.
+        terms: see Terms.
 
     Raises:
         MissingOptuna: if Optuna is not installed.
@@ -78,7 +71,7 @@ def tune(
         if value < least:
             raise ValueError(f"{name}={value} must be at least {least}.")
     space = Space.parse(search)  # before anything runs
-    with shown_bar(progress) as bar, Session(subject, metric, engine, bar, budget, fresh) as session:
+    with Session(subject, **terms) as session:
         return tune_watched(session, space, trials=trials, seeds=seeds, candidates=candidates)[1]
 
 

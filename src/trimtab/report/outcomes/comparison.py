@@ -34,6 +34,9 @@ class ComparisonTelling(Telling[Comparison]):
     def helped(self, outcome: Comparison) -> bool:
         return any(arm.helped for arm in outcome.arms)
 
+    def exit_code(self, outcome: Comparison) -> int:
+        return 0  # it was to compare
+
     def headline(self, outcome: Comparison) -> tuple[Comparison, Arm] | None:
         return (outcome, best(outcome)) if outcome.arms else None
 

@@ -47,6 +47,10 @@ class TreatmentTelling(Telling[Treatment]):
             return None
         return outcome.confirmation is not None and shown is not None and shown[1].helped
 
+    def exit_code(self, outcome: Treatment) -> int:
+        needed = any(finding.severity != "info" for finding in outcome.findings)
+        return 0 if self.helped(outcome) or not needed else 3
+
     def headline(self, outcome: Treatment) -> tuple[Comparison, Arm] | None:
         shown = outcome.confirmation or outcome.search
         chosen = [arm for arm in shown.arms if arm.recipe == outcome.recipe] if shown and outcome.recipe else []

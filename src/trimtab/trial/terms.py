@@ -1,0 +1,70 @@
+"""The terms of trials, which all that run some have in common: what judges, where they run, who is told, and for how long."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol, TypedDict, TypeVar
+
+from trimtab.records import Asked, Trial
+
+if TYPE_CHECKING:
+    from trimtab.trial.engines import Engine
+
+F = TypeVar("F", bound=Callable)
+
+
+class Progress(Protocol):
+    """What a session tells while it works; :class:`trimtab.trial.progress.TrialBar` draws it."""
+
+    def stage(self, text: str, total: int) -> None: ...
+    def advance(self, trial: Trial, from_store: bool) -> None: ...
+
+
+class Silent:
+    """Tells nothing."""
+
+    def stage(self, text: str, total: int) -> None: ...
+    def advance(self, trial: Trial, from_store: bool) -> None: ...
+
+
+class Terms(TypedDict, total=False):
+    """The keywords that every verb of trials takes and hands on as they are, to :class:`~trimtab.trial.session.Session`."""
+
+    metric: str | Asked | None
+    engine: Engine | None
+    progress: Progress | None
+    budget: float
+    fresh: bool
+
+
+SAID = """\
+metric: what judges: a regular expression that reads a number from the output, the name of a number, or
+            :class:`~trimtab.records.Asked` for more; found by itself if ``None``.
+        engine: where trials run; worker processes on this machine by default.
+        progress: what is told meanwhile; a progress bar by default, where standard error is a terminal.
+        budget: seconds after which no new trial is started. {budget}
+        fresh: run everything again, also what is kept from before."""
+"""What docstrings say of them."""
+DEFAULTS = {"metric": None, "engine": None, "progress": None, "budget": float("inf"), "fresh": False}
+
+
+def with_terms(budget: str = "") -> Callable[[F], F]:
+    """For a verb that takes ``**terms``: its help has them one by one, with what ``budget`` means to it."""
+
+    def spelled_out(verb: F) -> F:
+        written = inspect.signature(verb)
+        own = [one for one in written.parameters.values() if one.kind is not one.VAR_KEYWORD]
+        each = [
+            inspect.Parameter(
+                name, inspect.Parameter.KEYWORD_ONLY, default=DEFAULTS[name], annotation=kind.__forward_arg__
+            )
+            for name, kind in Terms.__annotations__.items()
+        ]
+        verb.__signature__ = written.replace(parameters=[*own, *each])  # type: ignore[attr-defined]
+        verb.__doc__ = (verb.__doc__ or "").replace(
+            "terms: see Terms.", SAID.format(budget=budget).replace(" \n", "\n")
+        )
+        return verb
+
+    return spelled_out
