@@ -7,11 +7,13 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include <cctype>
 #include <cstdlib>
 #include <cstring>
 #include <map>
 #include <stdexcept>
 #include <string>
+#include <utility>
 #include <vector>
 
 #ifdef __linux__
@@ -89,11 +91,39 @@ void set_number(OptimizerStep& a, const std::string& name, double value) {
     a.*numbers.at(name) = value;
 }
 
+using Numbers = std::map<std::string, double>;
+using Addresses = std::vector<uintptr_t>;
+
+// The names in a list of parameters such as "(uintptr_t x, int64_t rows)": the last word of each.
+std::vector<std::string> names_in(const std::string& parameters) {
+    std::vector<std::string> names(1);
+    for (const char c : parameters) {
+        if (c == ',') names.emplace_back();
+        else if (std::isalnum(c) || c == '_') names.back() += c;
+        else if (c != ')') names.back().clear();
+    }
+    return names;
+}
+
+template <class F, class R, class... A> constexpr size_t count(R (F::*)(A...) const) { return sizeof...(A); }
+
+template <class F, class R, class... A, size_t... I>
+void define(nb::module_& m, const char* name, const std::vector<std::string>& names, F f, R (F::*)(A...) const,
+            std::index_sequence<I...>) {
+    if (names.size() != sizeof...(A)) throw std::logic_error(name);
+    m.def(name, f, nb::kw_only(), nb::arg(names[I].c_str())..., nb::call_guard<nb::gil_scoped_release>());
+}
+
+// A kernel as Python calls it, every argument by its name. The list of parameters is the only one there is: the names are read from it.
+template <class F> void define(nb::module_& m, const char* name, const char* parameters, F f) {
+    define(m, name, names_in(parameters), f, &F::operator(), std::make_index_sequence<count(&F::operator())>());
+}
+#define KERNEL(name, parameters, ...) define(m, #name, #parameters, [] parameters __VA_ARGS__)
+
 }  // namespace trimtab
 
 NB_MODULE(_cpu, m) {
     using namespace trimtab;
-    using release = nb::call_guard<nb::gil_scoped_release>;
     m.doc() = "The compiled part of trimtab: CPU kernels, and which of them this machine runs.";
 
     m.def("instruction_set", [] { return name(kernels().set); }, "The instruction set whose kernels run in this process.");
@@ -114,167 +144,151 @@ NB_MODULE(_cpu, m) {
           },
           "The number of threads an OpenMP loop started by the calling thread would use; None in a build without OpenMP.");
 
-    m.def("channel_norm_forward",
-          [](uintptr_t x, uintptr_t weight, uintptr_t bias, uintptr_t y, uintptr_t mean, uintptr_t rstd, uintptr_t variance,
-             int64_t samples, int64_t channels, int64_t plane, double eps, bool batch_statistics, int activation,
-             uintptr_t residual, double dropout_p, uint64_t seed, bool bfloat16, int threads) {
-              ChannelNorm a{};
-              a.x = at<void*>(x), a.weight = at<float*>(weight), a.bias = at<float*>(bias), a.y = at<void*>(y);
-              a.mean = at<double*>(mean), a.rstd = at<double*>(rstd), a.variance = at<double*>(variance);
-              a.samples = samples, a.channels = channels, a.plane = plane, a.eps = eps;
-              a.batch_statistics = batch_statistics, a.threads = threads;
-              a.after = after(activation, residual, dropout_p, seed);
-              kernels().channel_norm_forward(a, type_of(bfloat16));
-          },
-          release());
+    KERNEL(channel_norm_forward, (uintptr_t x, uintptr_t weight, uintptr_t bias, uintptr_t y, uintptr_t mean, uintptr_t rstd,
+                                  uintptr_t variance, int64_t samples, int64_t channels, int64_t plane, double eps,
+                                  bool batch_statistics, int activation, uintptr_t residual, double dropout_p, uint64_t seed,
+                                  bool bfloat16, int threads), {
+        ChannelNorm a{};
+        a.x = at<void*>(x), a.weight = at<float*>(weight), a.bias = at<float*>(bias), a.y = at<void*>(y);
+        a.mean = at<double*>(mean), a.rstd = at<double*>(rstd), a.variance = at<double*>(variance);
+        a.samples = samples, a.channels = channels, a.plane = plane, a.eps = eps;
+        a.batch_statistics = batch_statistics, a.threads = threads;
+        a.after = after(activation, residual, dropout_p, seed);
+        kernels().channel_norm_forward(a, type_of(bfloat16));
+    });
 
-    m.def("channel_norm_backward",
-          [](uintptr_t x, uintptr_t weight, uintptr_t bias, uintptr_t mean, uintptr_t rstd, uintptr_t dy, uintptr_t dx,
-             uintptr_t dresidual, uintptr_t dweight, uintptr_t dbias, int64_t samples, int64_t channels, int64_t plane,
-             bool batch_statistics, int activation, uintptr_t residual, double dropout_p, uint64_t seed, bool bfloat16,
-             int threads) {
-              ChannelNorm a{};
-              a.x = at<void*>(x), a.weight = at<float*>(weight), a.bias = at<float*>(bias);
-              a.mean = at<double*>(mean), a.rstd = at<double*>(rstd), a.dy = at<void*>(dy), a.dx = at<void*>(dx);
-              a.dresidual = at<void*>(dresidual), a.dweight = at<float*>(dweight), a.dbias = at<float*>(dbias);
-              a.samples = samples, a.channels = channels, a.plane = plane;
-              a.batch_statistics = batch_statistics, a.threads = threads;
-              a.after = after(activation, residual, dropout_p, seed);
-              kernels().channel_norm_backward(a, type_of(bfloat16));
-          },
-          release());
+    KERNEL(channel_norm_backward, (uintptr_t x, uintptr_t weight, uintptr_t bias, uintptr_t mean, uintptr_t rstd,
+                                   uintptr_t dy, uintptr_t dx, uintptr_t dresidual, uintptr_t dweight, uintptr_t dbias,
+                                   int64_t samples, int64_t channels, int64_t plane, bool batch_statistics, int activation,
+                                   uintptr_t residual, double dropout_p, uint64_t seed, bool bfloat16, int threads), {
+        ChannelNorm a{};
+        a.x = at<void*>(x), a.weight = at<float*>(weight), a.bias = at<float*>(bias);
+        a.mean = at<double*>(mean), a.rstd = at<double*>(rstd), a.dy = at<void*>(dy), a.dx = at<void*>(dx);
+        a.dresidual = at<void*>(dresidual), a.dweight = at<float*>(dweight), a.dbias = at<float*>(dbias);
+        a.samples = samples, a.channels = channels, a.plane = plane;
+        a.batch_statistics = batch_statistics, a.threads = threads;
+        a.after = after(activation, residual, dropout_p, seed);
+        kernels().channel_norm_backward(a, type_of(bfloat16));
+    });
 
-    m.def("row_norm_forward",
-          [](uintptr_t x, uintptr_t before, double before_p, uint64_t before_seed, uintptr_t weight, uintptr_t bias,
-             uintptr_t y, uintptr_t h, uintptr_t mean, uintptr_t rstd, int64_t rows, int64_t columns, double eps,
-             bool centered, int activation, uintptr_t residual, double dropout_p, uint64_t seed, bool bfloat16, int threads) {
-              RowNorm a{};
-              a.x = at<void*>(x), a.residual = at<void*>(before), a.dropout_p = before_p, a.seed = before_seed;
-              a.weight = at<float*>(weight), a.bias = at<float*>(bias), a.y = at<void*>(y), a.h = at<void*>(h);
-              a.mean = at<float*>(mean), a.rstd = at<float*>(rstd), a.rows = rows, a.columns = columns, a.eps = eps;
-              a.centered = centered, a.threads = threads;
-              a.after = after(activation, residual, dropout_p, seed);
-              kernels().row_norm_forward(a, type_of(bfloat16));
-          },
-          release());
+    KERNEL(row_norm_forward, (uintptr_t x, uintptr_t before, double before_p, uint64_t before_seed, uintptr_t weight,
+                              uintptr_t bias, uintptr_t y, uintptr_t h, uintptr_t mean, uintptr_t rstd, int64_t rows,
+                              int64_t columns, double eps, bool centered, int activation, uintptr_t residual,
+                              double dropout_p, uint64_t seed, bool bfloat16, int threads), {
+        RowNorm a{};
+        a.x = at<void*>(x), a.residual = at<void*>(before), a.dropout_p = before_p, a.seed = before_seed;
+        a.weight = at<float*>(weight), a.bias = at<float*>(bias), a.y = at<void*>(y), a.h = at<void*>(h);
+        a.mean = at<float*>(mean), a.rstd = at<float*>(rstd), a.rows = rows, a.columns = columns, a.eps = eps;
+        a.centered = centered, a.threads = threads;
+        a.after = after(activation, residual, dropout_p, seed);
+        kernels().row_norm_forward(a, type_of(bfloat16));
+    });
 
-    m.def("row_norm_backward",
-          [](uintptr_t x, uintptr_t before, double before_p, uint64_t before_seed, bool h_given, uintptr_t weight,
-             uintptr_t bias, uintptr_t mean, uintptr_t rstd, uintptr_t dy, uintptr_t dh, uintptr_t dx, uintptr_t dbefore, uintptr_t dafter,
-             uintptr_t dweight, uintptr_t dbias, int64_t rows, int64_t columns, bool centered, int activation,
-             uintptr_t residual, double dropout_p, uint64_t seed, bool bfloat16, int threads) {
-              RowNorm a{};
-              a.x = at<void*>(x), a.residual = at<void*>(before), a.dropout_p = before_p, a.seed = before_seed;
-              a.weight = at<float*>(weight), a.bias = at<float*>(bias), a.mean = at<float*>(mean), a.rstd = at<float*>(rstd);
-              a.dy = at<void*>(dy), a.dh = at<void*>(dh), a.dx = at<void*>(dx), a.dresidual = at<void*>(dbefore);
-              a.dafter = at<void*>(dafter), a.dweight = at<float*>(dweight), a.dbias = at<float*>(dbias);
-              a.rows = rows, a.columns = columns, a.centered = centered, a.threads = threads, a.h_given = h_given;
-              a.after = after(activation, residual, dropout_p, seed);
-              kernels().row_norm_backward(a, type_of(bfloat16));
-          },
-          release());
+    KERNEL(row_norm_backward, (uintptr_t x, uintptr_t before, double before_p, uint64_t before_seed, bool h_given,
+                               uintptr_t weight, uintptr_t bias, uintptr_t mean, uintptr_t rstd, uintptr_t dy, uintptr_t dh,
+                               uintptr_t dx, uintptr_t dbefore, uintptr_t dafter, uintptr_t dweight, uintptr_t dbias,
+                               int64_t rows, int64_t columns, bool centered, int activation, uintptr_t residual,
+                               double dropout_p, uint64_t seed, bool bfloat16, int threads), {
+        RowNorm a{};
+        a.x = at<void*>(x), a.residual = at<void*>(before), a.dropout_p = before_p, a.seed = before_seed;
+        a.weight = at<float*>(weight), a.bias = at<float*>(bias), a.mean = at<float*>(mean), a.rstd = at<float*>(rstd);
+        a.dy = at<void*>(dy), a.dh = at<void*>(dh), a.dx = at<void*>(dx), a.dresidual = at<void*>(dbefore);
+        a.dafter = at<void*>(dafter), a.dweight = at<float*>(dweight), a.dbias = at<float*>(dbias);
+        a.rows = rows, a.columns = columns, a.centered = centered, a.threads = threads, a.h_given = h_given;
+        a.after = after(activation, residual, dropout_p, seed);
+        kernels().row_norm_backward(a, type_of(bfloat16));
+    });
 
-    m.def("group_norm_forward",
-          [](uintptr_t x, uintptr_t weight, uintptr_t bias, uintptr_t y, uintptr_t mean, uintptr_t rstd, int64_t samples,
-             int64_t channels, int64_t plane, int64_t groups, bool channels_last, double eps, int activation,
-             uintptr_t residual, double dropout_p, uint64_t seed, bool bfloat16, int threads) {
-              GroupNorm a{};
-              a.x = at<void*>(x), a.weight = at<float*>(weight), a.bias = at<float*>(bias), a.y = at<void*>(y);
-              a.mean = at<float*>(mean), a.rstd = at<float*>(rstd);
-              a.samples = samples, a.channels = channels, a.plane = plane, a.groups = groups, a.channels_last = channels_last;
-              a.eps = eps, a.threads = threads;
-              a.after = after(activation, residual, dropout_p, seed);
-              kernels().group_norm_forward(a, type_of(bfloat16));
-          },
-          release());
+    KERNEL(group_norm_forward, (uintptr_t x, uintptr_t weight, uintptr_t bias, uintptr_t y, uintptr_t mean, uintptr_t rstd,
+                                int64_t samples, int64_t channels, int64_t plane, int64_t groups, bool channels_last,
+                                double eps, int activation, uintptr_t residual, double dropout_p, uint64_t seed,
+                                bool bfloat16, int threads), {
+        GroupNorm a{};
+        a.x = at<void*>(x), a.weight = at<float*>(weight), a.bias = at<float*>(bias), a.y = at<void*>(y);
+        a.mean = at<float*>(mean), a.rstd = at<float*>(rstd);
+        a.samples = samples, a.channels = channels, a.plane = plane, a.groups = groups, a.channels_last = channels_last;
+        a.eps = eps, a.threads = threads;
+        a.after = after(activation, residual, dropout_p, seed);
+        kernels().group_norm_forward(a, type_of(bfloat16));
+    });
 
-    m.def("group_norm_backward",
-          [](uintptr_t x, uintptr_t weight, uintptr_t bias, uintptr_t mean, uintptr_t rstd, uintptr_t dy, uintptr_t dx,
-             uintptr_t dresidual, uintptr_t dweight, uintptr_t dbias, int64_t samples, int64_t channels, int64_t plane,
-             int64_t groups, bool channels_last, int activation, uintptr_t residual, double dropout_p, uint64_t seed,
-             bool bfloat16, int threads) {
-              GroupNorm a{};
-              a.x = at<void*>(x), a.weight = at<float*>(weight), a.bias = at<float*>(bias);
-              a.mean = at<float*>(mean), a.rstd = at<float*>(rstd), a.dy = at<void*>(dy), a.dx = at<void*>(dx);
-              a.dresidual = at<void*>(dresidual), a.dweight = at<float*>(dweight), a.dbias = at<float*>(dbias);
-              a.samples = samples, a.channels = channels, a.plane = plane, a.groups = groups, a.channels_last = channels_last;
-              a.threads = threads;
-              a.after = after(activation, residual, dropout_p, seed);
-              kernels().group_norm_backward(a, type_of(bfloat16));
-          },
-          release());
+    KERNEL(group_norm_backward, (uintptr_t x, uintptr_t weight, uintptr_t bias, uintptr_t mean, uintptr_t rstd, uintptr_t dy,
+                                 uintptr_t dx, uintptr_t dresidual, uintptr_t dweight, uintptr_t dbias, int64_t samples,
+                                 int64_t channels, int64_t plane, int64_t groups, bool channels_last, int activation,
+                                 uintptr_t residual, double dropout_p, uint64_t seed, bool bfloat16, int threads), {
+        GroupNorm a{};
+        a.x = at<void*>(x), a.weight = at<float*>(weight), a.bias = at<float*>(bias);
+        a.mean = at<float*>(mean), a.rstd = at<float*>(rstd), a.dy = at<void*>(dy), a.dx = at<void*>(dx);
+        a.dresidual = at<void*>(dresidual), a.dweight = at<float*>(dweight), a.dbias = at<float*>(dbias);
+        a.samples = samples, a.channels = channels, a.plane = plane, a.groups = groups, a.channels_last = channels_last;
+        a.threads = threads;
+        a.after = after(activation, residual, dropout_p, seed);
+        kernels().group_norm_backward(a, type_of(bfloat16));
+    });
 
-    m.def("response_norm_forward",
-          [](uintptr_t x, uintptr_t y, int64_t samples, int64_t channels, int64_t plane, int64_t size, double alpha,
-             double beta, double k, bool bfloat16, int threads) {
-              kernels().response_norm_forward(
-                  {at<void*>(x), at<void*>(y), samples, channels, plane, size, alpha, beta, k, threads, nullptr, nullptr},
-                  type_of(bfloat16));
-          },
-          release());
+    KERNEL(response_norm_forward, (uintptr_t x, uintptr_t y, int64_t samples, int64_t channels, int64_t plane, int64_t size,
+                                   double alpha, double beta, double k, bool bfloat16, int threads), {
+        kernels().response_norm_forward(
+            {at<void*>(x), at<void*>(y), samples, channels, plane, size, alpha, beta, k, threads, nullptr, nullptr},
+            type_of(bfloat16));
+    });
 
-    m.def("response_norm_backward",
-          [](uintptr_t x, uintptr_t dy, uintptr_t dx, int64_t samples, int64_t channels, int64_t plane, int64_t size,
-             double alpha, double beta, double k, bool bfloat16, int threads) {
-              kernels().response_norm_backward(
-                  {at<void*>(x), nullptr, samples, channels, plane, size, alpha, beta, k, threads, at<void*>(dy), at<void*>(dx)},
-                  type_of(bfloat16));
-          },
-          release());
+    KERNEL(response_norm_backward, (uintptr_t x, uintptr_t dy, uintptr_t dx, int64_t samples, int64_t channels,
+                                    int64_t plane, int64_t size, double alpha, double beta, double k, bool bfloat16,
+                                    int threads), {
+        kernels().response_norm_backward(
+            {at<void*>(x), nullptr, samples, channels, plane, size, alpha, beta, k, threads, at<void*>(dy), at<void*>(dx)},
+            type_of(bfloat16));
+    });
 
-    m.def("cross_entropy_forward",
-          [](uintptr_t x, uintptr_t target, uintptr_t weight, uintptr_t loss, uintptr_t lse, int64_t rows, int64_t classes,
-             int64_t ignore, double smoothing, bool bfloat16, int threads) {
-              kernels().cross_entropy_forward({at<void*>(x), at<int64_t*>(target), at<float*>(weight), at<float*>(loss),
-                                               at<float*>(lse), rows, classes, ignore, smoothing, threads, nullptr, nullptr},
-                                              type_of(bfloat16));
-          },
-          release());
+    KERNEL(cross_entropy_forward, (uintptr_t x, uintptr_t target, uintptr_t weight, uintptr_t loss, uintptr_t lse,
+                                   int64_t rows, int64_t classes, int64_t ignore, double smoothing, bool bfloat16,
+                                   int threads), {
+        kernels().cross_entropy_forward({at<void*>(x), at<int64_t*>(target), at<float*>(weight), at<float*>(loss),
+                                         at<float*>(lse), rows, classes, ignore, smoothing, threads, nullptr, nullptr},
+                                        type_of(bfloat16));
+    });
 
-    m.def("cross_entropy_backward",
-          [](uintptr_t x, uintptr_t target, uintptr_t weight, uintptr_t lse, uintptr_t dloss, uintptr_t dx, int64_t rows,
-             int64_t classes, int64_t ignore, double smoothing, bool bfloat16, int threads) {
-              kernels().cross_entropy_backward({at<void*>(x), at<int64_t*>(target), at<float*>(weight), nullptr, at<float*>(lse),
-                                                rows, classes, ignore, smoothing, threads, at<float*>(dloss), at<void*>(dx)},
-                                               type_of(bfloat16));
-          },
-          release());
+    KERNEL(cross_entropy_backward, (uintptr_t x, uintptr_t target, uintptr_t weight, uintptr_t lse, uintptr_t dloss,
+                                    uintptr_t dx, int64_t rows, int64_t classes, int64_t ignore, double smoothing,
+                                    bool bfloat16, int threads), {
+        kernels().cross_entropy_backward({at<void*>(x), at<int64_t*>(target), at<float*>(weight), nullptr, at<float*>(lse),
+                                          rows, classes, ignore, smoothing, threads, at<float*>(dloss), at<void*>(dx)},
+                                         type_of(bfloat16));
+    });
 
-    m.def("penalty",
-          [](const std::vector<uintptr_t>& weights, const std::vector<uintptr_t>& gradients, const std::vector<int64_t>& counts,
-             double l1, double l2, int threads) {
-              double absolute = 0, squares = 0;
-              kernels().penalty({reinterpret_cast<const float* const*>(weights.data()),
-                                 reinterpret_cast<float* const*>(gradients.data()), counts.data(), int64_t(counts.size()), l1, l2,
-                                 &absolute, &squares, threads});
-              return std::make_pair(absolute, squares);
-          },
-          release(), "Adds l1 sign(w) + l2 w to the gradients; gives sum |w| and sum w^2.");
+    // Adds l1 sign(w) + l2 w to the gradients; gives sum |w| and sum w^2.
+    KERNEL(penalty, (const Addresses& weights, const Addresses& gradients,
+                     const std::vector<int64_t>& counts, double l1, double l2, int threads), {
+        double absolute = 0, squares = 0;
+        kernels().penalty({reinterpret_cast<const float* const*>(weights.data()),
+                           reinterpret_cast<float* const*>(gradients.data()), counts.data(), int64_t(counts.size()), l1, l2,
+                           &absolute, &squares, threads});
+        return std::make_pair(absolute, squares);
+    });
 
-    m.def("optimizer_step",
-          [](const std::string& rule, const std::vector<std::vector<uintptr_t>>& lists, const std::vector<int64_t>& counts,
-             const std::map<std::string, double>& numbers, int threads) {
-              OptimizerStep a{};
-              a.rule = rule_of(rule);
-              a.slots = int(lists.size()) - 2;
-              if (a.slots < 0 || a.slots > 3) throw std::invalid_argument("optimizer_step: weights, gradients, and up to 3 states");
-              a.weights = reinterpret_cast<float* const*>(lists[0].data());
-              a.gradients = reinterpret_cast<const float* const*>(lists[1].data());
-              for (int s = 0; s < a.slots; s++) a.states[s] = reinterpret_cast<float* const*>(lists[2 + s].data());
-              a.counts = counts.data();
-              a.tensors = int64_t(counts.size());
-              for (const auto& [name, value] : numbers) set_number(a, name, value);
-              int64_t masked = 0;
-              a.masked = &masked;
-              a.threads = threads;
-              kernels().optimizer_step(a);
-              return masked;
-          },
-          release(), "Moves weights and state by one step; gives the number of entries whose gradient is not finite.");
+    // Moves weights and state by one step; gives the number of entries whose gradient is not finite.
+    KERNEL(optimizer_step, (const std::string& rule, const Addresses& weights, const Addresses& gradients,
+                            const std::vector<Addresses>& states, const std::vector<int64_t>& counts, const Numbers& numbers,
+                            int threads), {
+        OptimizerStep a{};
+        a.rule = rule_of(rule);
+        a.slots = int(states.size());
+        if (a.slots > 3) throw std::invalid_argument("optimizer_step: up to 3 states");
+        a.weights = reinterpret_cast<float* const*>(weights.data());
+        a.gradients = reinterpret_cast<const float* const*>(gradients.data());
+        for (int s = 0; s < a.slots; s++) a.states[s] = reinterpret_cast<float* const*>(states[s].data());
+        a.counts = counts.data();
+        a.tensors = int64_t(counts.size());
+        for (const auto& [name, value] : numbers) set_number(a, name, value);
+        int64_t masked = 0;
+        a.masked = &masked;
+        a.threads = threads;
+        kernels().optimizer_step(a);
+        return masked;
+    });
 
-    m.def("dropout",
-          [](uintptr_t x, uintptr_t y, int64_t count, double p, uint64_t seed, bool bfloat16, int threads) {
-              kernels().dropout(at<void*>(x), at<void*>(y), count, p, seed, threads, type_of(bfloat16));
-          },
-          release());
+    KERNEL(dropout, (uintptr_t x, uintptr_t y, int64_t count, double p, uint64_t seed, bool bfloat16, int threads), {
+        kernels().dropout(at<void*>(x), at<void*>(y), count, p, seed, threads, type_of(bfloat16));
+    });
 }

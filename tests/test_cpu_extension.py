@@ -1,5 +1,6 @@
 """The compiled part tells the truth about the machine and about itself."""
 
+import ast
 import importlib
 import os
 import platform
@@ -12,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import trimtab
 from trimtab import _cpu
 
 CPUINFO = Path("/proc/cpuinfo")
@@ -42,6 +44,17 @@ def test_instruction_set_is_the_best_that_the_processor_has():
 
 
 @linux_x86
+def test_the_stub_has_the_names_that_the_kernels_take():
+    stub = ast.parse(Path(trimtab.__file__).with_name("_cpu.pyi").read_text())
+    written = {one.name: [a.arg for a in one.args.kwonlyargs] for one in stub.body if isinstance(one, ast.FunctionDef)}
+    assert set(written) == {name for name in vars(_cpu) if not name.startswith("__")}
+    for name, names in written.items():
+        taken = getattr(_cpu, name).__doc__.splitlines()[0].partition("(")[2].rpartition(") ->")[0]
+        assert names == re.findall(r"(\w+): ", taken), name
+    with pytest.raises(TypeError):  # no position can be mistaken for another
+        _cpu.dropout(0, 0, 0, 0.5, 0, False, 1)
+
+
 @pytest.mark.parametrize("asked", NEEDS)
 def test_a_lesser_instruction_set_can_be_asked_for_and_gives_the_same_numbers(asked):
     if not NEEDS[asked] <= processor_flags():

@@ -9,14 +9,18 @@ import importlib
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-kernels: Any = None
 why_no_kernels = ""
-try:
-    kernels = importlib.import_module("trimtab._cpu")
-except ImportError as error:  # a source tree that was never built: everything works, more slowly
-    why_no_kernels = str(error)
+if TYPE_CHECKING:  # the stub has the names and types of all arguments
+    import trimtab._cpu as _cpu
+
+    kernels = _cpu
+else:
+    try:
+        kernels = importlib.import_module("trimtab._cpu")
+    except ImportError as error:  # a source tree that was never built: everything works, more slowly
+        kernels, why_no_kernels = None, str(error)
 
 asked = os.environ.get("TRIMTAB_CPU", "")
 if kernels is not None and asked and asked not in kernels.compiled_for():

@@ -35,9 +35,9 @@ def taken(monkeypatch) -> list[str]:
     """The steps that the kernel makes from now on."""
     calls: list[str] = []
 
-    def step(kernel: str, *others):
-        calls.append(kernel)
-        return kernels.optimizer_step(kernel, *others)
+    def step(**arguments):
+        calls.append(arguments["rule"])
+        return kernels.optimizer_step(**arguments)
 
     monkeypatch.setattr(base, "kernels", SimpleNamespace(optimizer_step=step))
     return calls

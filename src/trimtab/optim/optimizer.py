@@ -232,17 +232,20 @@ class Optimizer(torch.optim.Optimizer, ABC):
         """Move parameters of one age; gives the number of entries that were left out."""
         n = {"sign": -1.0 if group["maximize"] else 1.0, **_decay(group), **self.numbers(group, step)}
         if self.kernel and (by := STEP.serving(lists)) is not None:
+            weights, gradients, *states = ([t.data_ptr() for t in tensors] for tensors in lists)
             return by.forward(
-                self.kernel,
-                [[t.data_ptr() for t in tensors] for tensors in lists],
-                [p.numel() for p in lists[0]],
-                n,
-                torch.get_num_threads(),
+                rule=self.kernel,
+                weights=weights,
+                gradients=gradients,
+                states=states,
+                counts=[p.numel() for p in lists[0]],
+                numbers=n,
+                threads=torch.get_num_threads(),
             )
         masked = 0
         for same in _alike(lists[0]):
-            params, grads, *states = ([_real(tensors[i]) for i in same] for tensors in lists)
-            masked += self._move_alike(params, grads, dict(zip(self.slots(group), states, strict=True)), n)
+            params, grads, *slots = ([_real(tensors[i]) for i in same] for tensors in lists)
+            masked += self._move_alike(params, grads, dict(zip(self.slots(group), slots, strict=True)), n)
         return masked
 
     def _move_alike(self, params: Tensors, grads: Tensors, state: dict[str, Tensors], n: Numbers) -> int:
@@ -367,6 +370,6 @@ def _why_no_kernel(lists: list[Tensors]) -> str:
 
 STEP = Op(
     "optimizer_step",
-    {"cpu": Kernel(_why_no_kernel, lambda *arguments: kernels.optimizer_step(*arguments))},
+    {"cpu": Kernel(_why_no_kernel, lambda **arguments: kernels.optimizer_step(**arguments))},
     probe=lambda x: ([[x], [x]],),
 )

@@ -241,9 +241,11 @@ def add_penalty_gradient_(parameters: Parameters, *, l1: float = 0.0, l2: float 
 def _add_l1_l2_(weights: list[torch.Tensor], gradients: list[torch.Tensor], l1: float, l2: float) -> torch.Tensor:
     """``g += l1 sign(w) + l2 w`` for tensors of one device and type; gives ``l1 sum |w| + l2/2 sum w^2``."""
     if (by := PENALTY.serving(weights, gradients)) is not None:
-        addresses = ([t.data_ptr() for t in tensors] for tensors in (weights, gradients))
+        addresses = [[t.data_ptr() for t in tensors] for tensors in (weights, gradients)]
         counts = [w.numel() for w in weights]
-        absolute, squares = by.forward(*addresses, counts, l1, l2, torch.get_num_threads())
+        absolute, squares = by.forward(
+            weights=addresses[0], gradients=addresses[1], counts=counts, l1=l1, l2=l2, threads=torch.get_num_threads()
+        )
         return torch.tensor(l1 * absolute + l2 / 2 * squares)
     value = torch.zeros((), device=weights[0].device)
     if l1:
@@ -274,7 +276,7 @@ def _why_no_kernel(weights: list[torch.Tensor], gradients: list[torch.Tensor]) -
 
 PENALTY = Op(
     "penalty",
-    {"cpu": Kernel(_why_no_kernel, lambda *arguments: kernels.penalty(*arguments))},
+    {"cpu": Kernel(_why_no_kernel, lambda **arguments: kernels.penalty(**arguments))},
     probe=lambda x: ([x], [x]),
 )
 

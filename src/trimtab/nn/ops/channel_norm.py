@@ -13,8 +13,8 @@ from torch.nn import functional as F
 from trimtab._kernels import Kernel
 from trimtab.nn.ops import common
 from trimtab.nn.ops.common import (
+    CODES,
     after,
-    after_arguments,
     as_float,
     as_type_of,
     backend_of,
@@ -24,6 +24,7 @@ from trimtab.nn.ops.common import (
     memory_format_of,
     pointer,
     residual_room,
+    seed_of,
     torch_takes,
     why_no_kernel,
     without_residual_if_linear,
@@ -106,23 +107,30 @@ def _forward(
     y, w, b = torch.empty_like(x), as_float(weight), as_float(bias)
     used = torch.empty(3, x.shape[1], dtype=torch.float64) if stats is None else stats.clone()
     row = used.shape[1] * 8  # bytes
+    samples, channels, plane = _sizes(x)
     common.kernels.channel_norm_forward(
-        pointer(x), pointer(w), pointer(b), pointer(y), pointer(used), pointer(used) + row, pointer(used) + 2 * row,
-        *_sizes(x), eps, stats is None, *after_arguments(activation, p, residual, key),
-        x.dtype is torch.bfloat16, torch.get_num_threads(),
+        x=pointer(x), weight=pointer(w), bias=pointer(b), y=pointer(y), mean=pointer(used), rstd=pointer(used) + row,
+        variance=pointer(used) + 2 * row, eps=eps, batch_statistics=stats is None,
+        samples=samples, channels=channels, plane=plane, activation=CODES[activation], residual=pointer(residual),
+        dropout_p=p if key is not None else 0.0, seed=seed_of(key),
+        bfloat16=x.dtype is torch.bfloat16, threads=torch.get_num_threads(),
     )  # fmt: skip
     return y, used
 
 
 def _backward(gradients, tensors, kept, settings, wanted):  # type: ignore[no-untyped-def]
-    (x, weight, bias, residual, key, stats), (used,), (_, activation, p) = tensors, kept, settings
+    (x, weight, bias, residual, key, stats), (used,) = tensors, kept
     dy, w, b = like_input(gradients[0], x), as_float(weight), as_float(bias)
-    dx, dresidual = torch.empty_like(x), residual_room(dy, wanted[3], activation, key)
+    dx, dresidual = torch.empty_like(x), residual_room(dy, wanted[3], settings.activation, key)
     dweight, dbias = gradient_room(w, wanted[1]), gradient_room(b, wanted[2])
+    samples, channels, plane = _sizes(x)
     common.kernels.channel_norm_backward(
-        pointer(x), pointer(w), pointer(b), pointer(used), pointer(used) + used.shape[1] * 8, pointer(dy), pointer(dx),
-        0 if dresidual is dy else pointer(dresidual), pointer(dweight), pointer(dbias), *_sizes(x), stats is None,
-        *after_arguments(activation, p, residual, key), x.dtype is torch.bfloat16, torch.get_num_threads(),
+        x=pointer(x), weight=pointer(w), bias=pointer(b), mean=pointer(used), rstd=pointer(used) + used.shape[1] * 8,
+        dy=pointer(dy), dx=pointer(dx), dresidual=0 if dresidual is dy else pointer(dresidual), dweight=pointer(dweight),
+        dbias=pointer(dbias), batch_statistics=stats is None,
+        samples=samples, channels=channels, plane=plane, activation=CODES[settings.activation], residual=pointer(residual),
+        dropout_p=settings.p if key is not None else 0.0, seed=seed_of(key),
+        bfloat16=x.dtype is torch.bfloat16, threads=torch.get_num_threads(),
     )  # fmt: skip
     return dx, as_type_of(dweight, weight), as_type_of(dbias, bias), dresidual
 

@@ -252,11 +252,6 @@ def after(
     return drop_by_key(ACTIVATIONS[activation](z), p, key, like)
 
 
-def after_arguments(activation: str, p: float, residual: torch.Tensor | None, key: torch.Tensor | None) -> tuple:
-    """What follows the norm, in the order in which kernels take it."""
-    return CODES[activation], pointer(residual), p if key is not None else 0.0, seed_of(key)
-
-
 def like_input(tensor: torch.Tensor | None, x: torch.Tensor) -> torch.Tensor | None:
     """The tensor with the shape, type and layout of x, as kernels take what goes along with x."""
     if tensor is None or (
@@ -285,9 +280,9 @@ def as_type_of(gradient: torch.Tensor | None, weights: torch.Tensor | None) -> t
     return gradient.to(weights.dtype)
 
 
-def without_residual_if_linear(tensors: tuple, results: tuple, settings: tuple) -> tuple:
+def without_residual_if_linear(tensors: tuple, results: tuple, settings: Any) -> tuple:
     """(x, weight, bias, residual, ...), the residual only if an activation stands behind it: else its value is not read again.
 
-    ``settings`` end with the activation and p.
+    ``settings`` have the activation.
     """
-    return tensors if settings[-2] != "none" else (*tensors[:3], None, *tensors[4:])
+    return tensors if settings.activation != "none" else (*tensors[:3], None, *tensors[4:])

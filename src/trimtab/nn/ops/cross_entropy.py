@@ -32,18 +32,20 @@ def _forward(x, target, weight, smoothing, ignore):  # type: ignore[no-untyped-d
     loss = torch.empty(rows, dtype=torch.float32)
     lse = torch.empty(rows, dtype=torch.float32)
     common.kernels.cross_entropy_forward(
-        pointer(x), pointer(target), pointer(weight), pointer(loss), pointer(lse), rows, classes, ignore, smoothing,
-        x.dtype is torch.bfloat16, torch.get_num_threads(),
+        x=pointer(x), target=pointer(target), weight=pointer(weight), loss=pointer(loss), lse=pointer(lse),
+        rows=rows, classes=classes, ignore=ignore, smoothing=smoothing,
+        bfloat16=x.dtype is torch.bfloat16, threads=torch.get_num_threads(),
     )  # fmt: skip
     return loss, lse
 
 
 def _backward(gradients, tensors, kept, settings, wanted):  # type: ignore[no-untyped-def]
-    (x, target, weight), (lse,), (smoothing, ignore) = tensors, kept, settings
+    (x, target, weight), (lse,) = tensors, kept
     dloss, dx = gradients[0].contiguous(), torch.empty_like(x)
     common.kernels.cross_entropy_backward(
-        pointer(x), pointer(target), pointer(weight), pointer(lse), pointer(dloss), pointer(dx), *x.shape, ignore,
-        smoothing, x.dtype is torch.bfloat16, torch.get_num_threads(),
+        x=pointer(x), target=pointer(target), weight=pointer(weight), lse=pointer(lse), dloss=pointer(dloss), dx=pointer(dx),
+        rows=x.shape[0], classes=x.shape[1], **settings._asdict(),
+        bfloat16=x.dtype is torch.bfloat16, threads=torch.get_num_threads(),
     )  # fmt: skip
     return (dx,)
 

@@ -21,20 +21,21 @@ def composed(x: torch.Tensor, key: torch.Tensor, p: float) -> tuple[torch.Tensor
 def _run(x: torch.Tensor, key: torch.Tensor, p: float) -> torch.Tensor:
     y = torch.empty_like(x)
     common.kernels.dropout(
-        pointer(x), pointer(y), x.numel(), p, seed_of(key), x.dtype is torch.bfloat16, torch.get_num_threads()
-    )
+        x=pointer(x), y=pointer(y), count=x.numel(), p=p, seed=seed_of(key),
+        bfloat16=x.dtype is torch.bfloat16, threads=torch.get_num_threads(),
+    )  # fmt: skip
     return y
 
 
 def _backward(gradients, tensors, kept, settings, wanted):  # type: ignore[no-untyped-def]
-    (dy,), (_, key), (p,) = gradients, tensors, settings
-    return (_run(dy.contiguous(), key, p),)
+    (dy,), (_, key) = gradients, tensors
+    return (_run(dy.contiguous(), key, settings.p),)
 
 
 def _with_graph(gradients, tensors, kept, settings, wanted):  # type: ignore[no-untyped-def]
-    (dy,), (_, key), (p,) = gradients, tensors, settings
+    (dy,), (_, key) = gradients, tensors
     return (
-        drop_by_key(dy, p, key, torch.empty(dy.shape, device=dy.device)),
+        drop_by_key(dy, settings.p, key, torch.empty(dy.shape, device=dy.device)),
     )  # dy may be a batch, which the mask is not
 
 

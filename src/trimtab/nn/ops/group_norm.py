@@ -13,8 +13,8 @@ from torch.nn import functional as F
 from trimtab._kernels import Kernel
 from trimtab.nn.ops import common
 from trimtab.nn.ops.common import (
+    CODES,
     after,
-    after_arguments,
     as_float,
     as_type_of,
     gradient_room,
@@ -23,6 +23,7 @@ from trimtab.nn.ops.common import (
     memory_format_of,
     pointer,
     residual_room,
+    seed_of,
     why_no_kernel,
     without_residual_if_linear,
 )
@@ -65,31 +66,39 @@ def composed(
     return in_widest(norm, x, weight, bias, residual), x.new_empty(0), x.new_empty(0)
 
 
-def _sizes(x: torch.Tensor, groups: int) -> tuple[int, int, int, int, bool]:
+def _sizes(x: torch.Tensor) -> tuple[int, int, int, bool]:
     samples, channels = x.shape[:2]
     last = memory_format_of(x) is not torch.contiguous_format
-    return samples, channels, x.numel() // (samples * channels), groups, last
+    return samples, channels, x.numel() // (samples * channels), last
 
 
 def _forward(x, weight, bias, residual, key, groups, eps, activation, p):  # type: ignore[no-untyped-def]
     y, w, b = torch.empty_like(x), as_float(weight), as_float(bias)
     mean, rstd = torch.empty(x.shape[0] * groups), torch.empty(x.shape[0] * groups)
+    samples, channels, plane, last = _sizes(x)
     common.kernels.group_norm_forward(
-        pointer(x), pointer(w), pointer(b), pointer(y), pointer(mean), pointer(rstd), *_sizes(x, groups), eps,
-        *after_arguments(activation, p, residual, key), x.dtype is torch.bfloat16, torch.get_num_threads(),
+        x=pointer(x), weight=pointer(w), bias=pointer(b), y=pointer(y), mean=pointer(mean), rstd=pointer(rstd), eps=eps,
+        samples=samples, channels=channels, plane=plane, groups=groups, channels_last=last,
+        activation=CODES[activation], residual=pointer(residual),
+        dropout_p=p if key is not None else 0.0, seed=seed_of(key),
+        bfloat16=x.dtype is torch.bfloat16, threads=torch.get_num_threads(),
     )  # fmt: skip
     return y, mean, rstd
 
 
 def _backward(gradients, tensors, kept, settings, wanted):  # type: ignore[no-untyped-def]
-    (x, weight, bias, residual, key), (mean, rstd), (groups, _, activation, p) = tensors, kept, settings
+    (x, weight, bias, residual, key), (mean, rstd) = tensors, kept
     dy, w, b = like_input(gradients[0], x), as_float(weight), as_float(bias)
-    dx, dresidual = torch.empty_like(x), residual_room(dy, wanted[3], activation, key)
+    dx, dresidual = torch.empty_like(x), residual_room(dy, wanted[3], settings.activation, key)
     dweight, dbias = gradient_room(w, wanted[1]), gradient_room(b, wanted[2])
+    samples, channels, plane, last = _sizes(x)
     common.kernels.group_norm_backward(
-        pointer(x), pointer(w), pointer(b), pointer(mean), pointer(rstd), pointer(dy), pointer(dx), 0 if dresidual is dy else pointer(dresidual),
-        pointer(dweight), pointer(dbias), *_sizes(x, groups), *after_arguments(activation, p, residual, key),
-        x.dtype is torch.bfloat16, torch.get_num_threads(),
+        x=pointer(x), weight=pointer(w), bias=pointer(b), mean=pointer(mean), rstd=pointer(rstd), dy=pointer(dy), dx=pointer(dx),
+        dresidual=0 if dresidual is dy else pointer(dresidual), dweight=pointer(dweight), dbias=pointer(dbias),
+        samples=samples, channels=channels, plane=plane, groups=settings.groups, channels_last=last,
+        activation=CODES[settings.activation], residual=pointer(residual),
+        dropout_p=settings.p if key is not None else 0.0, seed=seed_of(key),
+        bfloat16=x.dtype is torch.bfloat16, threads=torch.get_num_threads(),
     )  # fmt: skip
     return dx, as_type_of(dweight, weight), as_type_of(dbias, bias), dresidual
 

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+from collections import namedtuple
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -18,7 +19,7 @@ from trimtab.nn.ops.common import readable
 Tensors = tuple[torch.Tensor | None, ...]
 
 
-def _everything(tensors: Tensors, results: Tensors, settings: tuple) -> Tensors:
+def _everything(tensors: Tensors, results: Tensors, settings: Any) -> Tensors:
     return tensors
 
 
@@ -29,7 +30,8 @@ class KernelOp(Op):
         name: of the op, ``trimtab::name``.
         tensors: names of the tensor arguments, the first of which is always there.
         differentiable: how many of them, from the first on, get a gradient.
-        settings: the other arguments as in a ``torch.library`` schema, ``"float eps, str activation"``.
+        settings: the other arguments as in a ``torch.library`` schema, ``"float eps, str activation"``; handed on as one tuple with
+            these names.
         outputs: how many results are differentiable; those after the first, and all further ones, are kept for ``backward``.
         extra: how many further results there are.
         composed: ``(*tensors, *settings) -> results`` in torch's operations.
@@ -55,13 +57,14 @@ class KernelOp(Op):
         composed: Callable[..., tuple],
         backends: Mapping[str, Kernel],
         fake: Callable[..., tuple],
-        keeps: Callable[[Tensors, Tensors, tuple], Tensors] = _everything,
-        with_graph: Callable[[Tensors, Tensors, Tensors, tuple, tuple[bool, ...]], Tensors] | None = None,
+        keeps: Callable[[Tensors, Tensors, Any], Tensors] = _everything,
+        with_graph: Callable[[Tensors, Tensors, Tensors, Any, tuple[bool, ...]], Tensors] | None = None,
     ) -> None:
         super().__init__(name, backends)
         self.composed, self.keeps = composed, keeps
         self.with_graph = with_graph or self._with_graph
         self.count, self.differentiable, self.outputs = len(tensors.split()), differentiable, outputs
+        self.Settings = namedtuple("Settings", [setting.split()[1] for setting in settings.split(", ")])  # type: ignore[misc]
         self._define(name, tensors.split(), settings, outputs + extra, fake)
 
     def _define(self, name: str, tensors: list[str], settings: str, results: int, fake: Callable[..., tuple]) -> None:
@@ -72,7 +75,7 @@ class KernelOp(Op):
         def schema(arguments: list[str], returns: int) -> str:
             return f"({', '.join(arguments)}) -> ({', '.join(['Tensor'] * returns)})"
 
-        def parts(arguments: tuple) -> tuple[Tensors, Tensors, Tensors, tuple, tuple[bool, ...]]:
+        def parts(arguments: tuple) -> tuple[Tensors, Tensors, Tensors, Any, tuple[bool, ...]]:
             ends = [
                 self.outputs,
                 self.outputs + self.count,
@@ -81,7 +84,7 @@ class KernelOp(Op):
                 len(arguments),
             ]
             pieces = [arguments[a:b] for a, b in zip([0, *ends[:-1]], ends, strict=True)]
-            return pieces[0], pieces[1], pieces[2], pieces[3], tuple(pieces[4][0])
+            return pieces[0], pieces[1], pieces[2], self.Settings(*pieces[3]), tuple(pieces[4][0])
 
         def alone(found: tuple) -> Any:  # a schema with one result means that tensor, not a tuple of one
             return found if len(found) > 1 else found[0]
@@ -112,7 +115,7 @@ class KernelOp(Op):
 
         def save(ctx: Any, inputs: tuple, output: Any) -> None:
             output = output if results > 1 else (output,)
-            ctx.settings = inputs[self.count :]
+            ctx.settings = self.Settings(*inputs[self.count :])
             ctx.save_for_backward(*self.keeps(inputs[: self.count], output, ctx.settings), *output[1:])
 
         def op_backward(ctx: Any, *gradients: torch.Tensor | None) -> tuple:
@@ -150,7 +153,7 @@ class KernelOp(Op):
         return tuple(torch.stack(column) for column in zip(*rows, strict=True)), tuple(0 for _ in rows[0])
 
     def _with_graph(
-        self, gradients: Tensors, tensors: Tensors, kept: Tensors, settings: tuple, wanted: tuple[bool, ...]
+        self, gradients: Tensors, tensors: Tensors, kept: Tensors, settings: Any, wanted: tuple[bool, ...]
     ) -> Tensors:
         like = next(gradient for gradient in gradients if gradient is not None)
         twice = torch.is_grad_enabled()
@@ -196,7 +199,7 @@ class _Function(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, op: KernelOp, kernel: Kernel, *arguments: Any) -> tuple:
         results = kernel.forward(*arguments)
-        ctx.op, ctx.kernel, ctx.settings = op, kernel, arguments[op.count :]
+        ctx.op, ctx.kernel, ctx.settings = op, kernel, op.Settings(*arguments[op.count :])
         ctx.save_for_backward(*op.keeps(arguments[: op.count], results, ctx.settings), *results[1:])
         ctx.mark_non_differentiable(*results[op.outputs :])
         ctx.set_materialize_grads(False)

@@ -37,15 +37,12 @@ def composed(x: torch.Tensor, size: int, alpha: float, beta: float, k: float) ->
     return ((wide * (k + alpha * squares) ** -beta).to(x.dtype),)
 
 
-def _sizes(x: torch.Tensor) -> tuple[int, int, int]:
-    return x.shape[0], x.shape[1], x.numel() // (x.shape[0] * x.shape[1])
-
-
 def _forward(x, size, alpha, beta, k):  # type: ignore[no-untyped-def]
     y = torch.empty_like(x)
     common.kernels.response_norm_forward(
-        pointer(x), pointer(y), *_sizes(x), size, alpha, beta, k, x.dtype is torch.bfloat16, torch.get_num_threads()
-    )
+        x=pointer(x), y=pointer(y), samples=x.shape[0], channels=x.shape[1], plane=x[0, 0].numel(), size=size, alpha=alpha, beta=beta, k=k,
+        bfloat16=x.dtype is torch.bfloat16, threads=torch.get_num_threads(),
+    )  # fmt: skip
     return (y,)
 
 
@@ -53,8 +50,9 @@ def _backward(gradients, tensors, kept, settings, wanted):  # type: ignore[no-un
     (x,) = tensors
     dy, dx = like_input(gradients[0], x), torch.empty_like(x)
     common.kernels.response_norm_backward(
-        pointer(x), pointer(dy), pointer(dx), *_sizes(x), *settings, x.dtype is torch.bfloat16, torch.get_num_threads()
-    )
+        x=pointer(x), dy=pointer(dy), dx=pointer(dx), samples=x.shape[0], channels=x.shape[1], plane=x[0, 0].numel(), **settings._asdict(),
+        bfloat16=x.dtype is torch.bfloat16, threads=torch.get_num_threads(),
+    )  # fmt: skip
     return (dx,)
 
 

@@ -15,8 +15,8 @@ from torch.nn import functional as F
 from trimtab._kernels import Kernel
 from trimtab.nn.ops import common
 from trimtab.nn.ops.common import (
+    CODES,
     after,
-    after_arguments,
     as_float,
     as_type_of,
     drop_by_key,
@@ -92,62 +92,63 @@ def _forward(x, weight, bias, before, residual, before_key, key, eps, centered, 
     )
     mean, rstd = torch.empty(rows if centered else 0), torch.empty(rows)
     common.kernels.row_norm_forward(
-        pointer(x), pointer(before), before_p if before_key is not None else 0.0, seed_of(before_key), pointer(w), pointer(b),
-        pointer(y), pointer(h), pointer(mean), pointer(rstd), rows, columns, eps, centered,
-        *after_arguments(activation, p, residual, key), x.dtype is torch.bfloat16, torch.get_num_threads(),
+        x=pointer(x), before=pointer(before), before_p=before_p if before_key is not None else 0.0, before_seed=seed_of(before_key),
+        weight=pointer(w), bias=pointer(b), y=pointer(y), h=pointer(h), mean=pointer(mean), rstd=pointer(rstd),
+        rows=rows, columns=columns, eps=eps, centered=centered, activation=CODES[activation], residual=pointer(residual),
+        dropout_p=p if key is not None else 0.0, seed=seed_of(key),
+        bfloat16=x.dtype is torch.bfloat16, threads=torch.get_num_threads(),
     )  # fmt: skip
     return y, h, mean, rstd
 
 
 def _backward(gradients, tensors, kept, settings, wanted):  # type: ignore[no-untyped-def]
     (x, weight, bias, before, residual, before_key, key), (h, mean, rstd) = tensors, kept
-    _, centered, activation, before_p, p, keep_h = settings
+    before_p, keep_h = settings.before_p, settings.keep_h
     source = h if keep_h else x
     dy = torch.zeros_like(source) if gradients[0] is None else like_input(gradients[0], source)
     dh, w, b = like_input(gradients[1], source) if keep_h else None, as_float(weight), as_float(bias)
     columns, dropped = source.shape[-1], before_key is not None and before_p > 0
-    dx, dafter = torch.empty_like(source), residual_room(dy, wanted[4], activation, key)
+    dx, dafter = torch.empty_like(source), residual_room(dy, wanted[4], settings.activation, key)
     # without dropout, what arrives at x arrives at the other summand too
     dbefore = (torch.empty_like(source) if dropped else dx) if wanted[3] else None
     dweight, dbias = gradient_room(w, wanted[1]), gradient_room(b, wanted[2])
     common.kernels.row_norm_backward(
-        pointer(source), 0 if keep_h else pointer(before), before_p if dropped else 0.0, seed_of(before_key), keep_h,
-        pointer(w), pointer(b), pointer(mean), pointer(rstd), pointer(dy), pointer(dh), pointer(dx),
-        pointer(dbefore) if dropped else 0, 0 if dafter is dy else pointer(dafter), pointer(dweight), pointer(dbias),
-        source.numel() // columns, columns, centered, *after_arguments(activation, p, residual, key),
-        source.dtype is torch.bfloat16, torch.get_num_threads(),
+        x=pointer(source), before=0 if keep_h else pointer(before), before_p=before_p if dropped else 0.0,
+        before_seed=seed_of(before_key), h_given=keep_h, weight=pointer(w), bias=pointer(b), mean=pointer(mean), rstd=pointer(rstd),
+        dy=pointer(dy), dh=pointer(dh), dx=pointer(dx), dbefore=pointer(dbefore) if dropped else 0,
+        dafter=0 if dafter is dy else pointer(dafter), dweight=pointer(dweight), dbias=pointer(dbias),
+        rows=source.numel() // columns, columns=columns, centered=settings.centered,
+        activation=CODES[settings.activation], residual=pointer(residual),
+        dropout_p=settings.p if key is not None else 0.0, seed=seed_of(key),
+        bfloat16=source.dtype is torch.bfloat16, threads=torch.get_num_threads(),
     )  # fmt: skip
     return dx, as_type_of(dweight, weight), as_type_of(dbias, bias), dbefore, dafter
 
 
 def _keeps(tensors, results, settings):  # type: ignore[no-untyped-def]
     x, weight, bias, before, residual, before_key, key = tensors
-    activation, keep_h = settings[2], settings[5]
-    if keep_h:  # it says all that x and the other summand could
+    if settings.keep_h:  # it says all that x and the other summand could
         x = before = None
-    return x, weight, bias, before, None if activation == "none" else residual, before_key, key
+    return x, weight, bias, before, None if settings.activation == "none" else residual, before_key, key
 
 
 def _with_graph(gradients, tensors, kept, settings, wanted):  # type: ignore[no-untyped-def]
-    keep_h = settings[5]
-    if not keep_h:
+    if not settings.keep_h:
         return ROW_NORM._with_graph(gradients, tensors, kept, settings, wanted)
     # h is a result of the op itself: what depends on it reaches x and the other summand through the op's own backward
     (_, weight, bias, _, residual, before_key, key), h = tensors, kept[0]
-    eps, centered, activation, before_p, p, _ = settings
     inner = (h, weight, bias, None, residual, None, key)
     want_h = (True, wanted[1], wanted[2], False, wanted[4])
     found: tuple = (torch.zeros_like(h), None, None, None, None)
     if gradients[0] is not None:
         found = ROW_NORM._with_graph(
-            (gradients[0], None), inner, kept, (eps, centered, activation, 0.0, p, False), want_h
+            (gradients[0], None), inner, kept, settings._replace(before_p=0.0, keep_h=False), want_h
         )
     dh = found[0] if gradients[1] is None else found[0] + gradients[1]
-    return drop_by_key(dh, before_p, before_key, h), found[1], found[2], dh if wanted[3] else None, found[4]
+    return drop_by_key(dh, settings.before_p, before_key, h), found[1], found[2], dh if wanted[3] else None, found[4]
 
 
-def _fake(x, *arguments):  # type: ignore[no-untyped-def]
-    centered, keep_h = arguments[7], arguments[11]
+def _fake(x, weight, bias, before, residual, before_key, key, eps, centered, activation, before_p, p, keep_h):  # type: ignore[no-untyped-def]
     rows = x.numel() // x.shape[-1]
     single = x.new_empty(rows, dtype=torch.float32)
     return (
