@@ -30,6 +30,10 @@ if kernels is not None and asked and asked not in kernels.compiled_for():
     )
 
 FORCED = os.environ.get("TRIMTAB_BACKEND", "")
+if FORCED not in ("", "torch"):
+    raise ValueError(
+        f"TRIMTAB_BACKEND={FORCED!r} must be torch, which leaves everything to torch's operations, or not be set at all."
+    )
 
 
 @dataclass(frozen=True)

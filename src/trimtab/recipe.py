@@ -143,7 +143,7 @@ class CallLike(Protocol):
     def device(self) -> torch.device: ...
     @property
     def intact(self) -> bool: ...
-    def again(self) -> Any: ...
+    def again(self, training: bool | None = None) -> Any: ...
 
 
 class CallsLike(Protocol):
@@ -511,13 +511,23 @@ def technique_name(class_name: str) -> str:
 
 
 def technique_class(name: str) -> type[Technique]:
-    """The technique of that name."""
+    """The technique of that name.
+
+    Raises:
+        RecipeError: if there is none, or its class is no dataclass.
+    """
     try:
         if name not in Technique.registry:
             load_techniques()
-        return Technique.registry[name]
+        cls = Technique.registry[name]
     except KeyError:
         raise RecipeError(f"There is no technique called {quoted(name)}. {nearest(name, Technique.registry)}") from None
+    if "__dataclass_fields__" not in vars(cls):
+        where = f"{cls.__module__}.{cls.__qualname__}"
+        raise RecipeError(
+            f"The technique {name} must be a dataclass, and {where} is none. Put @dataclass(frozen=True) above the class."
+        )
+    return cls
 
 
 # -- reading ---------------------------------------------------------------------------------------------------------

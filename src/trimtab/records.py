@@ -532,8 +532,17 @@ class Comparison(Outcome):
         return "; ".join(arm.recipe for arm in self.arms)
 
     def arm(self, recipe: str) -> Arm:
-        """The arm of that recipe."""
-        return next(arm for arm in self.arms if arm.recipe == recipe)
+        """The arm of that recipe, with its techniques in whatever order.
+
+        Raises:
+            LookupError: if there is none.
+        """
+        known = {arm.recipe: arm for arm in self.arms}
+        if recipe not in known:
+            recipe = str(front_door().Recipe.parse(recipe))
+        if recipe not in known:
+            raise LookupError(f"There is no arm {recipe!r} in this comparison. It has: {'; '.join(known)}.")
+        return known[recipe]
 
 
 class Treatment(Outcome):
@@ -634,13 +643,20 @@ class Findings(tuple[Finding, ...]):
         """What it means that nothing was found.
 
         >>> Findings((), 9, {"overfitting": "no held-out number was seen"}).silence
-        'No rule found a fault (9 asked, 1 could not judge: no held-out number was seen)'
+        'No rule found a fault (9 asked, 1 could not judge: overfitting, no held-out number was seen)'
         """
         if not self.asked:
             return "No rule found a fault"
-        reasons = "; ".join(dict.fromkeys(self.unjudged.values()))
-        unable = f", {len(self.unjudged)} could not judge: {reasons}" if self.unjudged else ""
+        unable = f", {len(self.unjudged)} could not judge: {self.unable}" if self.unjudged else ""
         return f"No rule found a fault ({self.asked} asked{unable})"
+
+    @property
+    def unable(self) -> str:
+        """Which rules could not judge, and why: those of one reason together."""
+        reasons: dict[str, list[str]] = {}
+        for rule, reason in self.unjudged.items():
+            reasons.setdefault(reason, []).append(rule)
+        return "; ".join(f"{' and '.join(rules)}, {reason}" for reason, rules in reasons.items())
 
     def __repr__(self) -> str:
         return "\n".join(map(repr, self)) if self else "()"

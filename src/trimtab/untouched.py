@@ -97,9 +97,15 @@ class Draws:
 
 
 def generators_in(model: nn.Module) -> list[Any]:
-    """The random generators of their own that modules draw from."""
-    own = set(_GENERATORS)
-    return [value for module in model.modules() for value in vars(module).values() if type(value) in own]
+    """The random generators of their own that modules draw from, also those in lists."""
+    own, found = set(_GENERATORS), []
+    for module in model.modules():
+        for value in vars(module).values():
+            if type(value) in own:
+                found.append(value)
+            elif type(value) in (list, tuple):
+                found += [one for one in value if type(one) in own]
+    return found
 
 
 @contextlib.contextmanager
@@ -189,6 +195,13 @@ class _Keeper:
                 if value:
                     note((_refill, value, dict(value)))
                     left += value.values()
+                    for (
+                        key,
+                        one,
+                    ) in value.items():  # of a graph: to be added to in place, a copy of it stands there meanwhile
+                        if isinstance(one, torch.Tensor) and not one.is_leaf and not one.is_inference():
+                            with torch.enable_grad():
+                                value[key] = one.clone()
                 else:
                     self._empty.append(value)
             elif isinstance(value, torch.Tensor):
@@ -270,7 +283,11 @@ def _copy(tensor: torch.Tensor, value: torch.Tensor) -> None:
 def _refill(own: dict, kept: dict) -> None:
     if len(own) != len(kept) or any(map(operator.is_not, own, kept)):
         own.clear()  # the order of keys is that of parameters
-    own.update(kept)
+    if type(own) is dict:
+        own.update(kept)
+        return
+    for key, value in kept.items():  # to update a Counter is to add
+        own[key] = value
 
 
 def _write(own: Any, kept: list) -> None:

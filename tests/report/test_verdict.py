@@ -67,7 +67,7 @@ def tuning(recipe: str = "", **parts: object) -> Tuning:
         ({"findings": Findings((), 9)}, "No rule found a fault (9 asked)", "good"),
         (
             {"findings": Findings((), 9, {"overfitting": "no held-out number", "lr_too_low": "few steps", "nan_source": "few steps"})},
-            "No rule found a fault (9 asked, 3 could not judge: no held-out number; few steps)",
+            "No rule found a fault (9 asked, 3 could not judge: overfitting, no held-out number; lr_too_low and nan_source, few steps)",
             "plain",
         ),
         ({"findings": [WARNING]}, "1 finding: The inputs are not scaled", "plain"),

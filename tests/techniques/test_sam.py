@@ -490,3 +490,33 @@ def test_each_process_seeks_its_own_worst_point(tmp_path):
                 p -= 0.1 * (a + b) / 2
     for name, value in model.state_dict().items():
         torch.testing.assert_close(found[name], value, rtol=1e-9, atol=1e-9)
+
+
+def test_parameters_frozen_before_the_backward(digits):
+    model = network()
+    training = tt.attach(model, torch.optim.SGD(model.parameters(), lr=0.1)).apply("sam")
+    loss = F.cross_entropy(model(digits[0][:8]), digits[1][:8])
+    model[0].requires_grad_(False)
+    loss.backward()
+    assert model[0].weight.grad is None and model[2].weight.grad.abs().sum() > 0
+    assert training.changes[0].acted()
+
+
+def test_weights_that_were_lent_get_the_plain_gradient(digits):
+    model = network()
+    training = tt.attach(model, torch.optim.SGD(model.parameters(), lr=0.1)).apply("sam(rho=0.5)")
+    x, y = digits[0][:8], digits[1][:8]
+
+    def loss() -> torch.Tensor:
+        return F.cross_entropy(
+            torch.func.functional_call(model, {k: 0.5 * v for k, v in model.named_parameters()}, (x,)), y
+        )
+
+    loss().backward()
+    found = [p.grad.clone() for p in model.parameters()]
+    assert "weights that are not its own" in training.changes[0].outcome()
+    training.undo().close()
+    model.zero_grad()
+    loss().backward()
+    for ours, p in zip(found, model.parameters(), strict=True):
+        assert torch.equal(ours, p.grad)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import copy
 import gc
 import random
@@ -32,12 +33,20 @@ class Drawing(nn.Module):
         self.layer = nn.Linear(64, 10)
         self.generator, self.own = torch.Generator().manual_seed(1), np.random.default_rng(2)
         self.calls, self.seen, self.last = 0, [], None
+        self.sources, self.counted = [torch.Generator().manual_seed(4)], collections.Counter()
+        self.total = torch.zeros((), requires_grad=True) * 1.0  # of a graph, and added to in place
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         self.calls += 1
         self.seen.append(x.mean().item())
+        self.counted["calls"] += 1
         self.last = self.layer(x)
-        noise = torch.rand(10, generator=self.generator) + float(self.own.random() + np.random.rand() + random.random())
+        self.total += self.last.mean()
+        noise = (
+            torch.rand(10, generator=self.generator)
+            + torch.rand(10, generator=self.sources[0])
+            + float(self.own.random() + np.random.rand() + random.random())
+        )
         return F.dropout(self.last) + noise
 
 
@@ -91,6 +100,10 @@ def all_of(model: nn.Module) -> dict[str, Any]:
                 found[f"{name}.{key}"] = value.get_state()
             elif isinstance(value, np.random.Generator):
                 found[f"{name}.{key}"] = value.bit_generator.state
+            elif key == "sources":
+                found[f"{name}.{key}"] = [one.get_state() for one in value]
+            elif isinstance(value, collections.Counter):
+                found[f"{name}.{key}"] = dict(value)
             else:
                 found[f"{name}.{key}"] = (
                     {k: id(v) for k, v in value.items()} if isinstance(value, dict) else copy.copy(value)
@@ -203,3 +216,29 @@ def test_calls_of_a_training_that_is_gone(digits):
     gc.collect()
     with pytest.raises(RuntimeError, match="as long as their training lives"), calls.apart():
         pass
+
+
+def test_a_second_call_is_made_in_the_mode_of_the_first(digits):
+    model = nn.Sequential(nn.Linear(64, 32), nn.BatchNorm1d(32), nn.Linear(32, 10))
+    training = attach(model, sgd(model))
+    calls = []
+    training.calls.remember(lambda call, output: calls.append(call))
+    output = model(digits[0][:8])
+    model.eval()
+    with training.calls.apart():
+        assert torch.equal(calls[0].again(), output)
+        with torch.no_grad():
+            assert not torch.equal(calls[0].again(training=False), output)
+    assert not any(module.training for module in model.modules())
+
+
+@pytest.mark.parametrize("lent", ["tensors", "parameters"])
+def test_a_call_with_weights_that_were_lent_is_not_intact(lent, digits):
+    model = network()
+    training = attach(model, sgd(model))
+    calls = []
+    training.calls.remember(lambda call, output: calls.append(call))
+    weights = {k: v * 0.5 if lent == "tensors" else nn.Parameter(v.detach()) for k, v in model.named_parameters()}
+    torch.func.functional_call(model, weights, (digits[0][:8],))
+    model(digits[0][:8])
+    assert [call.intact for call in calls] == [False, True]

@@ -101,7 +101,7 @@ def _torch_does(input: torch.Tensor, weight: torch.Tensor | None) -> bool:
     plain = weight is None or (
         weight.dtype is torch.float32 and weight.shape == input.shape[1:] and not weight.requires_grad
     )
-    return not plain or ops.torch_is_better("cross_entropy", input)
+    return not plain or ops.torch_is_better("cross_entropy", input, weight)
 
 
 class CrossEntropyLoss(nn.CrossEntropyLoss):

@@ -53,6 +53,7 @@ def group_norm(
         residual is None
         and activation == "none"
         and (dropout == 0 or not training)
+        and input.is_contiguous()  # of channels-last tensors with a large mean, torch's is 2,000 times less exact
         and ops.torch_is_better("group", input, weight)
     ):
         return in_widest(lambda x, w, b: F.group_norm(x, num_groups, w, b, eps), input, weight, bias)

@@ -25,7 +25,8 @@ def change(comparison: Comparison, arm: Arm, noun: str) -> str:
     if not math.isfinite(arm.mean):
         return f"{arm.recipe} ended with no {metric} on any of {seeds}"
     if not math.isfinite(before):
-        return f"{arm.recipe} reached {metric} {fixed(arm.mean, places)} over {seeds}; untreated, no seed ended with a number"
+        gone = f"; not proven, {lost(arm)}" if lost(arm) else ""
+        return f"{arm.recipe} reached {metric} {fixed(arm.mean, places)} over {seeds}; untreated, no seed ended with a number{gone}"
     verb = "raised" if arm.mean > before else "lowered" if arm.mean < before else "left"
     was, became = fixed(before, places), fixed(arm.mean, places)
     if verb != "left" and was == became:  # by less than can be seen
@@ -34,7 +35,7 @@ def change(comparison: Comparison, arm: Arm, noun: str) -> str:
     size = effect(arm) if goal == "max" else f"better by {effect(arm, sign=False)}"
     if arm.effect < 0:
         size = effect(arm)
-        span += "" if arm.high < 0 else ", which is worse"  # else it is said at the end
+        span += "" if arm.standing == "worse" else ", which is worse"  # else it is said at the end
     return f"{arm.recipe} {verb} {metric} {span}: {size} over {seeds}{_doubt(arm)}{blind(comparison.metric)}"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Sequence
 
-from trimtab.records import Remark
+from trimtab.records import Findings, Remark
 from trimtab.report.words import count
 
 _ENDS = {"diverged": "diverged", "failed": "failed", "no_effect": "without effect", "not_run": "not run"}
@@ -182,7 +182,8 @@ class English:
         )
 
     @staticmethod
-    def no_fault(silence: str, notes: bool) -> str:
+    def no_fault(asked: int, rules: Sequence[str], reasons: Sequence[str], notes: bool) -> str:
+        silence = Findings((), asked, dict(zip(rules, reasons, strict=True))).silence
         return f"{silence}{', but for notes' if notes else ''}. That is no proof of health; to try what often helps all the same:"
 
     @staticmethod

@@ -26,6 +26,8 @@ def summary(story: Story | RunRecord) -> RenderableType:
         parts.append(judged_line(story.metric, run.hints))
     if story.found:
         parts += [Text(), findings_view(story.found)]
+        if unable := getattr(story.found, "unable", ""):
+            parts.append(hanging("-", as_text(f"Could not judge: {unable}.", style="dim")))
     if outcome is not None:
         parts += [Text(), *telling_of(outcome).view(outcome)]
     if story.earlier:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import random
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from torch._compile import _disable_dynamo  # torch.compiler.disable would import the compiler at once
@@ -24,6 +26,7 @@ from trimtab.reading.order import CONV, LINEAR, NORM
 from trimtab.reading.weights import trained
 from trimtab.recipe import Change, LossCall, Suite, Technique, TrainingLike
 from trimtab.techniques.engines.surgery import nothing_for, training_now
+from trimtab.untouched import Draws
 
 
 @dataclass(frozen=True)
@@ -405,7 +408,9 @@ def _into_sources(module: nn.Module) -> None:
 def _own_numbers(seed: int, devices: Iterable[torch.device]) -> Iterator[None]:
     """Random numbers of a seed; those of the training go on afterwards where they were."""
     cuda = sorted({device.index or 0 for device in devices if device.type == "cuda"})
-    with torch.random.fork_rng(devices=cuda):
+    with Draws():
+        random.seed(seed)
+        np.random.seed(seed % 2**32)
         for generator in (torch.default_generator, *(torch.cuda.default_generators[index] for index in cuda)):
             generator.manual_seed(seed)
         yield

@@ -186,7 +186,10 @@ class _SecondPass:
         training = self.training()
         held = {id(p) for p in self._held()}
         moved = [(p, g) for p, g in zip(piece.params, first, strict=True) if g is not None and id(p) in held]
-        if self.failed or self._busy or training is None or not moved or not all(call.intact for call in piece.calls):
+        if self.failed or self._busy or training is None or not moved:
+            return first
+        if not all(call.intact for call in piece.calls):
+            self._passed = "its input was changed in place, or it was called with weights that are not its own"
             return first
         self._busy = True
         try:
@@ -195,7 +198,7 @@ class _SecondPass:
                 climb_([p.data for p, _ in moved], [g for _, g in moved], [self.how] * len(moved))
                 with torch.enable_grad():
                     value = piece.again({id(call): call.again() for call in piece.calls})
-                found = torch.autograd.grad(value, piece.params, outer, allow_unused=True)
+                found = _gradient(value, piece.params, outer)
         except Exception as error:  # of a model that cannot be called twice; the gradient here is the script's own
             self.failed = True
             warnings.warn(
@@ -208,6 +211,15 @@ class _SecondPass:
             self._busy = False
         self.acted = True
         return found
+
+
+def _gradient(
+    value: torch.Tensor, params: Sequence[torch.Tensor], outer: torch.Tensor, **how: bool
+) -> list[torch.Tensor | None]:
+    """The gradient by each of the parameters; ``None`` for those that are not in the value, or were frozen after it was computed."""
+    taken = [p for p in params if p.requires_grad]
+    found = iter(torch.autograd.grad(value, taken, outer, allow_unused=True, **how) if taken else ())
+    return [next(found) if p.requires_grad else None for p in params]
 
 
 class _Piece:
@@ -237,9 +249,7 @@ class _Worst(torch.autograd.Function):
             )
         differentiable = torch.is_grad_enabled()  # a gradient that is going to be differentiated is the plain one
         # Other terms of the loss may need the same graph.
-        first = torch.autograd.grad(
-            piece.value, piece.params, outer, retain_graph=True, create_graph=differentiable, allow_unused=True
-        )
+        first = _gradient(piece.value, piece.params, outer, retain_graph=True, create_graph=differentiable)
         if not torch._C._autograd._get_current_graph_task_keep_graph():
             piece.value = None  # then the graph may go before the second one is made
         return None, *(first if differentiable else piece.owner.second(piece, first, outer))

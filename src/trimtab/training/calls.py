@@ -8,6 +8,7 @@ inputs, each with what a second one needs to be the same.
 from __future__ import annotations
 
 import contextlib
+import operator
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
@@ -43,18 +44,29 @@ class Call:
         self.model, self._args, self._kwargs = model, args, kwargs
         self._tensors = [(x, _version(x)) for x in (*args, *kwargs.values()) if isinstance(x, torch.Tensor)]
         self.differentiated = any(x.requires_grad for x, _ in self._tensors)
-        self.device = next((p.device for p in model.parameters()), torch.device("cpu"))
+        self._modes = [(module, module.training) for module in model.modules()]
+        self._weights = [p for module, _ in self._modes for p in module._parameters.values() if p is not None]
+        self.device = self._weights[0].device if self._weights else torch.device("cpu")
         self._draws = Draws(*generators_in(model))
         self._precision = precision_now(self.device)
 
     @property
     def intact(self) -> bool:
-        """Whether its input is still what it was."""
-        return all(_version(x) == version for x, version in self._tensors)
+        """Whether its input is still what it was, and the model has the weights that it was called with: ``functional_call`` lends others."""
+        own = (p for module, _ in self._modes for p in module._parameters.values() if p is not None)
+        return all(_version(x) == version for x, version in self._tensors) and all(
+            map(operator.is_, own, self._weights)
+        )
 
-    def again(self) -> Any:
-        """Make it again, with the random numbers and the precision of the first time. Only inside of :meth:`Calls.apart`."""
+    def again(self, training: bool | None = None) -> Any:
+        """Make it again, with the random numbers, the modes and the precision of the first time. Only inside of :meth:`Calls.apart`.
+
+        Args:
+            training: the mode of all modules in the place of those that they were in.
+        """
         self._draws.put_back()
+        for module, mode in self._modes:
+            module.training = mode if training is None else training
         with self._precision():
             return self.model(*self._args, **self._kwargs)
 

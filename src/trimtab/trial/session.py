@@ -70,6 +70,11 @@ class Session:
         self.subject = subject_of(subject)
         self.asked = metric if isinstance(metric, Asked) else Asked(metric=metric)
         self.engine = engine or LocalEngine()
+        if not isinstance(self.engine, Engine):
+            raise TypeError(
+                f"engine must be an instance of a class derived from trimtab.trial.engines.Engine, and is {self.engine!r}. "
+                "LocalEngine() runs trials on this machine."
+            )
         self.progress: Progress = progress or Silent()
         self._told = progress is not None
         self._bar = contextlib.ExitStack()
@@ -116,6 +121,10 @@ class Session:
         if run is None or trial is None:
             results: list[Result] = []
             self._run([job], lambda _, result: results.append(result), keep=self._kept)
+            if not results:
+                raise TrialError(
+                    f"{type(self.engine).__name__}.run came back without calling done(job, result) for its one job."
+                )
             run, trial, deeds = results[0].run, results[0].trial, results[0].deeds
             self._check_unchanged()
             if trial.status == "failed":

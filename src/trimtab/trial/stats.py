@@ -195,8 +195,8 @@ def compare_arms(
 
     A seed is a pair if both runs ended "ok" with a finite number; one that is "ok" without such a number counts as
     diverged. ``seeds``, ``values`` and ``differences`` run over the pairs, so that ``effect`` is their mean difference
-    (positive is better) and ``mean`` the mean of the values. If there is no pair at all, as when the baseline diverged
-    on every seed, ``seeds``, ``values`` and ``mean`` are those that the arm ended with, and ``differences`` is empty.
+    (positive is better) and ``mean`` the mean of the values. If the baseline diverged on every seed, ``seeds``, ``values`` and
+    ``mean`` are those that the arm ended with, and ``differences`` is empty.
     ``wins`` counts the ``seeds`` on which the arm was better, and a number is better than a divergence.
 
     ``diverged``, ``failed`` and ``no_effect`` count all seeds of the arm, ``baseline_diverged`` the seeds of the arm on
@@ -303,7 +303,8 @@ def _arm(
     every = [*baseline, *(seed for seed in trials if seed not in baseline)]
     outcomes = {seed: (_outcome(baseline.get(seed)), _outcome(trials.get(seed))) for seed in every}
     pairs = [seed for seed in every if outcomes[seed] == ("ok", "ok")]
-    seeds = pairs or [seed for seed in every if outcomes[seed][1] == "ok"]
+    never = all(outcomes[seed][0] == "diverged" for seed in every)
+    seeds = pairs or [seed for seed in every if never and outcomes[seed][1] == "ok"]
     values = [float(trials[seed].value) for seed in seeds]
     sign = 1 if metric.goal == "max" else -1
     differences = [sign * float(trials[seed].value - baseline[seed].value) for seed in pairs]

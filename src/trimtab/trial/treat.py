@@ -83,7 +83,13 @@ def treat_watched(session: Session, *, seeds: int = 5) -> tuple[RunRecord, Treat
             [remark("no_remedy")]
             if grave
             else [
-                remark("no_fault", silence=findings.silence, notes=bool(findings)),
+                remark(
+                    "no_fault",
+                    asked=findings.asked,
+                    rules=list(findings.unjudged),
+                    reasons=list(findings.unjudged.values()),
+                    notes=bool(findings),
+                ),
                 remark("command", text=_try_anyway(session, run)),
             ]
         )

@@ -11,7 +11,7 @@ from trimtab.doctor.rules.slow_convergence import slow_convergence
 from trimtab.doctor.rules.unscaled_inputs import unscaled_inputs
 from trimtab.doctor.rules.unshuffled_data import unshuffled_data
 from trimtab.doctor.rules.vanishing_gradient import vanishing_gradient
-from trimtab.members import of_others
+from trimtab.members import leave_out, members_of, of_others
 
 # Where they tie, findings stand in this order; causes always stand before what they bring about.
 OWN: tuple[Rule, ...] = (
@@ -30,8 +30,17 @@ OWN: tuple[Rule, ...] = (
 
 def all_rules() -> tuple[Rule, ...]:
     """These and those that other packages bring, causes before what they bring about."""
-    others = (one for one in of_others("rules") if isinstance(one, Rule))
-    return in_causal_order((*OWN, *others))
+    whose = {rule.problem: "trimtab" for rule in OWN}
+    for member in members_of("rules"):
+        problem = member.thing.problem
+        if problem in whose:
+            leave_out(
+                "rules",
+                member.thing,
+                f"it finds {problem!r}, a name that {whose[problem]} has already; give it another",
+            )
+        whose.setdefault(problem, member.package)
+    return in_causal_order((*OWN, *of_others("rules")))
 
 
 __all__ = ["OWN", "Rule", "all_rules", *(rule.problem for rule in OWN)]

@@ -42,7 +42,7 @@ def lr_too_high(training: TrainingRecord) -> Iterator[Finding]:
     rows = updates.array[:, columns]
     rows = rows[np.isfinite(rows).any(1)]
     if not len(rows):
-        return
+        raise CannotJudge("updates of weights were not measured")
     moves = np.nanmedian(rows, 1)
     typical, largest = float(np.median(moves)), float(moves.max())
     went = progress(training)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from trimtab.doctor.curves import progress
-from trimtab.doctor.rule import rule
+from trimtab.doctor.rule import CannotJudge, rule
 from trimtab.records import Evidence, Finding, TrainingRecord
 
 
@@ -13,7 +13,11 @@ from trimtab.records import Evidence, Finding, TrainingRecord
 def slow_convergence(training: TrainingRecord) -> Iterator[Finding]:
     """Fires when hardly anything was learned (less than a tenth of what is known to be there), and no rule knows why."""
     went = progress(training)
-    if training.steps < 20 or not (went.known_reference and went.learned < 0.1):
+    if training.steps < 20:
+        raise CannotJudge("it made fewer than 20 steps")
+    if not went.known_reference:
+        raise CannotJudge("what an answer that ignores the input would cost is not known for its loss")
+    if went.learned >= 0.1:
         return
     yield Finding(
         problem="slow_convergence",
