@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import warnings
 from pathlib import Path
@@ -15,6 +16,7 @@ from torch import nn
 import trimtab as tt
 from tests.test_store import put
 from tests.trial.conftest import clusters
+from trimtab import reporting
 from trimtab.records import Findings, Metric, RunRecord, Series, TrainingRecord, as_run, to_json
 from trimtab.report import sample
 from trimtab.store import Store, StoreError
@@ -257,3 +259,8 @@ def test_the_room_of_reports_is_still_a_room():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert trimtab.report is tt.report and {"report", "watch"} <= set(dir(tt)) & set(tt.__all__)
+
+
+def test_help_on_the_report_says_how_it_is_called():
+    assert inspect.signature(tt.report) == inspect.signature(reporting.report)
+    assert (inspect.getdoc(tt.report) or "").startswith('``trimtab.report("train.py")``')

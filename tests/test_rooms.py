@@ -44,7 +44,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     # what happens
     "techniques": {"recipe", "reading", "graph", "copies", "untouched", "nn", "optim", "data", "records", "quantities"},
     "training": {"recipe", "reading", "records", "structure", "untouched"},
-    "watching": {"training", "recipe", "reading", "signals", "store", "records", "quantities", "structure"},
+    "watching": {"training", "recipe", "reading", "signals", "store", "records", "quantities", "structure", "members"},
     "doctor": {"recipe", "signals", "records", "quantities", "members"},
     "trial": {"watching", "training", "recipe", "members", "store", "records", "doctor", "quantities", "user_folders"},
     "reporting": {"report", "doctor", "store", "records", "user_folders", "quantities"},

@@ -30,7 +30,7 @@ from typing import Any, Protocol, TypeVar
 
 import msgspec
 
-from trimtab.members import of_others
+from trimtab.members import derived, leave_out, of_others, said
 from trimtab.records import (
     Comparison,
     Finding,
@@ -491,7 +491,17 @@ class Store:
 
     def put_outcome(self, run: str, outcome: Outcome) -> None:
         """Keep what was tried beside the watched run that it started from. A later treatment or search takes the place of the one
-        before; of comparisons each set of recipes has its own."""
+        before; of comparisons each set of recipes has its own.
+
+        Raises:
+            StoreError: if another kind of outcome has the name of this one's kind.
+        """
+        known = outcome_kinds().get(outcome.kind())
+        if known is not None and not _same(known, type(outcome)):
+            raise StoreError(
+                f"{self.path} keeps no {type(outcome).__module__}.{type(outcome).__qualname__}: its kind {outcome.kind()!r} "
+                f"is that of {known.__module__}.{known.__qualname__}. Let its kind() give another name."
+            )
         row = (run, outcome.kind(), outcome.variant, time.time(), to_bytes(outcome))
         self._write(("insert or replace into outcome values (?,?,?,?,?)", [row]))
 
@@ -500,7 +510,7 @@ class Store:
     def outcomes(self, run: str) -> list[Outcome]:
         """All treatments, comparisons and searches of that run that can be read, newest first."""
         found: list[Outcome] = []
-        kinds = _kinds()
+        kinds = outcome_kinds()
         for blob, kind, name in self._kept(run):
             with self._skipping():
                 what = f"The {kind}{f' of {name!r}' if name else ''} of run {run}"
@@ -508,9 +518,15 @@ class Store:
         return found
 
     def _kept(self, run: str) -> list[tuple[Any, str, str]]:
-        """Record, kind and name of all outcomes, newest first."""
+        """Record, kind and name of all outcomes whose kind is known, newest first."""
         query = "select record, kind, name from outcome where run=? order by made desc, rowid desc"
-        rows = [row for row in self._rows(query, run) if row[1] in _kinds()]
+        rows, kinds = [], outcome_kinds()
+        for blob, kind, name in self._rows(query, run):
+            if kind in kinds:
+                rows.append((blob, kind, name))
+            else:
+                what = f"Left out: an outcome of run {run} of the kind {str(kind)[:100]!r}, which nothing installed here knows."
+                self._skip(f"{what} Install the package that made it.")
         for kind in ("tuning", "treatment"):  # where older versions kept them
             if not any(row[1] == kind for row in rows):
                 rows += [(blob, kind, "") for (blob,) in self._rows(f"select record from {kind} where run=?", run)]
@@ -620,10 +636,29 @@ def _copy_legible(source: sqlite3.Connection, to: sqlite3.Connection) -> None:
     to.commit()
 
 
-def _kinds() -> dict[str, type[Outcome]]:
-    """All kinds of outcomes by their names."""
+def outcome_kinds() -> dict[str, type[Outcome]]:
+    """All kinds of outcomes by their names. Of two with one name trimtab's own counts, else the first; the other is left out with a
+    warning."""
     of_others("outcomes")
-    return {kind.kind(): kind for kind in Outcome.__subclasses__()}
+    found: dict[str, type[Outcome]] = {}
+    for one in derived(Outcome):
+        try:
+            kind = one.kind()
+        except Exception as error:  # of foreign code
+            leave_out("outcomes", one, f"the kind() of its record fails ({said(error)})")
+            continue
+        known = found.get(kind)
+        if known is None or _same(known, one):
+            found[kind] = one
+        else:
+            has = f"that of {known.__module__}.{known.__qualname__}"
+            leave_out("outcomes", one, f"the kind {kind!r} of its record is {has}; let its kind() give another name")
+    return found
+
+
+def _same(one: type, other: type) -> bool:
+    """Whether two classes are one, which a notebook may have defined anew."""
+    return (one.__module__, one.__qualname__) == (other.__module__, other.__qualname__)
 
 
 def report_command(run: str, folder: Path) -> str:

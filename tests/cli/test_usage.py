@@ -6,8 +6,11 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 from trimtab.cli import COMMANDS
+from trimtab.cli.info import _backends
+from trimtab.nn import ops
 
 SCRIPT = "open('ran', 'w')"
 
@@ -140,3 +143,19 @@ def test_info_names_the_machine(trimtab):
     assert shown.exit_code == 0
     for part in ("trimtab 0.", "  torch 2.", "CPU kernels: ", "GPU: ", "torch threads: "):
         assert part in shown.stdout
+    assert "Members of other packages" not in shown.stdout
+
+
+def test_info_says_where_torch_is_quicker_and_why_a_backend_does_not_serve():
+    lines = {line.split(":")[0].strip(): line for line in _backends()}
+    if ops.backend_of(torch.ones(2)) == "cpu":
+        assert (
+            "cpu (layer norm below 262,144 entries: torch's own, which is quicker there) for float32"
+            in lines["row_norm"]
+        )
+        assert "cpu for bfloat16" in lines["row_norm"]
+        small = "batch norm below 262,144 entries, instance norm below 8,192 entries: torch's own"
+        assert small in lines["channel_norm"]
+        assert "group norm below 262,144 entries" in lines["group_norm"]
+        assert "cross entropy below 16,384 entries" in lines["cross_entropy"] and "below" not in lines["dropout"]
+        assert "torch (cpu does not serve: it computes in float32 and bfloat16) for float64" in lines["row_norm"]

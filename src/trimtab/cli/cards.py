@@ -20,14 +20,14 @@ import json
 import re
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from trimtab import __version__
 from trimtab.cli.formula import readable_formula
 from trimtab.cli.source import PublicName, Source
-from trimtab.members import of_others
+from trimtab.members import leave_out, members_of, said
 from trimtab.recipe import technique_name
 from trimtab.user_folders import cache_folder, keep
 
@@ -75,15 +75,23 @@ class Card:
 
 
 def all_cards() -> dict[str, Card]:
-    """Every card by name: parts, then techniques, then those of other packages."""
-    return _own_cards() | {card.name: card for card in _cards_of_others()}
+    """Every card by name: parts, then techniques, then those of other packages, as ``PACKAGE.NAME`` where the name is taken."""
+    cards = _own_cards()
+    for package, card in _cards_of_others():
+        if card.name in cards:
+            card = replace(card, name=f"{package}.{card.name}", call=f"{package}.{card.call}")
+        cards.setdefault(card.name, card)
+    return cards
 
 
-def _cards_of_others() -> Iterator[Card]:
-    for part in of_others("parts"):
-        yield card_of(part)
-    for technique in of_others("techniques"):
-        yield card_of(technique)
+def _cards_of_others() -> Iterator[tuple[str, Card]]:
+    for member in (*members_of("parts"), *members_of("techniques")):
+        try:
+            card = card_of(member.thing)
+        except Exception as error:  # of foreign code
+            leave_out(member.kind, member.thing, f"its card cannot be made ({said(error)})")
+        else:
+            yield member.package, card
 
 
 def card_of(thing: Any) -> Card:

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
+import warnings
 from collections.abc import Iterator
+from typing import TYPE_CHECKING, get_args
 
 import click
+
+from trimtab.members import Kind
+
+if TYPE_CHECKING:
+    import torch
 
 
 @click.command("info", short_help="Show versions and what this machine offers.")
 def command() -> None:
-    """Show versions, processors, and which CPU kernels this machine can run."""
+    """Show versions, processors, which CPU kernels this machine can run, and what other packages bring."""
     from rich.console import Console
 
     import trimtab
@@ -37,6 +44,40 @@ def command() -> None:
     for line in _backends():
         out.print(line, markup=False, soft_wrap=True)
     out.print(f"GPU: {torch.cuda.get_device_name() if torch.cuda.is_available() else 'none'}")
+    for line in _members():
+        out.print(line, markup=False, soft_wrap=True)
+
+
+def _members() -> Iterator[str]:
+    """The members that other packages bring, by kind, and those that are left out with the reason."""
+    from trimtab.cli.cards import all_cards
+    from trimtab.doctor.rules import all_rules
+    from trimtab.members import MemberWarning, left_out, load_members, members_of
+    from trimtab.store import outcome_kinds
+    from trimtab.watching.sampler import all_measured
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", MemberWarning)  # it is said here
+        load_members()
+        for look in (all_cards, all_rules, all_measured, outcome_kinds):  # names that are taken show only there
+            look()
+    kinds = get_args(Kind)
+    brought = {kind: ", ".join(f"{one.name} of {one.package}" for one in members_of(kind)) for kind in kinds}
+    if any(brought.values()):
+        yield "Members of other packages:"
+        yield from (f"  {kind}: {names}" for kind, names in brought.items() if names)
+    if lost := [one for kind in kinds for one in left_out(kind)]:
+        yield "Members of other packages that are left out:"
+        yield from (f"  {one.kind}: {one.place} of {one.package}: {one.why}" for one in lost)
+
+
+# The norms and the loss that leave small tensors to torch, by the op that computes them otherwise.
+_SMALL = {
+    "channel_norm": {"batch": "batch norm", "instance": "instance norm"},
+    "cross_entropy": {"cross_entropy": "cross entropy"},
+    "group_norm": {"group": "group norm"},
+    "row_norm": {"layer": "layer norm"},
+}
 
 
 def _backends() -> Iterator[str]:
@@ -57,6 +98,16 @@ def _backends() -> Iterator[str]:
         said: dict[str, list[str]] = {}
         for kind, x in tensors.items():
             backend, reasons = op.explain(x)
-            why = "; ".join(f"{other}: {reason}" for other, reason in reasons.items())
+            why = "; ".join(f"{other} does not serve: {reason}" for other, reason in reasons.items())
+            why = why or (_below(op.name, x) if backend != "torch" else "")
             said.setdefault(f"{backend}{f' ({why})' if why else ''}", []).append(kind)
         yield f"  {op.name}: " + ", ".join(f"{backend} for {' and '.join(kinds)}" for backend, kinds in said.items())
+
+
+def _below(op: str, x: torch.Tensor) -> str:
+    """Which of its norms an op leaves to torch, for tensors of the type of x that are small."""
+    from trimtab.nn.ops.common import SMALL
+
+    sizes = {what: SMALL[kind].get(x.dtype, 0) for kind, what in _SMALL.get(op, {}).items()}
+    small = ", ".join(f"{what} below {size:,} entries" for what, size in sizes.items() if size)
+    return f"{small}: torch's own, which is quicker there" if small else ""

@@ -10,8 +10,9 @@ from typing import Any
 import msgspec
 
 from trimtab.doctor.present import unused
-from trimtab.doctor.rule import CannotJudge
+from trimtab.doctor.rule import CannotJudge, Rule
 from trimtab.doctor.rules import all_rules
+from trimtab.members import package_of, said
 from trimtab.records import Evidence, Finding, Findings, Recording, RunRecord, TrainingRecord, as_run
 
 _RANK = {"error": 0, "warning": 1, "info": 2}
@@ -45,11 +46,13 @@ def _of_training(training: TrainingRecord) -> tuple[list[Finding], dict[str, str
         if rule.otherwise and any(finding.severity != "info" for finding in found):
             continue
         try:
-            found += rule(training)
+            given = [(one, _wrong(one)) for one in rule(training)]
+            found += (one for one, wrong in given if not wrong)
+            found += (_failed(rule, wrong) for wrong in dict.fromkeys(wrong for _, wrong in given if wrong))
         except CannotJudge as reason:
             unjudged[rule.problem] = str(reason)
         except Exception as error:  # a rule that crashed is a result, not a missing result
-            found.append(_crashed(rule.problem, error))
+            found.append(_crashed(rule, error))
     explains = {rule.problem: rule.explains for rule in asked}
     if training.facts.get("first_nonfinite_loss") == 0:  # from the start: nothing that came later has caused it
         explains = {"nan_source": tuple(one.problem for one in found)}
@@ -99,14 +102,30 @@ def _once(run: RunRecord, found: list[tuple[int, Finding]]) -> Iterator[Finding]
         yield msgspec.structs.replace(finding, title=title, training=run.trainings[number - 1].name)
 
 
-def _crashed(rule: str, error: Exception) -> Finding:
+def _wrong(finding: object) -> str:
+    """What is wrong with what a rule gives as a finding; empty if nothing is."""
+    if not isinstance(finding, Finding):
+        return f"A rule must give findings, and gave a {type(finding).__name__}."
+    try:
+        msgspec.convert(msgspec.to_builtins(finding), Finding)
+    except (TypeError, ValueError) as error:
+        return f"It gave a finding whose fields are not what they must be: {error}."
+    return "" if finding.title else "It gave a finding without a title."
+
+
+def _crashed(rule: Rule, error: Exception) -> Finding:
     place = traceback.extract_tb(error.__traceback__)[-1]
+    return _failed(rule, f"{said(error)} ({place.name}, line {place.lineno})")
+
+
+def _failed(rule: Rule, why: str) -> Finding:
+    package = package_of("rules", rule)
     return Finding(
         problem="rule_error",
         severity="info",
-        where=rule,
-        title=f"The rule {rule} could not judge this run",
-        evidence=(Evidence(text=f"{type(error).__name__}: {error} ({place.name}, line {place.lineno})"),),
-        cause="An error in trimtab, not in your training.",
+        where=rule.problem,
+        title=f"The rule {rule.problem}{f' of {package}' if package else ''} could not judge this run",
+        evidence=(Evidence(text=why),),
+        cause=f"An error in {package or 'trimtab'}, not in your training.",
         source="",
     )

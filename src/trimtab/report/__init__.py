@@ -1,4 +1,9 @@
-"""The room of reports: one HTML page that opens anywhere, a summary for the terminal, and the verdict that both share.
+"""``trimtab.report("train.py")`` gives the report of a run and of what was tried on it; a notebook shows its page.
+
+Given are a script that was watched, the folder of a store, a record of a run, a recorder, or an outcome; without one it is the newest run.
+A ``path`` says where the page is written: ``trimtab.report("train.py", "report.html")``. All arguments: ``help(trimtab.reporting.report)``.
+
+The module is the room of reports: one HTML page that opens anywhere, a summary for the terminal, and the verdict that both share.
 
 >>> from trimtab.report import verdict
 >>> from trimtab.records import RunRecord, TrainingRecord
@@ -8,6 +13,7 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 import types
 from typing import TYPE_CHECKING, Any
@@ -39,6 +45,10 @@ class _Room(types.ModuleType):
 
     def __call__(self, *args: Any, **options: Any) -> Any:
         return drawing().report(*args, **options)
+
+    @property
+    def __signature__(self) -> inspect.Signature:
+        return inspect.signature(drawing().report)
 
 
 sys.modules[__name__].__class__ = _Room

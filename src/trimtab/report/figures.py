@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from trimtab.members import of_others
+from trimtab.members import Brought, left_out, members_of, said
 from trimtab.records import Arm, Comparison, Measured, Metric, Profile, TrainingRecord, Tuning
 from trimtab.report.measured import of_profiles, of_series
 from trimtab.report.plots import gradient_profile
@@ -61,8 +61,11 @@ def of_training(
 
 def profiles_of_training(training: TrainingRecord, key: str, measured: Sequence[Measured] = ()) -> Iterator[Picture]:
     """Heat maps of the known profiles in their order, then of any other that the run recorded."""
-    for plot in of_others("plots"):
-        yield from plot(training, key)
+    for number, member in enumerate(members_of("plots")):
+        yield from _of_others(member, training, key, number)
+    for number, member in enumerate(left_out("plots")):
+        said_of_it = f"The plot {member.name} of {member.package} is left out: {member.why}."
+        yield Picture(f"{key}-no-plot-{number}", member.name, said_of_it)
     drawn = 0
     for one in of_profiles(list(training.profiles), measured):
         name, title = one.name, one.title[:1].upper() + one.title[1:]
@@ -80,6 +83,29 @@ def profiles_of_training(training: TrainingRecord, key: str, measured: Sequence[
                 f"No {title.lower()}: no sampled step of this run recorded {name!r}.",
                 shows=(name,),
             )
+
+
+def _of_others(member: Brought, training: TrainingRecord, key: str, number: int) -> list[Picture]:
+    """The pictures of a plot that another package brings, or what has come of it in their place."""
+    try:
+        pictures = list(member.thing(training, key))
+        for picture in pictures:
+            _check(picture)
+    except Exception as error:  # of foreign code
+        failed = f"The plot {member.name} of {member.package} could not be drawn ({said(error)})."
+        return [Picture(f"{key}-plot-{number}", member.name, failed)]
+    return pictures
+
+
+def _check(picture: Picture) -> None:
+    """Refuse what is no picture, or one with other things than texts in it."""
+    if not isinstance(picture, Picture):
+        raise TypeError(f"a plot must give pictures, and gave a {type(picture).__name__}")
+    texts = [picture.key, picture.title, picture.caption, picture.svg, *picture.shows]
+    if not all(
+        isinstance(text, str) for text in (*texts, *(text for name, style in picture.legend for text in (name, style)))
+    ):
+        raise TypeError(f"the picture {picture.key!r} must hold texts only")
 
 
 def _heat(training: TrainingRecord, name: str, title: str, share: bool) -> HeatmapData | None:

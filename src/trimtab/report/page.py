@@ -88,7 +88,7 @@ def page(story: Story | RunRecord) -> str:
             in_tables.append(replace(one, pictures=pictures))
         sections = tuple(_sections(run, left, short.items))
         return environment.from_string(_MACROS + template).render(
-            run=run, findings=words.by_severity(story.found), tables=in_tables, parts=own,
+            run=run, findings=words.by_severity(story.found), unable=getattr(story.found, "unable", ""), tables=in_tables, parts=own,
             facts=tuple(kind.facts(outcome)) if kind is not None else (),
             sections=sections, kept=[one for one in (kind.kept(outcome) if kind is not None else ()) if one[1]], short=short,
             main=next((section for section in sections if section.training is run.main), None),

@@ -1,6 +1,8 @@
 """Signals: the quantities that are measured on sampled steps of a training, one file each."""
 
-from trimtab.members import of_others
+from collections.abc import Callable
+
+from trimtab.members import leave_out, members_of
 from trimtab.signals.activations import Activations
 from trimtab.signals.dead_units import DeadUnits
 from trimtab.signals.gradients import Gradients
@@ -27,10 +29,18 @@ OWN: tuple[type[Signal], ...] = (
 )
 
 
-def all_signals() -> tuple[type[Signal], ...]:
-    """These and those that other packages bring."""
-    others = (one for one in of_others("signals") if isinstance(one, type) and issubclass(one, Signal))
-    return (*OWN, *others)
+def all_signals(taken: Callable[[str], bool] = lambda name: False) -> tuple[type[Signal], ...]:
+    """These and those that other packages bring, but for one that measures what another measures already, or whose name is ``taken``."""
+    whose = {one.name: "trimtab" for signal in OWN for one in signal.measures}
+    for member in members_of("signals"):
+        names = [one.name for one in member.thing.measures]
+        clash = next((name for name in names if name.lower() in whose or taken(name)), None)
+        if clash is None:
+            whose |= {name.lower(): member.package for name in names}
+        else:
+            has = whose.get(clash.lower(), "trimtab")
+            leave_out("signals", member.thing, f"it measures {clash!r}, a name that {has} has already; give it another")
+    return (*OWN, *(member.thing for member in members_of("signals")))
 
 
 __all__ = [

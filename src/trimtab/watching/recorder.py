@@ -22,10 +22,11 @@ from typing import Any
 import msgspec
 import torch
 
+from trimtab.members import load_members
 from trimtab.quantities import Quantity, choose
 from trimtab.quantities import value as reached
 from trimtab.records import Asked, CodePlace, RunRecord, drawing
-from trimtab.store import Keeping, what_to_do
+from trimtab.store import Keeping, outcome_kinds, what_to_do
 from trimtab.training.edits import code_place
 from trimtab.training.handle import Training
 from trimtab.training.safe import suppressed
@@ -97,6 +98,9 @@ class Recorder:
         every: int = EVERY,
         budget: Callable[[], Budget] = Budget,
     ) -> None:
+        load_members()  # and say what is left out, before the script has its way with warnings
+        all_measured()
+        outcome_kinds()
         self.id = time.strftime("%Y%m%d-%H%M%S-") + uuid.uuid4().hex[:6]
         self.subject, self.store = subject, store
         self.asked = metric if isinstance(metric, Asked) else Asked(metric=metric)

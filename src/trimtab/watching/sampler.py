@@ -21,6 +21,8 @@ import torch
 from torch import nn
 
 import trimtab.signals as signals
+from trimtab.members import package_of, said
+from trimtab.quantities import Quantity
 from trimtab.records import CodePlace, Flow, Layer, Measured, TrainingRecord
 from trimtab.signals.signal import norms
 from trimtab.structure import children, own, parameters_made, weight
@@ -31,7 +33,7 @@ from trimtab.training.handle import Training
 from trimtab.training.safe import of_script
 from trimtab.watching.budget import Budget
 from trimtab.watching.flow import FlowReader
-from trimtab.watching.guard import Guard
+from trimtab.watching.guard import Guard, warn
 from trimtab.watching.log import Log
 
 FOLLOWED = 250_000  # entries of the gradient: up to here its norm is read on every step
@@ -81,7 +83,12 @@ class Sampler:
             None  # one, and how often it had been written after the last step
         )
         self._habit = False  # whether weights are written between steps all along
-        self._signals = [make() for make in signals.all_signals()]
+        self._signals: list[signals.Signal] = []
+        for make in signals.all_signals(_is_taken):
+            try:
+                self._signals.append(make())
+            except Exception as error:
+                self._leave_out(make, error)
         self._facts = {one.name for signal in self._signals for one in signal.measures if one.of == "training"}
         self._sample: int | None = None  # the step being measured
         self._upcoming: int | None = None  # the step to be measured next: its forward pass has not begun
@@ -184,19 +191,26 @@ class Sampler:
     def _trained(self, loss: torch.Tensor) -> None:
         self._ask("trained", loss.detach())
 
-    def _ask(self, moment: str, *what: Any, to: Callable[[signals.Signal], bool] = lambda signal: True) -> list[Any]:
+    def _ask(self, moment: str, *what: Any, to: Callable[[signals.Signal], bool] = lambda signal: True) -> None:
         """Give every signal its look; one that fails ends alone."""
-        given = []
         for signal in filter(to, tuple(self._signals)):
             try:
-                given.append(getattr(signal, moment)(*what))
+                getattr(signal, moment)(*what)
             except Exception as error:
-                if of_script(error):
-                    raise
-                self._signals.remove(signal)
-                name = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", type(signal).__name__).lower()
-                self.run.guard.turn_off(error, f"the signal {name!r}")
-        return given
+                self._leave_out(type(signal), error)
+
+    def _leave_out(self, kind: type[signals.Signal], error: Exception) -> None:
+        """Go on without a signal that has failed, be it ours or that of another package."""
+        if of_script(error):
+            raise error
+        self._signals = [one for one in self._signals if type(one) is not kind]
+        name = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", kind.__name__).lower()
+        part, guard, package = f"the signal {name!r}", self.run.guard, package_of("signals", kind)
+        if not package:
+            guard.turn_off(error, part)
+        elif (part := f"{part} of {package}") not in guard.failed:
+            guard.leave_out(part, f"after an error of its own, {said(error)}")
+            warn(f"trimtab's watch goes on without {part}, which met an error; so does the training. {said(error)}")
 
     # -- sampled steps -----------------------------------------------------------------------------------------------
 
@@ -333,18 +347,27 @@ class Sampler:
 
     def _read(self) -> None:
         assert self._sample is not None
-        for reading in self._ask("read"):
-            for name, value in reading.items():
-                if isinstance(value, Mapping):
-                    self.log.add_profile(name, self._sample, value)
-                elif name in self._facts:
-                    self.log.know(name, value)
-                else:
-                    self.log.add(name, self._sample, value)
+        for signal in tuple(self._signals):
+            try:
+                self._keep(signal, self._sample)
+            except Exception as error:
+                self._leave_out(type(signal), error)
         self._sample, self._read_due = None, False
         if self._postponed():
             self._upcoming = None
             self.unhook()
+
+    def _keep(self, signal: signals.Signal, step: int) -> None:
+        declared = {one.name for one in signal.measures}
+        for name, value in signal.read().items():
+            if name not in declared:
+                raise LookupError(f"it reads {name!r}, which its measures do not declare")
+            if isinstance(value, Mapping):
+                self.log.add_profile(name, step, {key: float(number) for key, number in value.items()})
+            elif name in self._facts:
+                self.log.know(name, float(value))
+            else:
+                self.log.add(name, step, value if isinstance(value, torch.Tensor) else float(value))
 
     def _postponed(self) -> bool:
         """Whether measuring has taken more than its share: then the next sample waits, at the pace of the steps so far."""
@@ -419,7 +442,13 @@ MEASURED = (
 
 def all_measured() -> tuple[Measured, ...]:
     """What all series and profiles are that are measured here."""
-    return (*MEASURED, *(measured for signal in signals.all_signals() for measured in signal.measures))
+    return (*MEASURED, *(measured for signal in signals.all_signals(_is_taken) for measured in signal.measures))
+
+
+def _is_taken(name: str) -> bool:
+    """Whether a series of that name is the watch's own, or that of a number that the script says."""
+    quantity = Quantity.read(name.lower())
+    return quantity.source != "measured" or quantity.what in {one.name for one in MEASURED}
 
 
 def _described(name: str, module: nn.Module) -> Layer:

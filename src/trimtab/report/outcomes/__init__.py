@@ -1,6 +1,6 @@
 """The outcomes that there are, one file each: how it is told on the terminal, on the page and as JSON."""
 
-from trimtab.members import of_others
+from trimtab.members import derived, of_others
 from trimtab.records import Outcome
 from trimtab.report.outcomes.comparison import ComparisonTelling
 from trimtab.report.outcomes.treatment import TreatmentTelling
@@ -12,10 +12,9 @@ __all__ = ["ComparisonTelling", "TreatmentTelling", "TuningTelling", "telling_of
 
 def telling_of(outcome: Outcome) -> Telling:
     """How an outcome is told: by the class derived from :class:`~trimtab.report.telling.Telling` that has its kind of record, from wherever."""
-    own: tuple[type[Telling], ...] = (ComparisonTelling, TreatmentTelling, TuningTelling)
     of_others("outcomes")
-    for kind in (*own, *Telling.__subclasses__()):
-        if kind.record is type(outcome):
+    for kind in derived(Telling):  # ours first
+        if getattr(kind, "record", None) is type(outcome):
             return kind()
     raise TypeError(
         f"Nobody knows how to tell a {type(outcome).__name__}. Derive a class from trimtab.report.telling.Telling whose record it is."
