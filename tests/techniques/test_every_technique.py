@@ -16,6 +16,7 @@ from trimtab.testing.techniques import (
     KINDS,
     ON_BOTH,
     attached,
+    check_declared,
     check_documentation,
     check_pair,
     shaped,
@@ -73,6 +74,7 @@ def test_a_recipe_means_the_same_in_whatever_order_it_is_written(texts, digits):
 
 @pytest.mark.parametrize("name", sorted(Technique.registry))
 def test_card_is_complete(name):
+    check_declared(Technique.registry[name])
     check_documentation(Technique.registry[name])
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from trimtab.quantities import judged
 from trimtab.records import Metric
+from trimtab.testing.traces import blamed, described, name_of
 from trimtab.trial.engines import Engine
 from trimtab.trial.engines.engine import Written
 from trimtab.trial.live import Live, Report
@@ -47,8 +48,12 @@ def check_engine(engine: Engine) -> None:
     Raises:
         AssertionError: with what must hold.
     """
+    name = name_of(engine)
+    assert isinstance(engine, Engine), (
+        f"{name}: one that is made must be given, of a class derived from Engine, and not {described(engine)}"
+    )
     for check in CHECKS:
-        with in_folder():
+        with blamed(name, f"when it is checked that {check.__name__.replace('_', ' ')}, it"), in_folder():
             check(engine)
     engine.close()
 

@@ -12,6 +12,8 @@ from torch import nn
 
 from trimtab.cli.cards import GROUPS, card_of
 from trimtab.testing.techniques import check_examples
+from trimtab.testing.traces import alike, blamed, described, drawn_since, name_of, random_states, tensors_held
+from trimtab.testing.trainings import same
 
 
 def check_part(part: Any, made: nn.Module | None = None, x: torch.Tensor | None = None) -> None:
@@ -25,10 +27,17 @@ def check_part(part: Any, made: nn.Module | None = None, x: torch.Tensor | None 
     Raises:
         AssertionError: with what must hold.
     """
-    check_card(part)
-    check_examples(part, part.__name__)
+    name = name_of(part)
+    assert callable(part) and hasattr(part, "__name__"), (
+        f"{name}: a part must be a class or a function, and is {described(part)}"
+    )
+    with blamed(name, "its card"):
+        check_card(part)
+        check_examples(part, name)
     if made is not None and x is not None:
-        _check_module(part.__name__, made, x)
+        assert isinstance(made, nn.Module), f"{name}: made must be a module, and is {described(made)}"
+        with blamed(name, "calling it"):
+            _check_module(name, made, x)
 
 
 def check_card(part: Any) -> None:
@@ -37,6 +46,7 @@ def check_card(part: Any) -> None:
     Raises:
         AssertionError: with what it lacks.
     """
+    assert part.__doc__, f"{part.__name__}: it needs a docstring of its own"
     card = card_of(part)
     name, text = card.name, card.text
     known = card.groups and all(group in GROUPS for group in card.groups)
@@ -52,18 +62,25 @@ def check_card(part: Any) -> None:
 
 def _check_module(name: str, module: nn.Module, x: torch.Tensor) -> None:
     module.eval()
+    given = x.clone()
     with torch.no_grad():
+        random = random_states()
         expected = module(x)
+        drawn = drawn_since(random)
+        assert not drawn, f"{name}: in evaluation mode it draws random numbers, of {drawn} generator"
+        assert alike(x, given), f"{name}: in evaluation mode it writes into its input"
         copies = {
             "copy.deepcopy": copy.deepcopy(module),
             "pickle": pickle.loads(pickle.dumps(module)),
             "load_state_dict": _loaded(module),
         }
         for how, twin in copies.items():
-            assert torch.equal(twin(x), expected), f"{name}: after {how} it gives something else"
+            assert same(twin(x), expected), f"{name}: after {how} it gives something else"
     module.train()
+    y = module(x)
+    assert alike(x, given), f"{name}: in training mode it writes into its input"
     if any(p.requires_grad for p in module.parameters()):
-        module(x).sum().backward()
+        sum(one.sum() for one in tensors_held(y)).backward()  # type: ignore[union-attr]
         missing = [key for key, p in module.named_parameters() if p.requires_grad and p.grad is None]
         assert not missing, f"{name}: no gradient reaches {', '.join(missing)}"
 

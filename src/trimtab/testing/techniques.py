@@ -8,12 +8,24 @@ import doctest
 import inspect
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from typing import get_args
 
 import torch
 from torch import nn
 
-from trimtab.recipe import MOMENTS, NothingToDo, Recipe, RecipeError, Suite, Technique
+from trimtab.cli.cards import GROUPS, card_of
+from trimtab.recipe import MOMENTS, Change, Event, NothingToDo, Recipe, RecipeError, Suite, Technique, technique_class
+from trimtab.testing.traces import (
+    Hook,
+    blamed,
+    check_class,
+    described,
+    drawn_since,
+    hooks_of,
+    new_hooks,
+    random_states,
+)
 from trimtab.testing.trainings import Data, clusters, network, same, state, train
 from trimtab.training import Training, attach
 
@@ -30,11 +42,42 @@ def check_technique(technique: type[Technique], data: Data | None = None) -> Non
     Raises:
         AssertionError: with what must hold.
     """
+    check_declared(technique)
     text, data = text_of(technique), data or clusters()
     for check in CHECKS:
         for kind in KINDS if check in ON_BOTH else KINDS[:1]:
-            check(text, kind, data)
-    check_documentation(technique)
+            with blamed(text, f"where a technique {check.__name__.replace('_', ' ')}, it"):
+                check(text, kind, data)
+    with blamed(technique.name, "its card"):
+        check_documentation(technique)
+
+
+def check_declared(technique: type[Technique]) -> None:
+    """It is a dataclass of its own with an ``apply``, and what it says of itself beside its settings is known here.
+
+    Raises:
+        AssertionError: with what must hold.
+    """
+    check_class(technique, Technique)
+    name = technique.name
+    frozen = "__dataclass_fields__" in vars(technique) and technique.__dataclass_params__.frozen  # type: ignore[attr-defined]
+    assert frozen, f"{name}: its class {technique.__name__} must be decorated with @dataclass(frozen=True)"
+    assert technique.apply is not Technique.apply, f"{name}: it must have apply(training), which gives a Change"
+    groups = card_of(technique).groups
+    assert groups and all(group in GROUPS for group in groups), (
+        f"{name}: group={technique.group!r} must be one of {', '.join(GROUPS)}, or several of these"
+    )
+    assert isinstance(technique.suite, Suite), f"{name}: suite={technique.suite!r} must be a Suite"
+    assert isinstance(technique.clashes, Mapping), f"{name}: clashes must be a dict, from names to reasons"
+    for other, reason in technique.clashes.items():
+        with blamed(name, f"clashes names {other!r}, which must be a technique, and looking for it"):
+            technique_class(other)
+        assert isinstance(reason, str) and reason.strip(), f"{name}: it clashes with {other}, and gives no reason"
+    with blamed(name, f"suite.text={technique.suite.text!r} must be a recipe of it alone, and reading it"):
+        recipe = Recipe.parse(text_of(technique))
+    assert [type(one) for one in recipe] == [technique], (
+        f"{name}: suite.text={technique.suite.text!r} is another recipe"
+    )
 
 
 def text_of(technique: type[Technique]) -> str:
@@ -78,6 +121,8 @@ def changes_the_training_and_says_what(text: str, kind: str, data: Data) -> None
     plain_model, plain_optimizer, _ = attached(kind, text, sgd)
     plain = train(plain_model, plain_optimizer, shaped(plain_model, data))
     training.apply(text)
+    for change in training.changes:
+        assert isinstance(change, Change), f"{text}: apply(training) must give a Change, and gives {described(change)}"
     if suite_of(text).judged:  # by a metric that gets worse with every step
         training.on("step", lambda loss: training.evaluated("val loss", training.step))
     treated = train(model, optimizer, shaped(model, data))
@@ -102,18 +147,39 @@ def _weights(model: nn.Module) -> list[torch.Tensor]:
 
 
 def undo_restores_bit_for_bit(text: str, kind: str, data: Data) -> None:
-    """After apply and undo a live training is what it was: parameters, moments, identities, and the step that follows."""
+    """After apply and undo a live training is what it was: parameters, moments, identities, hooks, and the steps that follow."""
     model, optimizer, training = attached(kind, text)
     train(model, optimizer, shaped(model, data), 2)  # a live training: the optimizer has moments
     before = state(model, optimizer)
     identities = [id(p) for p in model.parameters()]
+    twin, twin_optimizer = copy.deepcopy((model, optimizer))  # which nobody treats
+    random, hooks, built, heard = random_states(), _hooks(model, optimizer), _built(model), _heard(training)
     training.apply(text).undo()
+    drawn, left = drawn_since(random), new_hooks(hooks, _hooks(model, optimizer))
+    assert not drawn, f"{text}: apply and undo draw from {drawn} generator; take training.generator"
     assert same(state(model, optimizer), before), f"{text}: undo leaves another training"
     assert [id(p) for p in model.parameters()] == identities, f"{text}: undo leaves other parameters"
-    twin = copy.deepcopy(model)
-    again = train(model, optimizer, shaped(model, data), 3)[0]
-    other = train(twin, torch.optim.SGD(twin.parameters(), 0.1), shaped(model, data), 1)[0]
-    assert again == other, f"{text}: after undo the next loss is another one"
+    assert not left, f"{text}: undo must leave the hooks as they were, and there are others: {left}"
+    assert _built(model) == built, f"{text}: undo must leave modules of the same classes with the same attributes"
+    assert _heard(training) == heard, f"{text}: undo must end what it began with training.on(...)"
+    losses = []
+    for one, its in ((model, optimizer), (twin, twin_optimizer)):
+        torch.manual_seed(0)
+        losses.append(train(one, its, shaped(one, data), 2))
+    assert losses[0] == losses[1], f"{text}: after undo the next losses are {losses[0]}, and untreated {losses[1]}"
+    assert same(model.state_dict(), twin.state_dict()), f"{text}: after undo a step makes other weights than untreated"
+
+
+def _hooks(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[Hook]:
+    return hooks_of(model.modules(), model.parameters(), [optimizer])
+
+
+def _built(model: nn.Module) -> list[tuple[type, set[str]]]:
+    return [(type(module), set(vars(module))) for module in model.modules()]
+
+
+def _heard(training: Training) -> set[str]:
+    return set(filter(training.listens_to, get_args(Event)))
 
 
 def keeps_parameters_and_their_moments(text: str, kind: str, data: Data) -> None:
@@ -152,12 +218,11 @@ def text_and_toml_read_back(text: str, kind: str, data: Data) -> None:
 def draws_nothing_from_the_global_generator(text: str, kind: str, data: Data) -> None:
     """Random numbers come from ``training.generator``: those of the script stay what they are without it."""
     model, optimizer, training = attached(kind, text)
-    before = torch.get_rng_state()
+    before = random_states()
     training.apply(text)
     train(model, optimizer, shaped(model, data), 2)
-    assert torch.equal(torch.get_rng_state(), before), (
-        f"{text}: it draws from the global generator; take training.generator"
-    )
+    drawn = drawn_since(before)
+    assert not drawn, f"{text}: it draws from {drawn} global generator; take training.generator"
 
 
 def same_seed_same_result(text: str, kind: str, data: Data) -> None:
