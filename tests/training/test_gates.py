@@ -14,6 +14,7 @@ from torch import nn
 
 from tests.conftest import network, train
 from trimtab.training import attach, find
+from trimtab.training.taps import Taps
 
 
 def attached(lr: float = 0.1):
@@ -336,3 +337,23 @@ def test_what_puts_nothing_into_a_model_leaves_nothing_in_its_file(digits, no_ot
     with attach(model, torch.optim.SGD(model.parameters(), lr=0.1)).apply("clip_norm, l2, adam"):
         assert not any("trimtab" in key for module in model.modules() for key in vars(module))
     assert b"trimtab" not in pickle.dumps(model)
+
+
+class Leaving(list):
+    """A list of listeners in whose growing the last other listener leaves, as it does when a training is collected just then."""
+
+    def __init__(self, leave):
+        self.leave = leave
+
+    def append(self, call):
+        self.leave()
+        super().append(call)
+
+
+def test_a_listener_that_leaves_while_another_comes_takes_no_taps_with_it():
+    taps, made = Taps(), []
+    taps._listeners["optimizer"] = Leaving(taps.listen("saved", lambda *_: None))
+    stop = taps.listen("optimizer", made.append)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
+    stop()
+    assert made == [optimizer]

@@ -160,9 +160,9 @@ class Taps:
             self._now.true = before
 
     def _register(self, listed: list, call: Callable) -> Callable[[], None]:
+        listed.append(call)  # before the look: a collection of garbage may end the last other listener at any moment
         if not self._originals:
             self._install()
-        listed.append(call)
 
         def stop() -> None:
             if call in listed:
