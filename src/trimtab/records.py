@@ -365,8 +365,9 @@ class Finding(Record):
 class Trial(Record):
     """One run of a subject under a recipe and a seed. ``value`` is the metric at the end, NaN unless status is ok.
 
-    Only a search stops trials before their end: ``pruned``, with the reason in ``error``, or ``diverged``. ``numbers`` stands for every
-    loss and every score that was seen: two runs with the same are the same.
+    Only a search stops trials before their end: ``pruned``, with the reason in ``error``, or ``diverged``. A trial that was to make only
+    a ``share`` of the run has the metric that it had there. ``numbers`` stands for every loss and every score that was seen: two runs
+    with the same are the same. ``step_seconds`` is the time from one step to the next, ``memory`` the most bytes that its process had.
     """
 
     subject: str
@@ -380,6 +381,9 @@ class Trial(Record):
     changed: tuple[str, ...] = ()
     applied: tuple[Applied, ...] = ()
     numbers: str = ""
+    share: float = 1.0
+    step_seconds: float = math.nan
+    memory: float = math.nan
 
     def _in_short(self) -> str:
         ended = _short(self.value) if self.status == "ok" else self.status
@@ -429,7 +433,8 @@ class Arm(Record):
 
     ``low``/``high`` bound the mean paired difference (t interval at ``Comparison.level``), ``p_sign`` is the exact two-sided
     sign-flip probability, ``p_holm`` the t-test probability after Holm's correction over the arms. ``remarks`` are what no number says;
-    ``lines`` keep the recipe of an arm that is proven.
+    ``lines`` keep the recipe of an arm that is proven. ``cost`` is how many times as long as untreated a step takes, ``memory`` how many
+    times as much the process needs.
     """
 
     recipe: str
@@ -450,6 +455,8 @@ class Arm(Record):
     baseline_diverged: int = 0
     remarks: Remarks | str = msgspec.field(default=(), name="note")  # as stores have it, those of older versions a text
     lines: tuple[str, ...] = ()
+    cost: float = math.nan
+    memory: float = math.nan
 
     def _in_short(self) -> str:
         interval = f" [{_short(self.low)}, {_short(self.high)}]"
@@ -549,7 +556,8 @@ class Treatment(Outcome):
     """The end of a treatment: what was found, what was tried, what helped, by how much, and how to keep it.
 
     ``recipe`` is empty when nothing helped (or nothing needed to); ``confirmation`` compares it with the untreated
-    subject on seeds that played no part in choosing it. ``run`` is the id of the watched run that it started from.
+    subject on seeds that played no part in choosing it. ``race`` are the arms that ran side by side on one seed, the untreated one first;
+    ``search`` is the comparison of a thorough treatment in its place. ``run`` is the id of the watched run that it started from.
     """
 
     findings: tuple[Finding, ...]
@@ -557,12 +565,30 @@ class Treatment(Outcome):
     recipe: str = ""
     metric: Metric | None = None
     search: Comparison | None = None
+    race: tuple[Runner, ...] = ()
     confirmation: Comparison | None = None
     lines: tuple[str, ...] = ()
     seconds: float = 0.0
 
     def _in_short(self) -> str:
         return f"of {self.subject}: {self.recipe or 'nothing that helps'}, {_number(self.findings, 'finding')}"
+
+
+class Runner(Record):
+    """An arm of a race, on its one seed: how far it was let run, as a share of the run, what the metric was there, and how many times as
+    long as untreated its steps take. ``reports`` are the evaluations that were heard of, ``why`` says why it was not let run on."""
+
+    recipe: str
+    share: float
+    status: Status
+    value: float = math.nan
+    cost: float = math.nan
+    reports: Series = Series()
+    why: Remarks = ()
+
+    def _in_short(self) -> str:
+        ended = _short(self.value) if self.status == "ok" else self.status
+        return f"{self.recipe or 'untreated'} after {self.share:.3g} of a run: {ended}"
 
 
 class Axis(Record):

@@ -204,9 +204,7 @@ def trial_command(body: Callable) -> Callable:
         click.option(
             "--workers", type=click.IntRange(1), metavar="N", help="Trials at a time. [default: by the number of cores]"
         ),
-        click.option(
-            "--budget", callback=seconds, metavar="TIME", help="Start no new trial after this long: 90s, 3m, 1h."
-        ),
+        click.option("--budget", callback=seconds, metavar="TIME", help="All of it ends by then: 90s, 3m, 1h."),
     ):
         made = option(made)
     return made

@@ -20,10 +20,12 @@ if TYPE_CHECKING:
     show_default=True,
     type=click.IntRange(2),
     metavar="N",
-    help="How many fresh seeds confirm the winner.",
+    help="How many fresh seeds confirm the winner, at most.",
 )
+@click.option("--thorough", is_flag=True, help="Try all remedies to their end, on three seeds.")
+@click.option("--from", "run", default="", metavar="RUN", help="Start from this run, which was watched before.")
 @trial_command
-def command(open_session: OpenSession, seeds: int) -> tuple[RunRecord, Outcome]:
+def command(open_session: OpenSession, seeds: int, thorough: bool, run: str) -> tuple[RunRecord, Outcome]:
     """Diagnose SCRIPT, try the remedies over paired seeds, and confirm the best on fresh ones.
 
     Everything after SCRIPT belongs to the script. Finished trials are kept in .trimtab/ beside it: start the same command
@@ -39,4 +41,4 @@ def command(open_session: OpenSession, seeds: int) -> tuple[RunRecord, Outcome]:
     from trimtab.trial.treat import treat_watched
 
     with open_session() as session:
-        return treat_watched(session, seeds=seeds)
+        return treat_watched(session, seeds=seeds, thorough=thorough, run_id=run)

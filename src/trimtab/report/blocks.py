@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ from trimtab.records import Arm, Comparison, Finding, Metric
 from trimtab.report.words import (
     baseline_mean,
     by_severity,
+    cost,
     count,
     effect,
     helped,
@@ -78,6 +80,10 @@ class _Arms:
             numbers = [mean(comparison, arm.mean), effect(arm), number(arm.p_sign), number(arm.p_holm), wins]
             self.rows.append((printable(arm.recipe), numbers, _arm_style(arm)))
             lost_seeds.append(lost(arm))
+        if any(math.isfinite(arm.cost) for arm in arms):
+            self.headings.append("cost")
+            for (_, numbers, _), said in zip(self.rows, ["", *(cost(arm.cost) for arm in arms)], strict=True):
+                numbers.append(said)
         if any(lost_seeds):
             self.headings.append("lost seeds")
             for (_, numbers, _), said in zip(self.rows, lost_seeds, strict=True):
@@ -104,9 +110,11 @@ class _Arms:
         yield table
 
     def _line(self, cells: list[str], widths: list[int], style: str) -> Text:
-        last = len(self.headings) > 5  # lost seeds stand to the left
-        numbers = [cell.rjust(width) for cell, width in zip(cells[:5], widths, strict=False)]
-        return as_text("  " + "  ".join([*numbers, *cells[5:]] if last else numbers).rstrip(), style=style)
+        said = [
+            cell if heading == "lost seeds" else cell.rjust(width)  # these stand to the left
+            for heading, cell, width in zip(self.headings, cells, widths, strict=True)
+        ]
+        return as_text("  " + "  ".join(said).rstrip(), style=style)
 
 
 def to_add(lines: Sequence[str], of: str = "") -> list[RenderableType]:

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Sequence
 
 from trimtab.records import Findings, Remark
-from trimtab.report.words import count
+from trimtab.report.words import count, duration
 
 _ENDS = {"diverged": "diverged", "failed": "failed", "no_effect": "without effect", "not_run": "not run"}
 
@@ -27,6 +27,10 @@ def _said(remark: Remark) -> str:
 
 def _of(recipe: str) -> str:
     return f"{recipe}: " if recipe else ""
+
+
+def _part(share: float) -> str:
+    return "at the end of a run" if share > 0.95 else f"after {share:.0%} of a run"
 
 
 class English:
@@ -174,6 +178,30 @@ class English:
         )
 
     # -- what was looked for ---------------------------------------------------------------------------------------------
+
+    @staticmethod
+    def leads(recipe: str, metric: str, before: float, after: float, share: float) -> str:
+        return f"{recipe} leads: {metric} {before:.3g} -> {after:.3g} {_part(share)}, on one seed"
+
+    @staticmethod
+    def behind(share: float, leader: str) -> str:
+        return f"Clearly behind {leader} {_part(share)}."
+
+    @staticmethod
+    def no_better(share: float) -> str:
+        return f"No better than untreated {_part(share)}."
+
+    @staticmethod
+    def ended(how: str, why: str) -> str:
+        return f"{_ENDS.get(how, how).capitalize()}: {why}."
+
+    @staticmethod
+    def interrupted(proven: bool) -> str:
+        return "Interrupted: this is the best that was known until then, on one seed, and not proven. Start the same command again and it goes on."
+
+    @staticmethod
+    def would_decide(seeds: int, seconds: float) -> str:
+        return f"{seeds} seeds would decide, if the effect is as large as it looks; about {duration(seconds)}:"
 
     @staticmethod
     def no_remedy() -> str:

@@ -176,6 +176,20 @@ def effect(arm: Arm, sign: bool = True) -> str:
     return f"{text} [{fixed(arm.low, places)}, {fixed(arm.high, places)}]" if bounded else text
 
 
+def cost(times: float) -> str:
+    """How many times as much as untreated.
+
+    >>> cost(1.26), cost(3.4), cost(math.nan)
+    ('1.3', '3.4', '')
+    """
+    return f"{times:.1f}" if math.isfinite(times) else ""
+
+
+def costs(arm: Arm) -> str:
+    """What an arm costs, beside untreated: a step, and memory."""
+    return " / ".join(filter(None, [cost(arm.cost), cost(arm.memory)]))
+
+
 def mean(comparison: Comparison, value: float) -> str:
     """A mean of the trial table, with the same digits in every row."""
     places = max(map(decimals, comparison.arms), default=2) + 1

@@ -77,18 +77,24 @@ def compare_watched(
     return run, comparison
 
 
-def of_trials(session: Session, recipes: Sequence[str], seeds: Sequence[int], stage: str) -> Comparison:
+def of_trials(
+    session: Session, recipes: Sequence[str], seeds: Sequence[int], stage: str, level: float = 0.95
+) -> Comparison:
     """Run what is missing and put the comparison together."""
     trials = session.trials(["", *dict.fromkeys(recipes)], seeds, stage)
-    return summed_up(session, trials, seeds)
+    return summed_up(session, trials, seeds, level)
 
 
-def summed_up(session: Session, trials: Mapping[str, Sequence[Trial]], seeds: Sequence[int]) -> Comparison:
+def summed_up(
+    session: Session, trials: Mapping[str, Sequence[Trial]], seeds: Sequence[int], level: float = 0.95
+) -> Comparison:
     """The comparison of finished trials: over those of ``seeds`` of which at least one trial was made."""
     assert session.metric is not None
     by_seed = {trial.seed: trial for trial in trials[""]}
     made = {trial.seed for of_recipe in trials.values() for trial in of_recipe}
-    arms = compare_arms(session.metric, list(trials[""]), {recipe: list(t) for recipe, t in trials.items() if recipe})
+    arms = compare_arms(
+        session.metric, list(trials[""]), {recipe: list(t) for recipe, t in trials.items() if recipe}, level
+    )
     comparison = Comparison(
         subject=session.subject.label,
         metric=session.metric,
@@ -96,6 +102,7 @@ def summed_up(session: Session, trials: Mapping[str, Sequence[Trial]], seeds: Se
         baseline=tuple(by_seed[seed].value if seed in by_seed else math.nan for seed in seeds if seed in made),
         arms=tuple(_completed(arm, trials[arm.recipe]) for arm in arms),
         trials=tuple(trial for recipe in trials for trial in trials[recipe]),
+        level=level,
     )
     return msgspec.structs.replace(comparison, remarks=limits(comparison))
 

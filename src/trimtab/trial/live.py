@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import math
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+
+import torch
 
 from trimtab.doctor.rules import all_rules
 from trimtab.quantities import judged
@@ -64,13 +67,36 @@ class Live:
 
 @dataclass(frozen=True)
 class Report:
-    """What a running trial says of itself: its ``number``-th value of the metric, or what went wrong."""
+    """What a running trial says of itself: its ``number``-th value of the metric, or what went wrong. ``step_seconds`` is the time from
+    one of its steps to the next until here."""
 
     number: int
     step: int
     value: float = math.nan
     diverged: str = ""
     finding: str = ""
+    step_seconds: float = math.nan
+
+
+class Pace:
+    """The time from one step to the next, on average: that of the processor, which others that run beside it do not lengthen; where an
+    accelerator computes, that of the clock."""
+
+    def __init__(self) -> None:
+        self._first = self._last = math.nan
+        self._steps = 0
+
+    def step(self) -> None:
+        """A step is over."""
+        self._last = time.perf_counter() if torch.cuda.is_initialized() else time.process_time()
+        if not self._steps:
+            self._first = self._last
+        self._steps += 1
+
+    @property
+    def seconds(self) -> float:
+        """NaN until there were two steps."""
+        return (self._last - self._first) / (self._steps - 1) if self._steps > 1 else math.nan
 
 
 class Follower:
@@ -86,12 +112,14 @@ class Follower:
         self._reported = 0
         self._next = live.rests
         self._budget = Budget(SHARE, allowance=0.0)
+        self._pace = Pace()
 
     def follow(self, training: Training, sampler: Sampler) -> None:
         """Hear of every step of a training, after the recorder has."""
         training.on("step", self._recorder.guard(lambda loss: self._stepped(sampler)))
 
     def _stepped(self, sampler: Sampler) -> None:
+        self._pace.step()
         if len(self._recorder.samplers) > 1:
             return
         if "first_nonfinite_loss" in sampler.log.facts:
@@ -101,7 +129,8 @@ class Follower:
             self._size,
         )
         while len(values) >= (end := size * (self._reported + 1)):
-            self._tell(Report(self._reported, sampler.step, _reported(values[end - size : end], self._metric)))
+            value = _reported(values[end - size : end], self._metric)
+            self._tell(Report(self._reported, sampler.step, value, step_seconds=self._pace.seconds))
             self._reported += 1
         if sampler.step >= self._next:
             with self._budget.spending():

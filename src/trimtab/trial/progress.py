@@ -117,6 +117,9 @@ class TrialBar:
             said = f"{trial.recipe or 'untreated'}, seed {trial.seed}, failed: {trial.error}".translate(_CONTROL)
             self._console.print(said, style="yellow", highlight=False, markup=False, soft_wrap=True)
 
+    def say(self, sentence: str) -> None:
+        self._console.print(sentence.translate(_CONTROL), highlight=False, markup=False, soft_wrap=True)
+
     def left(self) -> float | None:
         """How many seconds the present stage will take; ``None`` where that is not known."""
         if math.isnan(self._each) or self._done >= self._total:

@@ -18,7 +18,7 @@ from trimtab.store import Keeping
 from trimtab.training import Training, shifted
 from trimtab.training.stage import stage
 from trimtab.trial.journal import Deeds
-from trimtab.trial.live import Follower, Live, Report
+from trimtab.trial.live import Follower, Live, Pace, Report
 from trimtab.trial.subjects import Heard, Subject
 from trimtab.watching import Recorder
 
@@ -29,7 +29,7 @@ CURVE = 200  # points that a trial keeps of a series at most
 @dataclass(frozen=True)
 class Job:
     """A trial to run. With ``watch``, layers and gradients are measured too and the run is kept in the store; with ``live``, it tells
-    of itself while it runs, and may be stopped. ``found`` stands for the files that the subject reads, as they are;
+    of itself while it runs, and may be stopped; with ``until`` it is to make so many reports only. ``found`` stands for the files that the subject reads, as they are;
     ``flows`` are what was seen of the models of each training before."""
 
     subject: Subject
@@ -39,6 +39,7 @@ class Job:
     asked: Asked = field(default_factory=Asked)
     watch: bool = False
     live: Live | None = None
+    until: int = 0
     found: str = ""
     flows: tuple[Flow | None, ...] = ()
 
@@ -47,7 +48,8 @@ class Job:
         """What makes this trial the same as one already finished."""
         asked = "|".join([self.asked.metric or "", self.asked.goal or "", "best" if self.asked.best else ""])
         metric = f"{self.metric.name} {self.metric.folds}" if self.metric else ""
-        return f"{self.subject.fingerprint()}|{self.found}|{self.recipe}|{self.seed}|{metric}|{asked}"
+        until = f"|{self.until} of {self.live}" if self.until else ""
+        return f"{self.subject.fingerprint()}|{self.found}|{self.recipe}|{self.seed}|{metric}|{asked}{until}"
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,7 @@ def run_job(
     tried: dict[int, Training] = {}  # by the place of the training in the run
     plain: dict[int, tuple[str, ...]] = {}  # how torch says the same
     refused: list[str] = []
+    pace = Pace()
 
     def on_training(training: Training, code: CodePlace | None) -> None:
         place = len(recorder.samplers)
@@ -98,6 +101,7 @@ def run_job(
         except NothingToDo as error:
             refused.append(str(error))
         recorder.guard(recorder.watch)(training, code)
+        training.on("step", lambda loss: pace.step())
         if follower is not None and not recorder.guard.off:
             follower.follow(training, recorder.samplers[-1])
 
@@ -115,6 +119,7 @@ def run_job(
     run = recorder.close()
     idle, acted = _idle(job, run, tried, refused)
     trial = _judge(job, run, idle, acted, recorder.guard.unheard, outcome.error if outcome.refused else "")
+    trial = replace(trial, step_seconds=pace.seconds)
     if trial.status != "ok":
         return Result(trial, run)
     stepped = [index for index, training in tried.items() if training.changes and run.trainings[index].steps]
@@ -158,6 +163,11 @@ def _beside(run: RunRecord, metric: Metric | None) -> list[int]:
 
 def _overlap(one: TrainingRecord, other: TrainingRecord) -> bool:
     return one.began < other.ended and other.began < one.ended
+
+
+def untreated_trial(job: Job, run: RunRecord) -> Trial:
+    """The untreated trial that a run, which was watched by itself, stands for."""
+    return _judge(job, run, [], False, "", "")
 
 
 def _judge(job: Job, run: RunRecord, idle: list[str], acted: bool, off: str, refused: str) -> Trial:

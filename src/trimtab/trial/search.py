@@ -24,13 +24,12 @@ from trimtab.records import Attempt, Metric, Series, Trial
 from trimtab.store import PATIENCE
 from trimtab.trial.live import Live, Report
 from trimtab.trial.run import CURVE
-from trimtab.trial.session import StoreWarning, TrialError
+from trimtab.trial.session import BY_DOCTOR, StoreWarning, TrialError
 from trimtab.trial.space import Space
 
 if TYPE_CHECKING:
     import optuna
 
-BY_DOCTOR = "stopped by the doctor"
 STARTUP = 10  # random recipes before the sampler has something to model
 FINISHED = 5  # trials that must have come to their end before one is pruned, and values to compare with at each report
 # A trial is pruned while its best report is among the worst quarter, and not within its first fifth. Regularization starts slowly

@@ -15,13 +15,13 @@ from typing import Any, TypeVar
 import msgspec
 
 from trimtab.quantities import offers, unanswered
-from trimtab.records import Asked, Flow, Metric, Remark, RunRecord, Trial, Watched
+from trimtab.records import Asked, Flow, Metric, Remark, RunRecord, Trial, Watched, drawing
 from trimtab.store import Store, StoreError, report_command, what_to_do
 from trimtab.trial.engines import Engine, LocalEngine
 from trimtab.trial.engines.engine import EngineError, Written
 from trimtab.trial.live import Live, Report
 from trimtab.trial.progress import shown_bar
-from trimtab.trial.run import BASELINE, Job, Result
+from trimtab.trial.run import BASELINE, Job, Result, untreated_trial
 from trimtab.trial.subjects import Subject, subject_of
 from trimtab.trial.terms import Progress, Silent
 from trimtab.trial.views import changed_since
@@ -83,6 +83,7 @@ class Session:
         self.budget = budget
         self.stop_at = self.started + budget
         self.metric: Metric | None = None
+        self.expected = 0.0  # seconds of an untreated trial
         self.found = ""  # stands for the files that the subject reads
         self.flows: tuple[Flow | None, ...] = ()  # of the models, by training
         self.reused = 0
@@ -136,8 +137,30 @@ class Session:
             watched = Watched(run=run.id, seen=deeds.seen, outside=deeds.paths)
             self.keep(lambda store: store.put_watched(job.key, watched))
         self.metric, self.flows = run.metric, tuple(training.flow for training in run.trainings)
+        self.expected = run.seconds
         self.reused += before
         self.progress.advance(trial, before)
+        return run
+
+    def take(self, name: str) -> RunRecord:
+        """Start from a run of this subject that was watched before; it is the untreated trial of seed 0.
+
+        Raises:
+            TrialError: if there is no such run, or it cannot be measured.
+        """
+        run = None
+        if self.store is not None:
+            with contextlib.suppress(*_UNREADABLE):
+                run = self.store.run(name)
+        if run is None or run.subject != self.subject.label:
+            known = f"It is one of {run.subject}." if run is not None else "See trimtab report --list."
+            raise TrialError(f"There is no run {name!r} of {self.subject.label} in {self.subject.folder}. {known}")
+        self.metric = run.metric
+        trial = untreated_trial(self._job("", 0), run)
+        if run.metric is None or trial.status == "failed":
+            raise TrialError(self._explain(Result(trial, run)))
+        self._put(self._job("", 0).key, trial)
+        self.flows, self.expected = tuple(training.flow for training in run.trainings), run.seconds
         return run
 
     def _job(self, recipe: str, seed: int, **more: Any) -> Job:
@@ -241,12 +264,67 @@ class Session:
             found[job.recipe].append(result.trial)
             self.progress.advance(result.trial, False)
 
-        self._run(missing, done, stop_at=self.stop_at)
+        self._run(self._in_time(missing), done, stop_at=self.stop_at)
         untreated = {trial.seed: trial for trial in found.get(BASELINE, ())}
         return {
             recipe: unmoved(sorted(trials, key=lambda trial: trial.seed), untreated) if recipe != BASELINE else trials
             for recipe, trials in found.items()
         }
+
+    def _in_time(self, jobs: Iterable[Job], share: float = 1.0) -> Iterator[Job]:
+        """Those of the jobs that are expected to end before the time is over; each is asked for when a worker is free for it."""
+        for job in jobs:
+            if time.monotonic() + share * self.expected > self.stop_at:
+                return
+            yield job
+
+    def shares(
+        self, recipes: Iterable[str], seed: int, live: Live, until: int, of: int, stage: str
+    ) -> dict[str, Trial]:
+        """Trials that make only ``until`` of the ``of`` reports that an untreated one makes, by recipe; those that the budget left out are
+        missing. They are kept and never made again, as whole ones are.
+
+        A trial that goes wrong on the way, by its loss, is stopped at once. Treated trials that make all reports are whole ones, which are
+        not followed; the untreated one is followed all the same, to compare what steps cost.
+        """
+        found: dict[str, Trial] = {}
+        missing: list[Job] = []
+        recipes = list(recipes)
+        self.progress.stage(stage, len(recipes))
+        for recipe in recipes:
+            whole = until >= of and recipe != BASELINE
+            job = self._job(recipe, seed) if whole else self._job(recipe, seed, live=live, until=until)
+            trial, before = self._get(job.key)
+            if trial is None:
+                missing.append(job)
+                continue
+            found[recipe] = trial
+            self.reused += before
+            self.progress.advance(trial, before)
+        paces: dict[str, float] = {}
+
+        def report(job: Job, said: Report) -> str:
+            paces[job.recipe] = said.step_seconds
+            if said.diverged:
+                return f"stopped: {said.diverged}"
+            return _AT_ITS_SHARE if said.number + 1 >= until else ""
+
+        def done(job: Job, result: Result) -> None:
+            self._check_unchanged()
+            trial = _at_share(result.trial, until / of)
+            if math.isnan(trial.step_seconds):
+                trial = msgspec.structs.replace(trial, step_seconds=paces.get(job.recipe, math.nan))
+            self._put(job.key, trial)
+            found[job.recipe] = trial
+            self.progress.advance(trial, False)
+
+        jobs = self._in_time(missing, until / of)
+        self._run(jobs, done, stop_at=self.stop_at, report=report)
+        if until >= of:
+            untreated, _ = self._get(self._job(BASELINE, seed).key)
+            same = {seed: untreated} if untreated is not None else {}
+            found |= {recipe: unmoved([trial], same)[0] for recipe, trial in found.items() if recipe != BASELINE}
+        return {recipe: found[recipe] for recipe in recipes if recipe in found}
 
     def explore(
         self,
@@ -289,6 +367,11 @@ class Session:
             self.progress.advance(result.trial, False)
 
         self._run(jobs(), done, stop_at=self.stop_at, report=lambda job, said: report(job.recipe, said))
+
+    def say(self, said: Remark | str) -> None:
+        """Tell something at once."""
+        for sentence in drawing().sentences((said,)):
+            self.progress.say(sentence)
 
     @property
     def remarks(self) -> list[Remark]:
@@ -346,6 +429,18 @@ class Session:
                 stacklevel=3,
             )
             self.store = None
+
+
+BY_DOCTOR = "stopped by the doctor"
+_AT_ITS_SHARE = "this was its share"
+
+
+def _at_share(trial: Trial, share: float) -> Trial:
+    """A trial that was stopped where it was to: it went well, and its metric is what it was there."""
+    if trial.status != "pruned" or trial.error != _AT_ITS_SHARE:
+        return trial if trial.status != "ok" else msgspec.structs.replace(trial, share=1.0)
+    (curve,) = trial.curves.values()
+    return msgspec.structs.replace(trial, status="ok", error="", value=curve.last, share=share)
 
 
 def unmoved(trials: list[Trial], untreated: dict[int, Trial]) -> list[Trial]:

@@ -327,8 +327,17 @@ def _arm(
         failed=own["failed"],
         no_effect=own["no_effect"],
         baseline_diverged=sum(first == "diverged" and second != "not_run" for first, second in outcomes.values()),
+        cost=_times(trials, baseline, "step_seconds"),
+        memory=_times(trials, baseline, "memory"),
         remarks=_remarks(np.array(differences), list(outcomes.values()), low),
     )
+
+
+def _times(trials: Mapping[int, Trial], baseline: Mapping[int, Trial], what: str) -> float:
+    """How many times as much as untreated the trials needed of something; the mean over the seeds that both sides have."""
+    pairs = [(getattr(trials[seed], what), getattr(baseline[seed], what)) for seed in trials if seed in baseline]
+    known = [(ours, theirs) for ours, theirs in pairs if math.isfinite(ours) and theirs > 0]
+    return math.fsum(ours for ours, _ in known) / math.fsum(theirs for _, theirs in known) if known else math.nan
 
 
 def _remarks(d: np.ndarray, outcomes: Sequence[tuple[SeedEnd, SeedEnd]], low: float) -> tuple[Remark, ...]:

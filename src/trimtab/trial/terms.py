@@ -19,6 +19,7 @@ class Progress(Protocol):
 
     def stage(self, text: str, total: int) -> None: ...
     def advance(self, trial: Trial, from_store: bool) -> None: ...
+    def say(self, sentence: str) -> None: ...
 
 
 class Silent:
@@ -26,6 +27,7 @@ class Silent:
 
     def stage(self, text: str, total: int) -> None: ...
     def advance(self, trial: Trial, from_store: bool) -> None: ...
+    def say(self, sentence: str) -> None: ...
 
 
 class Terms(TypedDict, total=False):
@@ -43,7 +45,7 @@ metric: what judges: a regular expression that reads a number from the output, t
             :class:`~trimtab.records.Asked` for more; found by itself if ``None``.
         engine: where trials run; worker processes on this machine by default.
         progress: what is told meanwhile; a progress bar by default, where standard error is a terminal.
-        budget: seconds after which no new trial is started. {budget}
+        budget: seconds for all of it; trials that run then are stopped and do not count. {budget}
         fresh: run everything again, also what is kept from before."""
 """What docstrings say of them."""
 DEFAULTS = {"metric": None, "engine": None, "progress": None, "budget": float("inf"), "fresh": False}

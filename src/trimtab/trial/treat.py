@@ -6,6 +6,7 @@ import math
 import os
 import re
 import shlex
+import statistics
 from collections.abc import Sequence
 from typing import Unpack
 
@@ -15,13 +16,16 @@ from trimtab.doctor import diagnose
 from trimtab.recipe import Recipe, RecipeError
 from trimtab.records import Arm, Comparison, Finding, Metric, Remark, RunRecord, Treatment, remark
 from trimtab.trial.compare import of_trials
-from trimtab.trial.confirm import confirm, doubts_of_effect, lines_of
+from trimtab.trial.confirm import LOOK, confirm, confirm_obvious, doubts_of_effect, lines_of
+from trimtab.trial.live import Live
 from trimtab.trial.pace import pace_of
+from trimtab.trial.race import SEED, WORTH, Race, leaves_something, race, winner
 from trimtab.trial.session import Session
 from trimtab.trial.subjects import Script, Subject
 from trimtab.trial.terms import Terms, with_terms
 
 SEARCH_SEEDS = 3
+MOST_SEEDS = 100  # that a command for deciding asks for
 MOST = 8  # remedies tried alone
 ROUNDS = 2  # combinations grow by one technique at most this often
 CONTROLS = ("lr_scale(factor=0.3)", "lr_scale(factor=3)")
@@ -42,23 +46,31 @@ def treat(
     subject: Subject | str | os.PathLike,
     *,
     seeds: int = 5,
+    thorough: bool = False,
+    run: str | RunRecord = "",
     **terms: Unpack[Terms],
 ) -> Treatment:
     """Find out what helps a training, by how much, and how to keep it.
 
     1. Watch one run and diagnose it. Without a finding of severity warning or error nothing is tried; the words give a comparison that
        tries what often helps.
-    2. Try each remedy alone on three seeds, and two changes of learning rate that need no diagnosis as controls.
-    3. Combine greedily: add to the best recipe the next one that helped, keep it if the pair beats the single clearly.
-    4. Confirm the winner against the untreated subject on ``seeds`` fresh seeds: the reported effect is theirs alone, so it is
-       not the luck of having been picked.
+    2. Let the remedies race on one seed, and two changes of learning rate that need no diagnosis with them as controls: whoever is
+       clearly behind at the same step of the run goes no further. A cheaper recipe beats one that is as good or hardly better; two
+       remedies are put together where one leaves something to be gained.
+    3. Confirm the winner against the untreated subject on fresh seeds, three if they prove it, else ``seeds``: the reported effect is
+       theirs alone, so it is not the luck of having been picked.
+
+    A ``thorough`` treatment tries each remedy alone in whole runs on three seeds, then adds to the best recipe what helped besides, and
+    confirms on all ``seeds``.
 
     Everything that is finished stays in ``.trimtab/`` beside the subject: called again after an interruption, ``treat`` goes
     on where it was.
 
     Args:
         subject: the path of a script, a :class:`Script` (with arguments) or a :class:`Task`.
-        seeds: confirming seeds.
+        seeds: confirming seeds, at most.
+        thorough: try all remedies to their end.
+        run: one that was watched before, or its id, to start from.
         terms: see Terms.
 
     Returns:
@@ -69,14 +81,18 @@ def treat(
         TrialError: if the untreated subject crashes, never trains or has no metric.
     """
     with Session(subject, **terms) as session:
-        return treat_watched(session, seeds=seeds)[1]
+        return treat_watched(session, seeds=seeds, thorough=thorough, run_id=run if isinstance(run, str) else run.id)[1]
 
 
-def treat_watched(session: Session, *, seeds: int = 5) -> tuple[RunRecord, Treatment]:
+def treat_watched(
+    session: Session, *, seeds: int = 5, thorough: bool = False, run_id: str = ""
+) -> tuple[RunRecord, Treatment]:
     """:func:`treat` in a session, with the record of the watched run."""
-    run = session.watch()
+    run = session.take(run_id) if run_id else session.watch()
     findings = diagnose(run)
     grave = [finding for finding in findings if finding.severity != "info"]
+    for finding in grave or findings:
+        session.say(f"{finding.severity}: {finding.title} ({finding.problem} at {finding.where})")
     start = Treatment(subject=session.subject.label, findings=findings, run=run.id, metric=session.metric)
     if not any(finding.remedies for finding in grave):
         said = (
@@ -95,7 +111,7 @@ def treat_watched(session: Session, *, seeds: int = 5) -> tuple[RunRecord, Treat
         )
         treatment = msgspec.structs.replace(start, remarks=tuple(said), seconds=session.seconds)
     else:
-        treatment = _searched(session, run, start, _candidates(grave), seeds)
+        treatment = (_searched if thorough else _raced)(session, run, start, _candidates(grave), seeds)
         treatment = msgspec.structs.replace(treatment, remarks=(*treatment.remarks, *session.remarks))
     session.keep(lambda store: store.put_treatment(run.id, treatment))
     return run, treatment
@@ -103,15 +119,116 @@ def treat_watched(session: Session, *, seeds: int = 5) -> tuple[RunRecord, Treat
 
 def _try_anyway(session: Session, run: RunRecord) -> str:
     """The command, or for a task the call, that tries the standard set."""
+    return _command(session, [], [recipe.format(steps=run.main.steps if run.main else 0) for recipe in STANDARD])
+
+
+def _command(session: Session, options: list[str], recipes: list[str]) -> str:
+    """The command, or for a task the call, that compares recipes with these options."""
     subject, asked = session.subject, session.asked
-    recipes = [recipe.format(steps=run.main.steps if run.main else 0) for recipe in STANDARD]
     if not isinstance(subject, Script):
-        return f"tt.compare(task, {recipes})"
-    tried = [part for recipe in recipes for part in ("--with", recipe)]
+        more = "".join(f", {name[2:]}={value}" for name, value in zip(options[::2], options[1::2], strict=True))
+        return f"tt.compare(task, {recipes}{more})"
+    tried = [*options, *(part for recipe in recipes for part in ("--with", recipe))]
     judged = ["--metric", asked.metric] if asked.metric is not None else []
     judged += [{"min": "--minimize", "max": "--maximize"}[asked.goal]] if asked.goal else []
     script = [*["--best"] * asked.best, *["-m"] * subject.module, subject.target, *subject.arguments]
     return shlex.join(["trimtab", "compare", *tried, *judged, *script])
+
+
+def _raced(session: Session, run: RunRecord, start: Treatment, wanted: list[str], seeds: int) -> Treatment:
+    """Race, put together what helps where something is left to be gained, and confirm."""
+    deadline, price = session.stop_at, 2 * LOOK * session.expected / session.engine.workers
+    session.stop_at = session.started + max(session.budget - price, session.budget / 2)
+    found = race(session, run, _by_turns(wanted))
+    best = winner(found)
+    if best and leaves_something(found, best):
+        best = _together(session, run, found, best)
+    session.stop_at = deadline
+    said: list[Remark] = []
+    confirmation = None
+    if found.interrupted:
+        said.append(remark("interrupted", proven=False))
+    elif best:
+        try:
+            confirmation = confirm_obvious(session, best, seeds)
+        except KeyboardInterrupt:
+            said.append(remark("interrupted", proven=False))
+    if confirmation is not None:
+        said += pace_of(confirmation, confirmation.arms[0])
+        said += _rival(found, best)
+        said += doubts_of_effect(confirmation.arms[0])
+        said += _what_would_decide(session, confirmation)
+    elif best or found.interrupted:
+        pass
+    elif len(found.trials) > 1:
+        said.append(remark("none_better", of="recipe"))
+    else:
+        said.append(remark("budget_over", seconds=session.budget, of="remedy"))
+    untried = [recipe for recipe in found.starters if recipe not in found.trials]
+    if untried and len(untried) < len(found.starters) and not found.interrupted:
+        said.append(remark("not_reached", seconds=session.budget, recipes=untried))
+    return msgspec.structs.replace(
+        start,
+        recipe=best,
+        race=found.runners(),
+        confirmation=confirmation,
+        lines=lines_of(best, confirmation),
+        remarks=tuple(said),
+        seconds=session.seconds,
+    )
+
+
+def _what_would_decide(session: Session, confirmation: Comparison) -> list[Remark]:
+    """The command that decides a question which is still open, and its price; so many seeds that a true effect as large as the one seen is
+    proven four times of five."""
+    (arm,) = confirmation.arms
+    if arm.standing != "unclear":
+        return []
+    spread = statistics.stdev(arm.differences) if len(arm.differences) > 1 else math.nan
+    wanted = (2.8 * spread / arm.effect) ** 2 if arm.effect else math.inf
+    if not 0 < wanted < MOST_SEEDS or arm.effect < 0:
+        return []
+    seeds = max(len(arm.seeds) + 2, math.ceil(wanted) + 1)
+    times = 1 + (arm.cost if math.isfinite(arm.cost) else 1.0)
+    price = seeds * times * session.expected / session.engine.workers
+    return [
+        remark("would_decide", seeds=seeds, seconds=price),
+        remark("command", text=_command(session, ["--seeds", str(seeds)], [arm.recipe])),
+    ]
+
+
+def _by_turns(wanted: list[str]) -> list[str]:
+    """The remedies with the controls behind the first three, so that a small field has both."""
+    remedies = [recipe for recipe in wanted if recipe not in CONTROLS]
+    return [*remedies[:3], *(recipe for recipe in wanted if recipe in CONTROLS), *remedies[3:]]
+
+
+def _together(session: Session, run: RunRecord, found: Race, best: str) -> str:
+    """The winner with the next one that helped, if that is worth more than both alone; else the winner."""
+    until, gain = found.heats[-1], found.gain(best, found.heats[-1])
+    partners = [r for r in found.ranked if r != best and r not in CONTROLS and found.gain(r, until) > 0.5 * gain]
+    for partner in partners[:1]:
+        try:
+            pair = str(Recipe.parse(best) + Recipe.parse(partner))
+        except RecipeError:  # they clash, or are the same technique at two settings
+            continue
+        trials = session.shares([pair], SEED, Live.like(run), until, found.of, "putting two together")
+        found.trials |= trials
+        if pair in trials and found.gain(pair, until) > gain + max(WORTH * gain, found.margin(until)):
+            return pair
+    return best
+
+
+def _rival(found: Race, best: str) -> list[Remark]:
+    """How the winner does against the best plain change of the learning rate, where that one left the race."""
+    rates = [recipe for recipe in found.trials if re.fullmatch(r"lr_scale\([^()]*\)", recipe)]
+    at = {recipe: max(1, round(found.trials[recipe].share * found.of)) for recipe in rates}
+    gains = {recipe: found.gain(recipe, at[recipe]) for recipe in rates if found.trials[recipe].status == "ok"}
+    known = {recipe: gain for recipe, gain in gains.items() if math.isfinite(gain)}
+    if best in rates or not known:
+        return []
+    rate = max(known, key=lambda recipe: known[recipe])
+    return [remark("plain_rate", gained=found.gain(best, at[rate]), rate=rate, rate_gained=known[rate])]
 
 
 def _searched(session: Session, run: RunRecord, start: Treatment, wanted: list[str], seeds: int) -> Treatment:

@@ -14,8 +14,8 @@ from trimtab.records import Arm, Attempt, Comparison, Metric, Remark, RunRecord,
 from trimtab.trial.confirm import confirm, doubts_of_effect, lines_of
 from trimtab.trial.live import Live
 from trimtab.trial.pace import pace_of
-from trimtab.trial.search import BY_DOCTOR, Search, require_optuna
-from trimtab.trial.session import Session
+from trimtab.trial.search import Search, require_optuna
+from trimtab.trial.session import BY_DOCTOR, Session
 from trimtab.trial.space import Space
 from trimtab.trial.subjects import Subject
 from trimtab.trial.terms import Terms, with_terms

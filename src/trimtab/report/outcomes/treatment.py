@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from trimtab.records import Arm, Comparison, Finding, Findings, Remark, Treatment, Tuning
+from trimtab.records import Arm, Comparison, Finding, Findings, Remark, Runner, Treatment, Tuning
 from trimtab.report.effects import change
 from trimtab.report.outcomes.comparison import comparison_json
+from trimtab.report.sentences import sentences
 from trimtab.report.telling import Part, Telling
-from trimtab.report.words import count, duration
+from trimtab.report.words import cost, count, duration, judge, number
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -17,6 +18,14 @@ if TYPE_CHECKING:
     from trimtab.report.tables import Table
 
 _COURSE = """<section><h2>The course of the treatment</h2><ul class="words">{% for sentence in sentences | some %}<li>{{ sentence }}</li>{% endfor %}</ul></section>"""
+
+_RACE = """<section id="race"><h2>Race</h2>
+<p class="lead">Every arm ran on one and the same seed, judged by {{ words.judge(treatment.metric, goal=true) }}; whoever was clearly behind at the same step ran no further. The race picks; only the confirmation on fresh seeds proves.</p>
+<div class="card scroll"><table class="trials attempts">
+<thead><tr><th scope="col">recipe</th><th scope="col" class="num">ran</th><th scope="col" class="num">{{ treatment.metric.name | spelled }}</th><th scope="col" class="num"><abbr title="of a step, untreated 1">cost</abbr></th><th scope="col">why no further</th></tr></thead>
+<tbody>{% for runner, cost, why in rows | some %}<tr{% if not runner.recipe %} class="baseline"{% elif runner.recipe == treatment.recipe %} class="proven"{% endif %}><th scope="row">{% if runner.recipe %}<code>{{ runner.recipe }}</code>{% else %}untreated{% endif %}</th><td class="num">{{ "%.0f" | format(100 * runner.share) }} %</td><td class="num">{{ runner.value | number }}</td><td class="num">{{ cost }}</td><td>{{ why }}</td></tr>
+{% endfor %}</tbody></table></div>
+</section>"""
 
 
 class TreatmentTelling(Telling[Treatment]):
@@ -64,6 +73,8 @@ class TreatmentTelling(Telling[Treatment]):
         if outcome.search is not None:
             last = outcome.confirmation is None  # what the statistics can show is said once, below the last table
             yield from (as_text("Search", style="bold"), comparison_view(outcome.search, last, False), Text())
+        if outcome.race:
+            yield from (as_text("Race on one seed", style="bold"), race_view(outcome), Text())
         if outcome.confirmation is not None:
             yield as_text("Confirmation on fresh seeds", style="bold")
             yield from (comparison_view(outcome.confirmation, lines=False), Text())
@@ -89,6 +100,9 @@ class TreatmentTelling(Telling[Treatment]):
         return outcome.confirmation or outcome.search
 
     def parts(self, outcome: Treatment) -> Iterator[Part]:
+        if outcome.race:
+            rows = [(runner, cost(runner.cost), " ".join(sentences(runner.why))) for runner in furthest_first(outcome)]
+            yield Part("race", "Race", _RACE, {"treatment": outcome, "rows": rows})
         if outcome.words:
             yield Part("course", "", _COURSE, {"sentences": outcome.words}, last=True)
 
@@ -101,6 +115,46 @@ class TreatmentTelling(Telling[Treatment]):
 
     def as_json(self, outcome: Treatment) -> Any:
         return confirmed(outcome)
+
+
+def race_view(outcome: Treatment) -> RenderableType:
+    """Every arm of the race: how far it ran, what it had there, what its steps cost, and why it went no further."""
+    from rich.console import Group
+    from rich.table import Table as Grid
+
+    from trimtab.report.blocks import as_text
+
+    assert outcome.metric is not None
+    table = Grid(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    table.add_column("recipe", overflow="fold", ratio=1)
+    for heading in ("ran", "value", "cost"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("", overflow="fold", ratio=1)
+    for runner in furthest_first(outcome):
+        name = as_text(
+            runner.recipe or "untreated", style="green" if runner.recipe and runner.recipe == outcome.recipe else ""
+        )
+        why = " ".join(sentences(runner.why))
+        table.add_row(
+            name,
+            f"{runner.share:.0%}",
+            number(runner.value),
+            cost(runner.cost),
+            as_text(why),
+            style="" if runner.recipe else "dim",
+        )
+    return Group(as_text(f"{judge(outcome.metric, goal=True)}; cost of a step, untreated 1"), table)
+
+
+def furthest_first(outcome: Treatment) -> list[Runner]:
+    """The arms of a race: the untreated one, then who ran furthest, the best first."""
+    assert outcome.metric is not None
+    sign = -1 if outcome.metric.goal == "max" else 1
+
+    def place(runner: Runner) -> tuple:
+        return bool(runner.recipe), runner.status != "ok", -runner.share, sign * runner.value
+
+    return sorted(outcome.race, key=place)
 
 
 def confirmed(outcome: Treatment | Tuning) -> dict[str, Any]:
@@ -118,6 +172,7 @@ def confirmed(outcome: Treatment | Tuning) -> dict[str, Any]:
         "standing": arm.standing if arm else None,
         "confirmation": comparison_json(outcome.confirmation) if outcome.confirmation else None,
         "search": comparison_json(outcome.search) if isinstance(outcome.search, Comparison) else outcome.search,
+        "race": getattr(outcome, "race", ()),
         "lines": outcome.lines,
         "words": outcome.words,
         "remarks": outcome.remarks,

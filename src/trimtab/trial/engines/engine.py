@@ -50,7 +50,8 @@ class Engine:
         report: Verdict = lambda job, report: "",
         keep: Callable[[Written], None] = lambda written: None,
     ) -> None:
-        """Run the jobs, calling ``done(job, result)`` for each as it ends; none is started after ``stop_at`` (monotonic).
+        """Run the jobs, calling ``done(job, result)`` for each as it ends, until ``stop_at`` (monotonic): none is started after it, and
+        those that run then are stopped and forgotten.
 
         A job is taken from ``jobs`` when a worker is free for it, not before. What a live job says of itself goes to
         ``report(job, report)``; when that answers with a reason, the job is stopped and done, with the reason as its error

@@ -14,6 +14,7 @@ import hashlib
 import io
 import multiprocessing as mp
 import os
+import resource
 import signal
 import sys
 import tempfile
@@ -29,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from msgspec import structs
 
 from trimtab.records import Remark
 from trimtab.trial.engines.engine import Engine, EngineError, Verdict, Written, ended, stopped, work
@@ -50,9 +52,8 @@ class LocalEngine(Engine):
         workers: trials at a time; by default half the cores, at most 8, at least 1 (2 on a machine of two cores).
         keep_files: leave what each trial wrote in ``.trimtab/trials/``.
 
-    Every trial computes with as many ``threads`` as this process would: sums over several threads round differently, and with
-    another number the trial of seed 0 would not be the script's own run. Together they are more than the cores, which costs
-    little as long as waiting threads sleep instead of spinning (``OMP_WAIT_POLICY=PASSIVE``; set unless you set it).
+    Every trial, the watched one too, computes with the same number of ``threads``, so that all together have one for each core (or fewer,
+    if this process has): sums over several threads round differently, and pairs need equal arms.
 
     Trials run one at a time where they cannot be kept apart: ``remarks`` says so and why.
     """
@@ -61,7 +62,7 @@ class LocalEngine(Engine):
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         self.workers = workers or max(1, min(8, cores // 2 if cores > 3 else cores))
         self.keep_files = keep_files
-        self.threads = torch.get_num_threads()
+        self.threads = max(1, min(torch.get_num_threads(), cores // self.workers))
         self._views: dict[Path, Views] = {}
 
     def run(
@@ -94,11 +95,11 @@ class LocalEngine(Engine):
                     if len(running) > 1:
                         for worker in running.values():
                             worker.beside = True
-                if not running:
+                if not running or time.monotonic() >= stop_at:
                     return
                 # Both are waited for: a process that the script left behind can hold the sending end open for ever.
                 receivers = {worker.receiver: sentinel for sentinel, worker in running.items()}
-                ready = wait([*receivers, *running], timeout=0.5)
+                ready = wait([*receivers, *running], timeout=min(0.5, max(0.01, stop_at - time.monotonic())))
                 for sentinel in dict.fromkeys(receivers.get(one, one) for one in ready):  # type: ignore[call-overload]
                     worker = running[sentinel]
                     result = worker.heard(report, keep)
@@ -421,6 +422,7 @@ def _work(job: Job, sender: Connection, place: _Place) -> None:
         torch.set_num_threads(place.threads)
         file = None if here is None else place.view.place(here)
         answer: Any = work(job, send, at_end=end_as_python_would, file=file)
+        answer = dataclasses.replace(answer, trial=structs.replace(answer.trial, memory=_most_memory()))
     except BaseException as error:
         traceback.print_exc()
         answer = f"trimtab failed in this trial: {type(error).__name__}: {error}"
@@ -430,6 +432,12 @@ def _work(job: Job, sender: Connection, place: _Place) -> None:
     send(answer)
     sender.close()
     os._exit(0)
+
+
+def _most_memory() -> float:
+    """The most bytes that this process has had at once."""
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return float(most if sys.platform == "darwin" else most * 1024)
 
 
 def _die_with_server() -> None:

@@ -1,0 +1,236 @@
+"""Racing: remedies run side by side on one seed, in heats; whoever is clearly behind at the same step runs no further."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from trimtab.doctor.curves import noise
+from trimtab.quantities import judged
+from trimtab.records import Metric, Remark, Runner, RunRecord, Series, Trial, remark
+from trimtab.trial.live import Live
+from trimtab.trial.session import Session
+
+SEED = 0
+SHARES = (1 / 8, 1 / 4, 1 / 2)  # of a run, after which arms are compared
+LEAST = 150  # steps before arms are compared: shorter runs are run whole
+KEPT = 1 / 3  # of the arms that run on
+PRICE = 6.0  # runs of the script by itself that a race may cost, if steps cost what they do untreated
+IMPORTS, START = (
+    2.0,
+    0.3,
+)  # seconds: what a script that is run by itself needs for its imports, and what a trial needs besides its steps
+CLEAR = 2.0  # standard deviations of a metric's noise that are clearly behind
+WORTH = 0.05  # of the gain, that a dearer recipe must bring at least
+BOUNDED = ("accuracy", "auc", "auroc", "f1", "precision", "recall", "iou", "dice", "r2")  # at most 1
+
+
+@dataclass
+class Race:
+    """The state of a race: the heats, who ran how far, and who leads."""
+
+    metric: Metric
+    untreated: Series
+    heats: tuple[int, ...]
+    starters: tuple[str, ...] = ()
+    trials: dict[str, Trial] = field(default_factory=dict)  # the newest of each
+    why: dict[str, Remark] = field(default_factory=dict)
+    ranked: list[str] = field(default_factory=list)  # of the last heat, the best first
+    interrupted: bool = False
+
+    @property
+    def of(self) -> int:
+        """Reports of a whole run."""
+        return len(self.untreated)
+
+    def level(self, values: Sequence[float]) -> float:
+        """What a course has come to: its best, or the mean of its last quarter, which moves less than its last value."""
+        finite = [value for value in values if math.isfinite(value)]
+        if not finite:
+            return math.nan
+        if self.metric.best:
+            return max(finite) if self.metric.goal == "max" else min(finite)
+        last = finite[-max(1, len(finite) // 4) :]
+        return math.fsum(last) / len(last)
+
+    def gain(self, recipe: str, until: int) -> float:
+        """How much better than untreated it was after so many reports; NaN if it never came there."""
+        if self.trials[recipe].status != "ok":
+            return math.nan
+        ours, theirs = self.reached(recipe, until), self.level(self.untreated.values[:until])
+        if not math.isfinite(theirs):  # it diverged: whatever ends with a number is better
+            levels = [self.reached(other, until) for other in self.trials if self.trials[other].status == "ok"]
+            finite = [level for level in levels if math.isfinite(level)]
+            worst = (min if self.metric.goal == "max" else max)(finite, default=math.nan)
+            theirs = worst - self.sign * (0.01 * abs(worst) + 1e-9)
+        return self.sign * (ours - theirs)
+
+    def reached(self, recipe: str, until: int) -> float:
+        """The level of an arm after so many reports, whether its trial kept them or, of a whole run, a course of other length."""
+        trial = self.trials[recipe]
+        values = trial.curves.get(self.metric.name, Series()).values
+        part = min(1.0, until / self.of / trial.share)
+        return self.level(values[: max(1, round(part * len(values)))])
+
+    @property
+    def sign(self) -> int:
+        """1 where more is better."""
+        return 1 if self.metric.goal == "max" else -1
+
+    def margin(self, until: int) -> float:
+        """Differences up to here are noise."""
+        values = [value for value in self.untreated.values if math.isfinite(value)]
+        if len(values) < 4:
+            return 0.0
+        import numpy as np
+
+        return CLEAR * noise(np.array(values)) * math.sqrt(2 / max(1, until // 4))
+
+    def cost(self, recipe: str) -> float:
+        """How many times as long as untreated a step takes."""
+        ours, theirs = self.trials[recipe].step_seconds, self.trials[""].step_seconds
+        return ours / theirs if ours > 0 and theirs > 0 else math.nan
+
+    def runners(self) -> tuple[Runner, ...]:
+        """What the record has of it."""
+        return tuple(
+            Runner(
+                recipe=recipe,
+                share=trial.share,
+                status=trial.status,
+                value=trial.value,
+                cost=self.cost(recipe),
+                reports=trial.curves.get(self.metric.name, Series()),
+                why=(self.why[recipe],) if recipe in self.why else (),
+            )
+            for recipe, trial in self.trials.items()
+        )
+
+
+def heats_of(course: Series, metric: Metric, steps: int) -> tuple[int, ...]:
+    """After how many reports of a run of so many steps arms are compared.
+
+    Not before a remedy had some steps to act. And not before the untreated run is as bad as at its end: where it was better on its way,
+    as one that overfits is, what a remedy is good for shows later; then half a run is the first heat. The last one is the whole run.
+    """
+    of = len(course)
+    values = [value for value in course.values if math.isfinite(value)]
+    race = Race(metric, course, ())
+    end = race.level(values)
+    sign = 1 if metric.goal == "max" else -1
+    settled = [
+        share
+        for share in SHARES
+        if len(values) < of or sign * (race.level(values[: max(1, round(share * of))]) - end) <= race.margin(of)
+    ]
+    shares = [*(SHARES if len(settled) == len(SHARES) else SHARES[-1:]), 1.0]
+    shares = [share for share in shares if share * steps >= LEAST] or [1.0]
+    return tuple(dict.fromkeys(max(1, round(share * of)) for share in shares))
+
+
+def field_size(heats: Sequence[int], of: int, most: int, each: float = 1.0) -> int:
+    """How many arms may start for the race to cost no more than ``PRICE``, if a whole trial costs ``each``."""
+    for size in range(most, 2, -1):
+        left, price = size, 0.0
+        for until in heats:
+            price += left * each * until / of  # every heat starts anew
+            left = max(2, math.ceil(left * KEPT))
+        if price <= PRICE:
+            return size
+    return min(most, 3)
+
+
+def race(session: Session, run: RunRecord, wanted: Sequence[str]) -> Race:
+    """Run the recipes against one another, in heats; the last ones standing are ``ranked``."""
+    metric = session.metric
+    assert metric is not None
+    live = Live.like(run)
+    course = live.reports(judged(run, metric), metric)
+    found = Race(metric, course, heats_of(course, metric, run.main.steps if run.main else 0))
+    each = (run.seconds + START) / (run.seconds + IMPORTS)
+    field_ = list(wanted[: field_size(found.heats, found.of, len(wanted), each)])
+    found.starters = tuple(field_)
+    for number, until in enumerate(found.heats):
+        recipes = [*([""] if number == 0 else []), *field_]
+        said = f"racing to {_share(until / found.of)}"
+        try:
+            trials = session.shares(recipes, SEED, live, until, found.of, said)
+        except KeyboardInterrupt:  # the best that is known until now
+            found.interrupted = True
+            field_ = [recipe for recipe in field_ if recipe in found.trials]
+            break
+        found.trials |= trials
+        if not any(recipe in trials for recipe in field_):  # the time was over: what was known before counts
+            field_ = [recipe for recipe in field_ if recipe in found.trials]
+            break
+        last = number + 1 == len(found.heats)
+        field_ = _on(found, [recipe for recipe in field_ if recipe in trials], until, last)
+        if not field_:
+            break
+        leader, gain = field_[0], found.gain(field_[0], until)
+        if gain > found.margin(until):
+            theirs, ours = found.level(found.untreated.values[:until]), found.reached(leader, until)
+            session.say(
+                remark("leads", recipe=leader, metric=metric.name, before=theirs, after=ours, share=until / found.of)
+            )
+        if not last:
+            field_ = _stay(found, field_, until)
+    found.ranked = field_
+    return found
+
+
+def _share(share: float) -> str:
+    return f"1/{round(1 / share)} of a run" if share < 0.75 else "the end"
+
+
+def _on(race: Race, recipes: list[str], until: int, last: bool) -> list[str]:
+    """Those that came there with a number, the best first; in the last heat, those of them that are better than untreated."""
+    there = []
+    for recipe in recipes:
+        trial, gain = race.trials[recipe], race.gain(recipe, until)
+        if trial.status != "ok":
+            race.why[recipe] = remark("ended", how=trial.status, why=trial.error.rstrip("."))
+        elif not math.isfinite(gain) or (last and gain <= 0):
+            race.why[recipe] = remark("no_better", share=until / race.of)
+        else:
+            there.append(recipe)
+    return sorted(there, key=lambda recipe: -race.gain(recipe, until))
+
+
+def _stay(race: Race, ranked: list[str], until: int) -> list[str]:
+    """Those that run on: the best third, two at least, and whoever is not clearly behind the last of them, one at most."""
+    some = max(2, math.ceil(len(ranked) * KEPT))
+    cut = [race.gain(recipe, until) for recipe in ranked[:some]][-1]
+    stay = ranked[:some] + [r for r in ranked[some : some + 1] if race.gain(r, until) >= cut - race.margin(until)]
+    for recipe in ranked:
+        if recipe not in stay:
+            race.why[recipe] = remark("behind", share=until / race.of, leader=ranked[0])
+    return stay
+
+
+def winner(race: Race) -> str:
+    """The best of the last heat; a cheaper one that is as good, or nearly, wins."""
+    if not race.ranked:
+        return ""
+    until = race.heats[-1]
+    best = race.ranked[0]
+    gain = race.gain(best, until)
+    if not gain > 0:
+        return ""
+    enough = gain - max(WORTH * gain, race.margin(until))
+    rivals = [recipe for recipe in race.ranked if race.gain(recipe, until) >= enough]
+
+    def price(recipe: str) -> float:
+        cost = race.cost(recipe)
+        return round(cost if math.isfinite(cost) else 1.0, 1)
+
+    return min(rivals, key=lambda recipe: (price(recipe), -race.gain(recipe, until)))
+
+
+def leaves_something(race: Race, recipe: str) -> bool:
+    """Whether something is left to be gained: a metric that ends at 1 is not nearly there."""
+    value = race.reached(recipe, race.heats[-1])
+    if race.metric.goal == "max" and any(word in race.metric.name.lower() for word in BOUNDED):
+        return 1 - value > 0.1 * race.gain(recipe, race.heats[-1])
+    return True

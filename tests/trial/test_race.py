@@ -1,0 +1,137 @@
+"""Races by hand: when arms are compared, who runs on, who wins, and what a field costs."""
+
+import math
+
+import numpy as np
+import pytest
+
+from trimtab.records import Metric, RunRecord, Series, TrainingRecord, Trial
+from trimtab.trial import race as module
+from trimtab.trial.race import PRICE, Race, field_size, heats_of, leaves_something, winner
+
+ACCURACY, LOSS = Metric(name="val accuracy", goal="max"), Metric(name="val loss", goal="min")
+
+
+def series(values) -> Series:
+    return Series(steps=tuple(range(len(values))), values=tuple(float(value) for value in values))
+
+
+def ran(metric: Metric, recipe: str, values, step_seconds: float = 1.0, status="ok", share: float = 1.0) -> Trial:
+    curve = series(values)
+    value = curve.last if status == "ok" else math.nan
+    return Trial(
+        subject="s", recipe=recipe, seed=0, status=status, value=value, curves={metric.name: curve}, share=share,
+        step_seconds=step_seconds, error="" if status == "ok" else "the loss is nan",
+    )  # fmt: skip
+
+
+def race(metric: Metric, untreated, **arms) -> Race:
+    """A race whose arms have run to its only heat, the end; an arm is its course, or that with the cost of its steps."""
+    found = Race(metric, series(untreated), (len(untreated),))
+    found.trials[""] = ran(metric, "", untreated)
+    for name, arm in arms.items():
+        course, cost = arm if isinstance(arm, tuple) else (arm, 1.0)
+        found.trials[name] = ran(metric, name, course, cost)
+    found.ranked = sorted(arms, key=lambda name: -found.gain(name, len(untreated)))
+    return found
+
+
+def test_arms_are_compared_early_where_the_untreated_run_gets_better_to_its_end():
+    assert heats_of(series(np.linspace(0.1, 0.6, 40)), ACCURACY, 4000) == (5, 10, 20, 40)
+    assert heats_of(series([0.1] * 40), ACCURACY, 4000) == (5, 10, 20, 40)
+    assert heats_of(series(np.linspace(2, 1, 8)), LOSS, 4000) == (1, 2, 4, 8)
+    assert heats_of(series([0.5]), ACCURACY, 4000) == (1,)
+    assert heats_of(series([2.0, 1.0, *[math.nan] * 38]), LOSS, 4000) == (5, 10, 20, 40)  # it diverged
+    assert heats_of(series([0.1] * 40), ACCURACY, 400) == (20, 40)
+    assert heats_of(series([0.1] * 40), ACCURACY, 100) == (40,)  # a short run is run whole
+
+
+def test_of_a_run_that_overfits_arms_are_compared_late():
+    falls = np.concatenate([np.linspace(1, 0.5, 10), np.linspace(0.5, 0.9, 30)])
+    assert heats_of(series(falls), LOSS, 4000) == (20, 40)
+
+
+@pytest.mark.parametrize("heats", [(5, 10, 20, 40), (20, 40), (1,)])
+def test_a_field_is_as_large_as_its_price_allows(heats):
+    of = 40 if heats[-1] > 1 else 1
+    size = field_size(heats, of, 12)
+    price, left = 0.0, size
+    for until in heats:
+        price, left = price + left * until / of, max(2, math.ceil(left / 3))
+    assert 3 <= size <= 12 and (price <= PRICE or size == 3)
+    assert field_size(heats, of, 2) == 2
+
+
+def test_a_gain_is_that_of_the_last_quarter_and_never_that_of_a_trial_that_broke():
+    found = race(LOSS, [1.0] * 8, good=[1, 1, 1, 1, 1, 1, 0.4, 0.6], broken=[1.0] * 8)
+    found.trials["broken"] = ran(LOSS, "broken", [0.1], status="diverged")
+    assert found.gain("good", 8) == pytest.approx(0.5)
+    assert math.isnan(found.gain("broken", 8))
+    best = race(Metric(name="val loss", goal="min", best=True), [1.0] * 8, good=[1, 0.2, 1, 1, 1, 1, 1, 1])
+    assert best.gain("good", 8) == pytest.approx(0.8)
+    diverged = race(LOSS, [math.nan] * 8, finite=[0.5] * 8)
+    assert diverged.gain("finite", 8) > 0
+    whole = race(ACCURACY, [0.5] * 8)
+    whole.trials["thinned"] = ran(
+        ACCURACY, "thinned", [0.5] * 100 + [0.9] * 100
+    )  # a whole run keeps a course of its own length
+    assert (whole.gain("thinned", 4), whole.gain("thinned", 8)) == (0, pytest.approx(0.4))
+
+
+def test_who_is_clearly_behind_runs_no_further():
+    noisy = 0.5 + 0.01 * np.random.default_rng(0).standard_normal(40)
+    found = race(ACCURACY, noisy, a=noisy + 0.4, b=noisy + 0.3, near=noisy + 0.299, far=noisy + 0.1, worse=noisy - 0.1)
+    there = module._on(found, list(found.trials)[1:], 40, last=True)
+    assert there == ["a", "b", "near", "far"]
+    assert found.why["worse"].code == "no_better"
+    assert module._stay(found, there, 40) == ["a", "b", "near"]
+    assert found.why["far"].values == {"share": 1.0, "leader": "a"} and found.why["far"].code == "behind"
+
+
+def test_what_ended_on_its_way_is_out_with_its_reason():
+    found = race(ACCURACY, [0.5] * 8, a=[0.9] * 8)
+    found.trials["broken"] = ran(ACCURACY, "broken", [0.9], status="diverged")
+    assert module._on(found, ["a", "broken"], 8, last=False) == ["a"]
+    assert found.why["broken"].values == {"how": "diverged", "why": "the loss is nan"}
+
+
+def test_a_cheaper_recipe_that_is_nearly_as_good_wins():
+    dear = ([0.96] * 8, 3.0)
+    assert winner(race(ACCURACY, [0.1] * 8, dear=dear, cheap=([0.95] * 8, 1.1))) == "cheap"
+    assert winner(race(ACCURACY, [0.1] * 8, dear=dear, cheap=([0.8] * 8, 1.1))) == "dear"
+    assert winner(race(ACCURACY, [0.1] * 8, a=[0.96] * 8, b=[0.95] * 8)) == "a"
+    assert winner(race(ACCURACY, [0.1] * 8)) == ""
+
+
+def test_two_are_put_together_only_where_something_is_left():
+    assert not leaves_something(race(ACCURACY, [0.1] * 8, a=[0.97] * 8), "a")
+    assert leaves_something(race(ACCURACY, [0.1] * 8, a=[0.7] * 8), "a")
+    assert leaves_something(race(LOSS, [1.0] * 8, a=[0.2] * 8), "a")
+
+
+class Cut:
+    """A session whose time is over after so many heats."""
+
+    def __init__(self, heats: int) -> None:
+        self.metric, self.heats, self.said = ACCURACY, heats, []
+
+    def shares(self, recipes, seed, live, until, of, stage):
+        self.heats -= 1
+        if self.heats < 0:
+            return {}
+        share = until / of
+        courses = {"": [0.1] * until, "good": [0.8] * until, "fair": [0.6] * until, "poor": [0.1] * until}
+        return {recipe: ran(ACCURACY, recipe, courses[recipe], share=share) for recipe in recipes}
+
+    def say(self, said) -> None:
+        self.said.append(said.code)
+
+
+@pytest.mark.parametrize(("heats", "share"), [(4, 1.0), (2, 0.25), (1, 0.125)])
+def test_a_race_that_is_cut_short_ends_with_what_was_known(heats, share):
+    training = TrainingRecord(name="t", model="M", steps=4000, series={"val accuracy": series([0.1] * 40)})
+    run = RunRecord(id="r", subject="s", trainings=(training,), metric=ACCURACY, seconds=9.0)
+    found = module.race(Cut(heats), run, ["poor", "good", "fair"])
+    assert winner(found) == "good" and found.trials["good"].share == share
+    assert {one.recipe: one.share for one in found.runners()}["poor"] == 0.125
+    assert winner(module.race(Cut(0), run, ["poor", "good"])) == ""
