@@ -31,7 +31,9 @@ def spent(command: list[str], folder: Path) -> tuple[float, float, int]:
     ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER: those that outlive their parent become ours
     began, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    code = subprocess.run(command, cwd=folder, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode
+    code = subprocess.run(
+        command, cwd=folder, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ).returncode
     seconds = time.perf_counter() - began
     while True:
         try:
@@ -65,7 +67,11 @@ def main() -> None:
     rows = []
     for script in scripts:
         plain = [spent([sys.executable, str(script)], script.parent) for _ in range(2)]
-        row = {"script": script.name, "plain": min(one[0] for one in plain), "plain_seconds": min(one[1] for one in plain)}
+        row = {
+            "script": script.name,
+            "plain": min(one[0] for one in plain),
+            "plain_seconds": min(one[1] for one in plain),
+        }
         row |= treated(script)
         row["runs"] = row["processor"] / row["plain"]
         if asked.thorough:
@@ -76,7 +82,9 @@ def main() -> None:
             best = row["thorough"]
             told += f"; thorough {best['processor'] / row['plain']:.0f} runs, {best['seconds']:.0f} s: {best['recipe']} {best['effect']}"
         print(told, flush=True)
-    print(f"median {statistics.median(row['runs'] for row in rows):.1f} runs, most {max(row['runs'] for row in rows):.1f}")
+    print(
+        f"median {statistics.median(row['runs'] for row in rows):.1f} runs, most {max(row['runs'] for row in rows):.1f}"
+    )
     if asked.save:
         RESULTS.write_text(json.dumps(rows, indent=1) + "\n")
 
