@@ -142,7 +142,7 @@ def test_treat_tells_and_writes_what_helped(trimtab, train):
     assert "Lines to add:" in shown.stdout and "tt.attach(model, optimizer).apply(" in shown.stdout
     assert shown.stdout.endswith("Report: .trimtab/report.html\n")
     stages = re.findall(r"^(.*): (\d+) of (\d+) done in \d+ s$", shown.stderr, re.M)
-    assert [stage for stage, _, _ in stages][:2] == ["watching one run", "trying remedies alone"]
+    assert [stage for stage, _, _ in stages][:2] == ["watching one run", "racing to the end"]
     assert stages[-1] == ("confirming on fresh seeds", "6", "6")
     treatment = read(train.with_name("found.json"))["treatment"]
     assert set(treatment) >= {"recipe", "metric", "effect", "low", "high", "seeds"}

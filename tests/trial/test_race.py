@@ -113,7 +113,7 @@ class Cut:
     """A session whose time is over after so many heats."""
 
     def __init__(self, heats: int) -> None:
-        self.metric, self.heats, self.said = ACCURACY, heats, []
+        self.metric, self.heats, self.said, self.expected = ACCURACY, heats, [], 9.3
 
     def shares(self, recipes, seed, live, until, of, stage):
         self.heats -= 1

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from msgspec.structs import replace
@@ -18,7 +19,7 @@ from msgspec.structs import replace
 import trimtab as tt
 from tests.trial.conftest import DEEP, clusters, mark
 from trimtab.recipe import Recipe
-from trimtab.records import Arm, Comparison, Metric, Trial
+from trimtab.records import Arm, Comparison, Finding, Metric, Trial
 from trimtab.report.sentences import sentences
 from trimtab.store import Store
 from trimtab.trial.confirm import FRESH
@@ -247,3 +248,15 @@ def test_a_treatment_that_chose_by_the_judging_metric_says_so():
     both = replace(arm, recipe="adam, lr_scale(factor=0.1)", effect=0.3)
     (said,) = sentences(TREAT._rivals(dropout, replace(search, arms=(dropout, *rates, both))))
     assert said.endswith("the best of the plain changes of learning rate, lr_scale(factor=0.01), gained +0.2.")
+
+
+def test_a_remedy_that_is_no_recipe_is_told_and_left_out():
+    told = []
+    finding = Finding(
+        problem="odd", severity="error", where="model", title="Odd", evidence=(), cause="", source="",
+        remedies=("wieght_decay", "adam"),
+    )  # fmt: skip
+    assert TREAT._readable(SimpleNamespace(say=told.append), finding).remedies == ("adam",)
+    assert told[0].startswith(
+        "The rule of odd names 'wieght_decay' as a remedy, which is no recipe: There is no technique"
+    )

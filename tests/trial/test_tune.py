@@ -110,7 +110,8 @@ def test_a_learning_rate_that_is_too_low_is_found_and_proven(digits_script, engi
     kept, results = msgspec.msgpack.decode(record, type=Trial), []
     job = Job(Script(str(digits_script)), best.recipe, 0, found.metric)
     engine.run([job], lambda _, result: results.append(result.trial))
-    assert replace(results[0], seconds=0) == replace(kept, seconds=0) and kept.value == best.value
+    took = {"seconds": 0, "step_seconds": 0, "memory": 0}
+    assert replace(results[0], **took) == replace(kept, **took) and kept.value == best.value
 
     ran = lines(mark("ends.txt"))
     again = tt.tune(digits_script, space, trials=12, seeds=3, candidates=2, engine=engine)
@@ -154,10 +155,10 @@ def test_the_search_leaves_the_budget_to_the_confirmation(train, engine):
     train.write_text(clusters(rate=0.0005, begin="import time; time.sleep(0.3)"))
     with Session(train, engine=engine) as session:
         session.watch()  # starting the workers' server may take as long as the whole budget
-    found = tt.tune(train, "lr_scale(factor=log(10, 100))", budget=6, seeds=2, candidates=1, engine=engine, trials=500)
+    found = tt.tune(train, "lr_scale(factor=log(10, 100))", budget=8, seeds=2, candidates=1, engine=engine, trials=500)
     assert 1 <= len(found.attempts) < 500
-    assert "The search ended before 500 trials: the budget of 6 s was over." in found.words
-    assert found.confirmation is not None and len(found.confirmation.trials) == 4
+    assert "The search ended before 500 trials: the budget of 8 s was over." in found.words
+    assert found.confirmation is not None and len(found.confirmation.trials) >= 2 and found.seconds < 8 * 1.05 + 1
 
 
 def test_recipes_that_fail_or_change_nothing_are_told(train, engine):

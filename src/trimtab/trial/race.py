@@ -17,10 +17,7 @@ SHARES = (1 / 8, 1 / 4, 1 / 2)  # of a run, after which arms are compared
 LEAST = 150  # steps before arms are compared: shorter runs are run whole
 KEPT = 1 / 3  # of the arms that run on
 PRICE = 6.0  # runs of the script by itself that a race may cost, if steps cost what they do untreated
-IMPORTS, START = (
-    2.0,
-    0.3,
-)  # seconds: what a script that is run by itself needs for its imports, and what a trial needs besides its steps
+IMPORTS = 2.0  # seconds that a script which is run by itself needs for its imports
 CLEAR = 2.0  # standard deviations of a metric's noise that are clearly behind
 WORTH = 0.05  # of the gain, that a dearer recipe must bring at least
 BOUNDED = ("accuracy", "auc", "auroc", "f1", "precision", "recall", "iou", "dice", "r2")  # at most 1
@@ -148,7 +145,7 @@ def race(session: Session, run: RunRecord, wanted: Sequence[str]) -> Race:
     live = Live.like(run)
     course = live.reports(judged(run, metric), metric)
     found = Race(metric, course, heats_of(course, metric, run.main.steps if run.main else 0))
-    each = (run.seconds + START) / (run.seconds + IMPORTS)
+    each = session.expected / (run.seconds + IMPORTS)
     field_ = list(wanted[: field_size(found.heats, found.of, len(wanted), each)])
     found.starters = tuple(field_)
     for number, until in enumerate(found.heats):

@@ -28,6 +28,7 @@ from trimtab.trial.views import changed_since
 
 _UNREADABLE = (StoreError, sqlite3.Error, OSError)
 T = TypeVar("T")
+START = 0.3  # seconds that a trial needs besides its script
 
 
 class TrialError(RuntimeError):
@@ -137,7 +138,7 @@ class Session:
             watched = Watched(run=run.id, seen=deeds.seen, outside=deeds.paths)
             self.keep(lambda store: store.put_watched(job.key, watched))
         self.metric, self.flows = run.metric, tuple(training.flow for training in run.trainings)
-        self.expected = run.seconds
+        self.expected = run.seconds + START
         self.reused += before
         self.progress.advance(trial, before)
         return run
@@ -160,7 +161,7 @@ class Session:
         if run.metric is None or trial.status == "failed":
             raise TrialError(self._explain(Result(trial, run)))
         self._put(self._job("", 0).key, trial)
-        self.flows, self.expected = tuple(training.flow for training in run.trainings), run.seconds
+        self.flows, self.expected = tuple(training.flow for training in run.trainings), run.seconds + START
         return run
 
     def _job(self, recipe: str, seed: int, **more: Any) -> Job:

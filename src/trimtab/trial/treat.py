@@ -41,7 +41,7 @@ STANDARD = (
 """What is worth a try where no rule found a fault; the decay over the steps of the run."""
 
 
-@with_terms("When it runs short fewer remedies are tried; the confirmation is never cut short.")
+@with_terms("When it runs short fewer remedies are tried, and fewer seeds confirm.")
 def treat(
     subject: Subject | str | os.PathLike,
     *,
@@ -111,7 +111,8 @@ def treat_watched(
         )
         treatment = msgspec.structs.replace(start, remarks=tuple(said), seconds=session.seconds)
     else:
-        treatment = (_searched if thorough else _raced)(session, run, start, _candidates(grave), seeds)
+        wanted = _candidates([_readable(session, finding) for finding in grave])
+        treatment = (_searched if thorough else _raced)(session, run, start, wanted, seeds)
         treatment = msgspec.structs.replace(treatment, remarks=(*treatment.remarks, *session.remarks))
     session.keep(lambda store: store.put_treatment(run.id, treatment))
     return run, treatment
@@ -141,7 +142,7 @@ def _raced(session: Session, run: RunRecord, start: Treatment, wanted: list[str]
     session.stop_at = session.started + max(session.budget - price, session.budget / 2)
     found = race(session, run, _by_turns(wanted))
     best = winner(found)
-    if best and leaves_something(found, best):
+    if best and not found.interrupted and leaves_something(found, best):
         best = _together(session, run, found, best)
     session.stop_at = deadline
     said: list[Remark] = []
@@ -212,7 +213,11 @@ def _together(session: Session, run: RunRecord, found: Race, best: str) -> str:
             pair = str(Recipe.parse(best) + Recipe.parse(partner))
         except RecipeError:  # they clash, or are the same technique at two settings
             continue
-        trials = session.shares([pair], SEED, Live.like(run), until, found.of, "putting two together")
+        try:
+            trials = session.shares([pair], SEED, Live.like(run), until, found.of, "putting two together")
+        except KeyboardInterrupt:
+            found.interrupted = True
+            return best
         found.trials |= trials
         if pair in trials and found.gain(pair, until) > gain + max(WORTH * gain, found.margin(until)):
             return pair
@@ -266,6 +271,19 @@ def _candidates(findings: Sequence[Finding]) -> list[str]:
         listed += [finding.remedies[rank] for finding in findings if rank < len(finding.remedies)]
     listed = [recipe for recipe in dict.fromkeys(listed) if recipe not in CONTROLS]
     return [str(Recipe.parse(recipe)) for recipe in [*listed[:MOST], *CONTROLS]]
+
+
+def _readable(session: Session, finding: Finding) -> Finding:
+    """The finding with those of its remedies that are recipes; a rule of another package may name others."""
+    kept = []
+    for recipe in finding.remedies:
+        try:
+            Recipe.parse(recipe)
+        except RecipeError as error:
+            session.say(f"The rule of {finding.problem} names {recipe!r} as a remedy, which is no recipe: {error}")
+        else:
+            kept.append(recipe)
+    return msgspec.structs.replace(finding, remedies=tuple(kept))
 
 
 def _affordable(candidates: list[str], session: Session, run: RunRecord, seeds: int) -> list[str]:

@@ -24,9 +24,7 @@ REASONS = 3  # of failed trials that are told
 SEED = 0  # of the search: all recipes see the same weights and batches, so that they differ by themselves only
 
 
-@with_terms(
-    "The search ends in time for the confirmation, but gets half of it in any case;\n            the confirmation is never cut short."
-)
+@with_terms("The search ends in time for the confirmation, but gets half of it in any case.")
 def tune(
     subject: Subject | str | os.PathLike,
     search: str | Sequence[str],
@@ -90,9 +88,10 @@ def tune_watched(
     )
     with search:
         session.reused += search.kept
-        session.stop_at = _search_until(session, run, seeds, candidates)
+        deadline, session.stop_at = session.stop_at, _search_until(session, seeds, candidates)
         session.progress.stage("searching", max(0, trials - len(search.attempts)))
         session.explore(search.recipes(trials), SEED, live, search.report, search.ended)
+        session.stop_at = deadline
         attempts, (importances, quantile) = search.attempts, search.importances()
     said = _course(search, attempts, trials, session.budget)
     best = _best(attempts, metric, untreated)[:candidates]
@@ -125,11 +124,11 @@ def tune_watched(
     return run, tuning
 
 
-def _search_until(session: Session, run: RunRecord, seeds: int, candidates: int) -> float:
+def _search_until(session: Session, seeds: int, candidates: int) -> float:
     """When the search must end for the confirmation to end in time; half of the budget is its own."""
     if math.isinf(session.budget):
         return math.inf
-    confirming = (candidates + 1) * seeds * max(run.seconds, 0.1) / session.engine.workers
+    confirming = math.ceil((candidates + 1) * seeds / session.engine.workers) * session.expected
     return session.started + max(session.budget - confirming, session.budget / 2)
 
 
