@@ -367,7 +367,8 @@ class Trial(Record):
 
     Only a search stops trials before their end: ``pruned``, with the reason in ``error``, or ``diverged``. A trial that was to make only
     a ``share`` of the run has the metric that it had there. ``numbers`` stands for every loss and every score that was seen: two runs
-    with the same are the same. ``step_seconds`` is the time from one step to the next, ``memory`` the most bytes that its process had.
+    with the same are the same. ``step_seconds`` is the time from one step to the next, ``memory`` the most bytes that its process had;
+    0 where that is not known.
     """
 
     subject: str
@@ -382,8 +383,8 @@ class Trial(Record):
     applied: tuple[Applied, ...] = ()
     numbers: str = ""
     share: float = 1.0
-    step_seconds: float = math.nan
-    memory: float = math.nan
+    step_seconds: float = 0.0
+    memory: float = 0.0
 
     def _in_short(self) -> str:
         ended = _short(self.value) if self.status == "ok" else self.status
@@ -455,8 +456,8 @@ class Arm(Record):
     baseline_diverged: int = 0
     remarks: Remarks | str = msgspec.field(default=(), name="note")  # as stores have it, those of older versions a text
     lines: tuple[str, ...] = ()
-    cost: float = math.nan
-    memory: float = math.nan
+    cost: float = 0.0
+    memory: float = 0.0
 
     def _in_short(self) -> str:
         interval = f" [{_short(self.low)}, {_short(self.high)}]"
@@ -582,7 +583,7 @@ class Runner(Record):
     share: float
     status: Status
     value: float = math.nan
-    cost: float = math.nan
+    cost: float = 0.0
     reports: Series = Series()
     why: Remarks = ()
 

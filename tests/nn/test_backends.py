@@ -52,7 +52,10 @@ def test_info_says_which_backend_computes_what_and_why(fake, monkeypatch):
     assert line.startswith("  dropout: fake for float32 on the CPU and bfloat16 on the CPU and float64 on the CPU")
     monkeypatch.setattr(DROPOUT, "probe", lambda x: (x.new_ones(100),))
     line = next(line for line in CliRunner().invoke(main, ["info"]).output.splitlines() if "  dropout:" in line)
-    assert "cpu (fake: it takes four numbers at most) for float32 on the CPU and bfloat16 on the CPU" in line
+    assert (
+        "cpu (fake does not serve: it takes four numbers at most) for float32 on the CPU and bfloat16 on the CPU"
+        in line
+    )
     assert "torch (fake: it takes four numbers at most; cpu: it computes in float32 and bfloat16) for float64" in line
     assert "optimizer_step: cpu for float32 on the CPU, torch (cpu: it computes in float32) for bfloat16" in said
 

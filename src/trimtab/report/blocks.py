@@ -80,7 +80,7 @@ class _Arms:
             numbers = [mean(comparison, arm.mean), effect(arm), number(arm.p_sign), number(arm.p_holm), wins]
             self.rows.append((printable(arm.recipe), numbers, _arm_style(arm)))
             lost_seeds.append(lost(arm))
-        if any(math.isfinite(arm.cost) for arm in arms):
+        if any(arm.cost for arm in arms):
             self.headings.append("cost")
             for (_, numbers, _), said in zip(self.rows, ["", *(cost(arm.cost) for arm in arms)], strict=True):
                 numbers.append(said)

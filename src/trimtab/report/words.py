@@ -177,12 +177,12 @@ def effect(arm: Arm, sign: bool = True) -> str:
 
 
 def cost(times: float) -> str:
-    """How many times as much as untreated.
+    """How many times as much as untreated; nothing where that is not known.
 
-    >>> cost(1.26), cost(3.4), cost(math.nan)
+    >>> cost(1.26), cost(3.4), cost(0.0)
     ('1.3', '3.4', '')
     """
-    return f"{times:.1f}" if math.isfinite(times) else ""
+    return f"{times:.1f}" if times else ""
 
 
 def costs(arm: Arm) -> str:

@@ -75,7 +75,7 @@ class Report:
     value: float = math.nan
     diverged: str = ""
     finding: str = ""
-    step_seconds: float = math.nan
+    step_seconds: float = 0.0
 
 
 class Pace:
@@ -95,8 +95,8 @@ class Pace:
 
     @property
     def seconds(self) -> float:
-        """NaN until there were two steps."""
-        return (self._last - self._first) / (self._steps - 1) if self._steps > 1 else math.nan
+        """0 until there were two steps."""
+        return (self._last - self._first) / (self._steps - 1) if self._steps > 1 else 0.0
 
 
 class Follower:

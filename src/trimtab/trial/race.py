@@ -87,7 +87,7 @@ class Race:
     def cost(self, recipe: str) -> float:
         """How many times as long as untreated a step takes."""
         ours, theirs = self.trials[recipe].step_seconds, self.trials[""].step_seconds
-        return ours / theirs if ours > 0 and theirs > 0 else math.nan
+        return ours / theirs if ours > 0 and theirs > 0 else 0.0
 
     def runners(self) -> tuple[Runner, ...]:
         """What the record has of it."""
@@ -220,7 +220,7 @@ def winner(race: Race) -> str:
 
     def price(recipe: str) -> float:
         cost = race.cost(recipe)
-        return round(cost if math.isfinite(cost) else 1.0, 1)
+        return round(cost or 1.0, 1)
 
     return min(rivals, key=lambda recipe: (price(recipe), -race.gain(recipe, until)))
 

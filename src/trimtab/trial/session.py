@@ -313,8 +313,8 @@ class Session:
         def done(job: Job, result: Result) -> None:
             self._check_unchanged()
             trial = _at_share(result.trial, until / of)
-            if math.isnan(trial.step_seconds):
-                trial = msgspec.structs.replace(trial, step_seconds=paces.get(job.recipe, math.nan))
+            if not trial.step_seconds:
+                trial = msgspec.structs.replace(trial, step_seconds=paces.get(job.recipe, 0.0))
             self._put(job.key, trial)
             found[job.recipe] = trial
             self.progress.advance(trial, False)

@@ -334,10 +334,10 @@ def _arm(
 
 
 def _times(trials: Mapping[int, Trial], baseline: Mapping[int, Trial], what: str) -> float:
-    """How many times as much as untreated the trials needed of something; the mean over the seeds that both sides have."""
+    """How many times as much as untreated the trials needed of something; the mean over the seeds that both sides have, 0 for none."""
     pairs = [(getattr(trials[seed], what), getattr(baseline[seed], what)) for seed in trials if seed in baseline]
-    known = [(ours, theirs) for ours, theirs in pairs if math.isfinite(ours) and theirs > 0]
-    return math.fsum(ours for ours, _ in known) / math.fsum(theirs for _, theirs in known) if known else math.nan
+    known = [(ours, theirs) for ours, theirs in pairs if ours > 0 and theirs > 0]
+    return math.fsum(ours for ours, _ in known) / math.fsum(theirs for _, theirs in known) if known else 0.0
 
 
 def _remarks(d: np.ndarray, outcomes: Sequence[tuple[SeedEnd, SeedEnd]], low: float) -> tuple[Remark, ...]:

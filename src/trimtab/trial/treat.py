@@ -190,7 +190,7 @@ def _what_would_decide(session: Session, confirmation: Comparison) -> list[Remar
     if not 0 < wanted < MOST_SEEDS or arm.effect < 0:
         return []
     seeds = max(len(arm.seeds) + 2, math.ceil(wanted) + 1)
-    times = 1 + (arm.cost if math.isfinite(arm.cost) else 1.0)
+    times = 1 + (arm.cost or 1.0)
     price = seeds * times * session.expected / session.engine.workers
     return [
         remark("would_decide", seeds=seeds, seconds=price),
