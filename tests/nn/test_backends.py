@@ -56,8 +56,14 @@ def test_info_says_which_backend_computes_what_and_why(fake, monkeypatch):
         "cpu (fake does not serve: it takes four numbers at most) for float32 on the CPU and bfloat16 on the CPU"
         in line
     )
-    assert "torch (fake: it takes four numbers at most; cpu: it computes in float32 and bfloat16) for float64" in line
-    assert "optimizer_step: cpu for float32 on the CPU, torch (cpu: it computes in float32) for bfloat16" in said
+    assert (
+        "torch (fake does not serve: it takes four numbers at most; cpu does not serve: it computes in float32 and bfloat16) for float64"
+        in line
+    )
+    assert (
+        "optimizer_step: cpu for float32 on the CPU, torch (cpu does not serve: it computes in float32) for bfloat16"
+        in said
+    )
 
 
 def test_kernels_that_are_turned_off_say_so(monkeypatch):
