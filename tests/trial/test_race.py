@@ -32,6 +32,7 @@ def race(metric: Metric, untreated, **arms) -> Race:
     for name, arm in arms.items():
         course, cost = arm if isinstance(arm, tuple) else (arm, 1.0)
         found.trials[name] = ran(metric, name, course, cost)
+    found.first = {**found.trials, "lr_scale(factor=3)": found.trials[""]}
     found.ranked = sorted(arms, key=lambda name: -found.gain(name, len(untreated)))
     return found
 

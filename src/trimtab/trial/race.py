@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -20,6 +21,7 @@ PRICE = 6.0  # runs of the script by itself that a race may cost, if steps cost 
 IMPORTS = 2.0  # seconds that a script which is run by itself needs for its imports
 CLEAR = 2.0  # standard deviations of a metric's noise that are clearly behind
 WORTH = 0.05  # of the gain, that a dearer recipe must bring at least
+RATE = re.compile(r"lr_scale\([^()]*\)")  # a plain change of the learning rate
 BOUNDED = ("accuracy", "auc", "auroc", "f1", "precision", "recall", "iou", "dice", "r2")  # at most 1
 
 
@@ -32,6 +34,7 @@ class Race:
     heats: tuple[int, ...]
     starters: tuple[str, ...] = ()
     trials: dict[str, Trial] = field(default_factory=dict)  # the newest of each
+    first: dict[str, Trial] = field(default_factory=dict)  # those of the first heat
     why: dict[str, Remark] = field(default_factory=dict)
     ranked: list[str] = field(default_factory=list)  # of the last heat, the best first
     interrupted: bool = False
@@ -85,8 +88,17 @@ class Race:
         return CLEAR * noise(np.array(values)) * math.sqrt(2 / max(1, until // 4))
 
     def cost(self, recipe: str) -> float:
-        """How many times as long as untreated a step takes."""
-        ours, theirs = self.trials[recipe].step_seconds, self.trials[""].step_seconds
+        """How many times as long as untreated a step takes, in the first heat, where all trials are followed alike; 0 if it is not known.
+
+        Whole runs are not followed, but the untreated one was watched: there a change of the rate, which costs nothing, stands for it.
+        """
+        if self.heats[0] < self.of:
+            theirs = self.first[""].step_seconds if "" in self.first else 0.0
+        else:
+            theirs = min((one.step_seconds for name, one in self.first.items() if RATE.fullmatch(name)), default=0.0)
+        ours = self.first[recipe].step_seconds if recipe in self.first else 0.0
+        if recipe == "":
+            return 1.0
         return ours / theirs if ours > 0 and theirs > 0 else 0.0
 
     def runners(self) -> tuple[Runner, ...]:
@@ -158,6 +170,7 @@ def race(session: Session, run: RunRecord, wanted: Sequence[str]) -> Race:
             field_ = [recipe for recipe in field_ if recipe in found.trials]
             break
         found.trials |= trials
+        found.first = found.first or trials
         if not any(recipe in trials for recipe in field_):  # the time was over: what was known before counts
             field_ = [recipe for recipe in field_ if recipe in found.trials]
             break

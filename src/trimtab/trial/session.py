@@ -285,16 +285,15 @@ class Session:
         """Trials that make only ``until`` of the ``of`` reports that an untreated one makes, by recipe; those that the budget left out are
         missing. They are kept and never made again, as whole ones are.
 
-        A trial that goes wrong on the way, by its loss, is stopped at once. Treated trials that make all reports are whole ones, which are
-        not followed; the untreated one is followed all the same, to compare what steps cost.
+        A trial that goes wrong on the way, by its loss, is stopped at once. Those that make all reports are whole ones, which are not
+        followed.
         """
         found: dict[str, Trial] = {}
         missing: list[Job] = []
         recipes = list(recipes)
         self.progress.stage(stage, len(recipes))
         for recipe in recipes:
-            whole = until >= of and recipe != BASELINE
-            job = self._job(recipe, seed) if whole else self._job(recipe, seed, live=live, until=until)
+            job = self._job(recipe, seed) if until >= of else self._job(recipe, seed, live=live, until=until)
             trial, before = self._get(job.key)
             if trial is None:
                 missing.append(job)

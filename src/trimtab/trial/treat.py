@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import re
 import shlex
 import statistics
 from collections.abc import Sequence
@@ -19,7 +18,7 @@ from trimtab.trial.compare import of_trials
 from trimtab.trial.confirm import LOOK, confirm, confirm_obvious, doubts_of_effect, lines_of
 from trimtab.trial.live import Live
 from trimtab.trial.pace import pace_of
-from trimtab.trial.race import SEED, WORTH, Race, leaves_something, race, winner
+from trimtab.trial.race import RATE, SEED, WORTH, Race, leaves_something, race, winner
 from trimtab.trial.session import Session
 from trimtab.trial.subjects import Script, Subject
 from trimtab.trial.terms import Terms, with_terms
@@ -226,7 +225,7 @@ def _together(session: Session, run: RunRecord, found: Race, best: str) -> str:
 
 def _rival(found: Race, best: str) -> list[Remark]:
     """How the winner does against the best plain change of the learning rate, where that one left the race."""
-    rates = [recipe for recipe in found.trials if re.fullmatch(r"lr_scale\([^()]*\)", recipe)]
+    rates = [recipe for recipe in found.trials if RATE.fullmatch(recipe)]
     at = {recipe: max(1, round(found.trials[recipe].share * found.of)) for recipe in rates}
     gains = {recipe: found.gain(recipe, at[recipe]) for recipe in rates if found.trials[recipe].status == "ok"}
     known = {recipe: gain for recipe, gain in gains.items() if math.isfinite(gain)}
@@ -352,7 +351,7 @@ def _combine(session: Session, best: str, ranked: list[str], search: Comparison)
 
 def _rivals(arm: Arm, search: Comparison) -> list[Remark]:
     """How the winner does against the best plain change of the learning rate."""
-    rates = [other for other in search.arms if re.fullmatch(r"lr_scale\([^()]*\)", other.recipe) and other.differences]
+    rates = [other for other in search.arms if RATE.fullmatch(other.recipe) and other.differences]
     chosen = next((other for other in search.arms if other.recipe == arm.recipe), None)
     if chosen is None or not rates or chosen in rates:
         return []
