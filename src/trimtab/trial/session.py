@@ -253,11 +253,7 @@ class Session:
                 found[recipe].append(trial)
                 if before:
                     kept.append(trial)
-        if kept or missing:
-            self.progress.stage(stage, len(kept) + len(missing))
-        for trial in kept:
-            self.progress.advance(trial, True)
-        self.reused += len(kept)
+        self._begin(stage, kept, len(missing))
 
         def done(job: Job, result: Result) -> None:
             self._check_unchanged()
@@ -271,6 +267,14 @@ class Session:
             recipe: unmoved(sorted(trials, key=lambda trial: trial.seed), untreated) if recipe != BASELINE else trials
             for recipe, trials in found.items()
         }
+
+    def _begin(self, stage: str, kept: Sequence[Trial], missing: int) -> None:
+        """A stage begins with what an earlier session has run."""
+        if kept or missing:
+            self.progress.stage(stage, len(kept) + missing)
+        for trial in kept:
+            self.progress.advance(trial, True)
+        self.reused += len(kept)
 
     def _in_time(self, jobs: Iterable[Job], share: float = 1.0) -> Iterator[Job]:
         """Those of the jobs that are expected to end before the time is over; each is asked for when a worker is free for it."""
@@ -288,10 +292,9 @@ class Session:
         A trial that goes wrong on the way, by its loss, is stopped at once. Those that make all reports are whole ones, which are not
         followed.
         """
-        found: dict[str, Trial] = {}
+        recipes, found = list(recipes), dict[str, Trial]()
         missing: list[Job] = []
-        recipes = list(recipes)
-        self.progress.stage(stage, len(recipes))
+        kept: list[Trial] = []
         for recipe in recipes:
             job = self._job(recipe, seed) if until >= of else self._job(recipe, seed, live=live, until=until)
             trial, before = self._get(job.key)
@@ -299,8 +302,9 @@ class Session:
                 missing.append(job)
                 continue
             found[recipe] = trial
-            self.reused += before
-            self.progress.advance(trial, before)
+            if before:
+                kept.append(trial)
+        self._begin(stage, kept, len(missing))
         paces: dict[str, float] = {}
 
         def report(job: Job, said: Report) -> str:
