@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from trimtab.records import Outcome, RunRecord
 
 
-@click.command("treat", short_help="Diagnose SCRIPT, try the remedies, confirm the best.", context_settings=OF_SCRIPT)
+@click.command("treat", short_help="Diagnose SCRIPT, race the remedies, confirm the best.", context_settings=OF_SCRIPT)
 @click.option(
     "--seeds",
     default=5,
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 @click.option("--from", "run", default="", metavar="RUN", help="Start from this run, which was watched before.")
 @trial_command
 def command(open_session: OpenSession, seeds: int, thorough: bool, run: str) -> tuple[RunRecord, Outcome]:
-    """Diagnose SCRIPT, try the remedies over paired seeds, and confirm the best on fresh ones.
+    """Diagnose SCRIPT, let the remedies race on one seed, and confirm the best on fresh ones.
 
     Everything after SCRIPT belongs to the script. Finished trials are kept in .trimtab/ beside it: start the same command
     again after an interruption and it goes on where it was.

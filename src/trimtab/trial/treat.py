@@ -1,4 +1,4 @@
-"""Treating: diagnose, try the remedies alone, combine what helps, and confirm the winner on fresh seeds."""
+"""Treating: diagnose, let the remedies race, combine what helps, and confirm the winner on fresh seeds."""
 
 from __future__ import annotations
 
