@@ -28,7 +28,9 @@ from trimtab.testing import (
     check_technique,
 )
 from trimtab.testing.rules import healthy
+from trimtab.testing.traces import hooks_of, new_hooks
 from trimtab.testing.trainings import clusters
+from trimtab.training.handle import attach
 from trimtab.trial.engines import LocalEngine
 
 GROUP = "regularization"
@@ -289,7 +291,7 @@ def test_a_sound_technique_passes():
         ),
         (_hook_optimizer, "undo must leave the hooks"),
         (lambda t: t.on("step", lambda loss: None) and None, "undo must end what it began"),
-        (lambda t: t.change_input(lambda x: 2 * x) and None, "after undo the next losses"),
+        (lambda t: t.change_input(lambda x: 2 * x) and None, "undo must end what it began"),
         (lambda t: t.change_rate(lambda o: 0.5) and None, "after undo"),
         (lambda t: setattr(t.models[0], "seen", 1), "the same classes with the same attributes"),
         (_draw(np.random.rand), "draw from NumPy's generator"),
@@ -301,6 +303,19 @@ def test_a_sound_technique_passes():
 )
 def test_a_technique_that_leaves_something_behind_or_draws(does, says):
     refused(check_technique, technique(does), says=says, name="shrinks")
+
+
+def test_gates_that_come_and_go_with_any_training_are_nobodys_hooks():
+    one, other = nn.Linear(2, 2), nn.Linear(2, 2)
+    before = hooks_of([one])
+    with (
+        attach(one, torch.optim.SGD(one.parameters())),
+        attach(other, torch.optim.SGD(other.parameters())) as training,
+    ):
+        training.change_input(lambda x: x)
+        assert one._forward_hooks and not new_hooks(before, hooks_of([one]))
+        one.register_forward_hook(lambda *_: None)
+        assert new_hooks(before, hooks_of([one])) == "_forward_hooks of Linear 0"
 
 
 @pytest.mark.parametrize(

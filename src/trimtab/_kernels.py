@@ -22,6 +22,12 @@ else:
     except ImportError as error:  # a source tree that was never built: everything works, more slowly
         kernels, why_no_kernels = None, str(error)
 
+
+def compiled(name: str) -> Any:
+    """A kernel by its name; ``None`` where it was not built."""
+    return getattr(kernels, name, None)
+
+
 asked = os.environ.get("TRIMTAB_CPU", "")
 if kernels is not None and asked and asked not in kernels.compiled_for():
     raise ValueError(

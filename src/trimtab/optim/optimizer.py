@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import torch
 from torch._compile import _disable_dynamo  # torch.compiler.disable would import the compiler here and now: a second
 
-from trimtab._kernels import FORCED, Kernel, Op, kernels
+from trimtab._kernels import FORCED, Kernel, Op, compiled, kernels
 from trimtab.optim.weight_decay import check_decay, scheduled_base_lr
 from trimtab.values import as_number
 
@@ -370,6 +370,6 @@ def _why_no_kernel(lists: list[Tensors]) -> str:
 
 STEP = Op(
     "optimizer_step",
-    {"cpu": Kernel(_why_no_kernel, lambda **arguments: kernels.optimizer_step(**arguments))},
+    {"cpu": Kernel(_why_no_kernel, compiled("optimizer_step"))},
     probe=lambda x: ([[x], [x]],),
 )

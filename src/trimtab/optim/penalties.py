@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable
 
 import torch
 
-from trimtab._kernels import FORCED, Kernel, Op, kernels
+from trimtab._kernels import FORCED, Kernel, Op, compiled, kernels
 from trimtab.values import as_number
 
 GROUP = "regularization"
@@ -276,7 +276,7 @@ def _why_no_kernel(weights: list[torch.Tensor], gradients: list[torch.Tensor]) -
 
 PENALTY = Op(
     "penalty",
-    {"cpu": Kernel(_why_no_kernel, lambda **arguments: kernels.penalty(**arguments))},
+    {"cpu": Kernel(_why_no_kernel, compiled("penalty"))},
     probe=lambda x: ([x], [x]),
 )
 

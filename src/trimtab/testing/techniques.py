@@ -161,7 +161,9 @@ def undo_restores_bit_for_bit(text: str, kind: str, data: Data) -> None:
     assert [id(p) for p in model.parameters()] == identities, f"{text}: undo leaves other parameters"
     assert not left, f"{text}: undo must leave the hooks as they were, and there are others: {left}"
     assert _built(model) == built, f"{text}: undo must leave modules of the same classes with the same attributes"
-    assert _heard(training) == heard, f"{text}: undo must end what it began with training.on(...)"
+    assert _heard(training) == heard, (
+        f"{text}: undo must end what it began with training.on(...), change_...(...) or add_loss(...)"
+    )
     losses = []
     for one, its in ((model, optimizer), (twin, twin_optimizer)):
         torch.manual_seed(0)
@@ -178,8 +180,8 @@ def _built(model: nn.Module) -> list[tuple[type, set[str]]]:
     return [(type(module), set(vars(module))) for module in model.modules()]
 
 
-def _heard(training: Training) -> set[str]:
-    return set(filter(training.listens_to, get_args(Event)))
+def _heard(training: Training) -> tuple[set[str], int]:
+    return set(filter(training.listens_to, get_args(Event))), training.asking
 
 
 def keeps_parameters_and_their_moments(text: str, kind: str, data: Data) -> None:

@@ -17,6 +17,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from trimtab.training.gates import Gate
+
 Hook = tuple[str, Any]
 
 
@@ -103,7 +105,10 @@ def hooks_of(
     tensors: Iterable[torch.Tensor] = (),
     optimizers: Iterable[torch.optim.Optimizer] = (),
 ) -> list[Hook]:
-    """All hooks of modules, tensors and optimizers, and those of all modules and all optimizers, each with its place."""
+    """All hooks of modules, tensors and optimizers, and those of all modules and all optimizers, each with its place.
+
+    But the gates of trainings: they stand at all while one asks, and one that was forgotten may be collected at any moment.
+    """
     holders: list[tuple[str, Mapping[str, Any]]] = [
         ("all modules", vars(nn.modules.module)),
         ("all optimizers", vars(sys.modules[torch.optim.Optimizer.__module__])),
@@ -115,6 +120,7 @@ def hooks_of(
         for key, hooks in list(held.items())
         if key.endswith("hooks") and isinstance(hooks, dict)
         for hook in hooks.values()
+        if not isinstance(hook, Gate)
     ]
     for number, one in enumerate(tensors):
         for key in ("_backward_hooks", "_post_accumulate_grad_hooks"):

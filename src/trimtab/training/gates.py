@@ -265,8 +265,8 @@ def _through(calls: Sequence[Callable[[torch.Tensor], torch.Tensor | None]], x: 
     return x
 
 
-class _Gate:
-    """A hook of a root model that tells its training. A copy of the model, or one read from a file, has lost the training."""
+class Gate:
+    """A hook of a root model that tells its training, there while any training of the process asks for gates. A copy of the model, or one read from a file, has lost the training."""
 
     def __init__(self, gates: Gates | None = None, breaks: bool = False) -> None:
         self.training = (lambda: None) if gates is None else weakref.ref(gates)
@@ -276,7 +276,7 @@ class _Gate:
         return type(self), ()
 
 
-class _Entry(_Gate):
+class _Entry(Gate):
     def __call__(self, model: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]] | None:
         if not stage.taps.compiles:  # most scripts
             return self._pass(model, args, kwargs)
@@ -291,7 +291,7 @@ class _Entry(_Gate):
         return None if gates is None else gates._enter(model, args, kwargs)
 
 
-class _Exit(_Gate):
+class _Exit(Gate):
     def __call__(self, model: nn.Module, args: tuple, output: Any) -> Any:
         if not stage.taps.compiles:
             return self._pass(model, output)
