@@ -173,7 +173,7 @@ def test_treat_on_a_healthy_script(trimtab, train):
 
 def test_treat_says_when_nothing_helps(trimtab, train):
     train.write_text(SICK + "\nprint('acc 0.1')")
-    shown = trimtab("treat", "--metric", "acc ([0-9.]+)", "--budget", "1s", "train.py")
+    shown = trimtab("treat", "--metric", "acc ([0-9.]+)", "--budget", "9s", "train.py")
     assert shown.exit_code == 3
     assert "Lines to add" not in shown.stdout
 

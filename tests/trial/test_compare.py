@@ -172,7 +172,7 @@ def test_progress_tells_kept_trials_once(train, engine):
     told = []
 
     class Told:
-        def stage(self, text, total):
+        def stage(self, text, total, *seconds):
             told.append((text, total))
 
         def advance(self, trial, from_store):
@@ -210,7 +210,8 @@ class Meddler:
     def __init__(self, file, after):
         self.file, self.after = file, after
 
-    def stage(self, text, total): ...
+    def stage(self, text, total, *seconds): ...
+    def running(self, *what): ...
 
     def advance(self, trial, from_store):
         self.after -= 1
@@ -362,3 +363,20 @@ def test_the_bar_tells_stages_where_there_is_no_terminal():
                 Trial(subject="s", recipe="dropout(p=[0.5])", seed=seed, status="failed", error="[/]broken"), False
             )
     assert out.getvalue() == "dropout(p=[0.5]), seed 0, failed: [/]broken\ncomparing: 3 of 3 done in 0 s\n"
+
+
+def test_runs_that_are_ended_early(train, engine):
+    """Every run ends where it would go on behind the last step; what is measured after that step still counts."""
+    train.write_text(clusters(epochs=4) + "open(os.environ['MARKS'] + '/whole', 'w')".join(["import os\n", "\n"]))
+    found = tt.compare(train, ["lr_scale(factor=3)"], seeds=2, engine=engine, fraction=0.5)
+    assert len(found.trials) == 4 and {(trial.status, trial.curves["loss"].steps[-1]) for trial in found.trials} == {
+        ("ok", 15)
+    }
+    assert {len(trial.curves["val accuracy"]) for trial in found.trials} == {2}
+    assert "Every run was ended after its first 16 of 32 steps" in found.words[-1]
+    mark("whole").unlink()  # of the run from which the fraction is taken
+    again = tt.compare(train, ["lr_scale(factor=3)"], seeds=2, engine=engine, steps=16)
+    assert again.trials == found.trials and not mark("whole").exists()
+    for wrong in ({"steps": 10, "fraction": 0.5}, {"fraction": 0.0}, {"steps": -1}):
+        with pytest.raises(ValueError, match=r"at most one of them given: steps=2000, or fraction=0.2"):
+            tt.compare(train, ["lr_scale(factor=3)"], engine=engine, **wrong)

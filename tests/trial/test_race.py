@@ -7,7 +7,11 @@ import pytest
 
 from trimtab.records import Metric, RunRecord, Series, TrainingRecord, Trial
 from trimtab.trial import race as module
+from trimtab.trial.engines.engine import Engine, stopped
+from trimtab.trial.live import Live, Report
 from trimtab.trial.race import PRICE, Race, field_size, heats_of, leaves_something, winner
+from trimtab.trial.session import Session
+from trimtab.trial.terms import Silent
 
 ACCURACY, LOSS = Metric(name="val accuracy", goal="max"), Metric(name="val loss", goal="min")
 
@@ -114,7 +118,10 @@ class Cut:
     """A session whose time is over after so many heats."""
 
     def __init__(self, heats: int) -> None:
-        self.metric, self.heats, self.said, self.expected = ACCURACY, heats, [], 9.3
+        self.metric, self.heats, self.said, self.expected, self.later = ACCURACY, heats, [], 9.3, 0.0
+
+    def rounds(self, trials, share=1.0) -> float:
+        return trials * share * self.expected
 
     def shares(self, recipes, seed, live, until, of, stage):
         self.heats -= 1
@@ -136,3 +143,53 @@ def test_a_race_that_is_cut_short_ends_with_what_was_known(heats, share):
     assert winner(found) == "good" and found.trials["good"].share == share
     assert {one.recipe: one.share for one in found.runners()}["poor"] == 0.125
     assert winner(module.race(Cut(0), run, ["poor", "good"])) == ""
+
+
+RATED = """\
+import torch
+torch.manual_seed(0)
+x = torch.randn(256, 8)
+y = x @ torch.arange(8.0).unsqueeze(1)
+model = torch.nn.Linear(8, 1)
+optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+for step in range(400):
+    batch = torch.randint(256, (32,))
+    optimizer.zero_grad()
+    torch.nn.functional.mse_loss(model(x[batch]), y[batch]).backward()
+    optimizer.step()
+"""
+
+
+def test_a_range_test_finds_a_rate_that_is_far_off(train, engine):
+    train.write_text(RATED)
+    with Session(train, engine=engine) as session:
+        session.watch()
+        assert session.best_rate(0) in (100.0, 300.0)
+        session._steps = 399
+        assert session.best_rate(0) is None  # too large a part of a run
+
+
+class Finds(Engine):
+    """Tells of a finding on the way to the share, and once a second that a trial is running."""
+
+    def run(self, jobs, done, stop_at=0.0, report=None, keep=None):
+        for job in jobs:
+            ways = [Report(0, 44, 0.5), Report(1, 60, finding="the gradient explodes"), Report(-1, 70, loss=0.3)]
+            assert [report(job, said) for said in ways] == ["", "", ""]
+            end = Report(1, 87, 0.7, step_seconds=0.002)
+            done(job, stopped(job, [*ways, end], report(job, end), 1.0))
+
+
+def test_a_finding_or_a_pulse_does_not_stand_for_a_report(train):
+    train.write_text("")
+    ran = []
+
+    class Told(Silent):
+        def running(self, recipe, seed, step, of, loss):
+            ran.append((recipe, seed, step, of, loss))
+
+    with Session(train, engine=Finds(), progress=Told()) as session:
+        session.metric, session.expected, session._steps = ACCURACY, 10.0, 344
+        trials = session.shares(["", "batch_norm"], 0, Live(), 2, 8, "racing")
+    assert [(one.status, one.value, one.step_seconds) for one in trials.values()] == 2 * [("ok", 0.7, 0.002)]
+    assert ran == [("", 0, 70, 86, 0.3), ("batch_norm", 0, 70, 86, 0.3)]

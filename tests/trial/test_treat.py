@@ -96,7 +96,7 @@ def test_ctrl_c_ends_with_the_best_that_is_known(train, engine, monkeypatch):
     train.write_text(SICK)
 
     class Impatient(Silent):
-        def stage(self, text: str, total: int) -> None:
+        def stage(self, text: str, total: int, each: float = 0, after: float = 0) -> None:
             if text.startswith("confirming"):
                 raise KeyboardInterrupt
 
@@ -160,6 +160,10 @@ def test_the_budget_is_kept(train, engine):
 
 def test_a_budget_for_nothing_says_so(train, engine):
     train.write_text(SICK)
+    with pytest.raises(TrialError, match=r"0.01 s was over before .*train.py came to its end by itself.*Give more"):
+        tt.treat(train, engine=engine, budget=0.01)
+    with Session(train, engine=engine) as session:
+        session.watch()
     found = tt.treat(train, engine=engine, budget=0.01)
     assert found.recipe == "" and found.words == (
         "The budget of 0.01 s was over before a remedy could be tried. Give more, or none.",

@@ -147,6 +147,8 @@ def test_a_trial_that_was_stopped_is_not_kept_for_others(digits_script, engine):
 
 def test_a_budget_for_nothing_says_so(train, engine):
     train.write_text(clusters())
+    with Session(train, engine=engine) as session:
+        session.watch()
     found = tt.tune(train, "lr_scale(factor=log(0.1, 10))", budget=0.01, engine=engine)
     assert found.words == ("The budget of 0.01 s was over before a recipe could be tried. Give more, or none.",)
 

@@ -7,12 +7,14 @@ Exit codes: 0 success; 1 the script failed or cannot be judged (``watch`` exits 
 from __future__ import annotations
 
 import importlib
+import time
 from typing import Any
 
 import click
 
 from trimtab import __version__
 
+BEGAN = time.monotonic()
 COMMANDS = ("watch", "treat", "compare", "tune", "report", "catalogue", "info")
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import functools
+import gc
 import io
 import logging
 import os
@@ -16,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
+from trimtab.cli import BEGAN
 from trimtab.cli.launchers import refuse_launcher
 from trimtab.cli.telling import say, say_kept, tell
 from trimtab.report.words import printable
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
     from trimtab.trial.subjects import Script
 
 # Everything after SCRIPT belongs to the script, options too.
+CLOSING = 1.5  # seconds for the summary and the page, behind the last trial
 OF_SCRIPT = {"allow_interspersed_args": False, "ignore_unknown_options": False}
 
 
@@ -165,8 +169,11 @@ def trial_command(body: Callable) -> Callable:
     @functools.wraps(body)
     def command(
         script: str, arguments: tuple[str, ...], module: bool, metric: Asked, html_file: Path | None, json_file: Path | None,
-        budget: float, workers: int | None, keep_files: bool, fresh: bool, **options: Any,
+        budget: float, workers: int | None, steps: int | None, fraction: float, keep_files: bool, fresh: bool, **options: Any,
     ) -> None:  # fmt: skip
+        atexit.register(gc.freeze)  # at its end Python collects garbage, of all modules, for a second
+        if steps and fraction < 1:
+            raise click.UsageError("--steps and --fraction exclude each other.")
         subject = make_script(script, arguments, module)
         from rich.console import Console
 
@@ -184,7 +191,10 @@ def trial_command(body: Callable) -> Callable:
         def open_session() -> Iterator[Session]:
             engine = LocalEngine(workers, keep_files)
             bar = TrialBar(errors, engine.workers)
-            with bar, Session(subject, metric, engine, bar, budget, fresh) as session:
+            with (
+                bar,
+                Session(subject, metric, engine, bar, budget, steps or 0, fraction, fresh, BEGAN, CLOSING) as session,
+            ):
                 opened.append(session)
                 yield session
 
@@ -204,6 +214,14 @@ def trial_command(body: Callable) -> Callable:
         click.option(
             "--workers", type=click.IntRange(1), metavar="N", help="Trials at a time. [default: by the number of cores]"
         ),
+        click.option(
+            "--fraction",
+            type=click.FloatRange(0, 1, min_open=True),
+            default=1.0,
+            metavar="SHARE",
+            help="End every run after this share of a whole one: 0.2.",
+        ),
+        click.option("--steps", type=click.IntRange(1), metavar="N", help="End every run after N optimizer steps."),
         click.option("--budget", callback=seconds, metavar="TIME", help="All of it ends by then: 90s, 3m, 1h."),
     ):
         made = option(made)

@@ -9,7 +9,19 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from trimtab.members import Brought, left_out, members_of, said
-from trimtab.records import Arm, Comparison, Measured, Metric, Profile, TrainingRecord, Tuning
+from trimtab.quantities import judged
+from trimtab.records import (
+    Arm,
+    Comparison,
+    Measured,
+    Metric,
+    Profile,
+    RunRecord,
+    Series,
+    TrainingRecord,
+    Treatment,
+    Tuning,
+)
 from trimtab.report.measured import of_profiles, of_series
 from trimtab.report.plots import gradient_profile
 from trimtab.report.plots.coordinates import coordinates_data, draw_coordinates
@@ -18,7 +30,8 @@ from trimtab.report.plots.heatmap import HeatmapData, draw_heatmap, heatmap_data
 from trimtab.report.plots.importances import draw_importances, importances_data
 from trimtab.report.plots.search_history import draw_history, history_data
 from trimtab.report.plots.seeds import curve_names, seeds_data
-from trimtab.report.words import importance, spelled
+from trimtab.report.plots.trade_off import Point, TradeOffData, draw_trade_off, trade_off_data
+from trimtab.report.words import cost, importance, spelled
 
 LEADING = 3  # loss, metric and learning rate stand before the profiles, other series behind them
 _CURVES = 12
@@ -154,6 +167,44 @@ def of_search(tuning: Tuning) -> Iterator[Picture]:
             + more
         )
         yield Picture("coordinates", "Trials and their settings", caption, draw_coordinates(lines), lines.legend)
+
+
+def of_race(treatment: Treatment, run: RunRecord) -> Iterator[Picture]:
+    """What the arms of a race gain over the watched run, which is the untreated one, against what they cost."""
+    untreated = judged(run, treatment.metric) if treatment.metric is not None else Series()
+    data = trade_off_data(treatment, untreated)
+    if data is not None:
+        yield Picture(
+            "trade-off", "What it gains, and what it costs", _trade_off_caption(data), draw_trade_off(data), data.legend
+        )
+
+
+def _trade_off_caption(data: TradeOffData) -> str:
+    most = data.points[0]
+    lead = next((point for point in data.points if point.recipe == data.winner), most)
+    rivals = [point for point in data.points if point.cost < lead.cost and point.gain >= lead.gain]
+    if lead.gain <= 0:
+        said = (
+            "No arm gains over the untreated run"
+            if lead is most
+            else f"{lead.recipe} does not gain over the untreated run"
+        )
+    else:
+        beside = f"; {_bargain(rivals[0])}" if rivals else "; nothing that is cheaper gains as much"
+        dearer = f"; {_bargain(most)}" if most.cost > lead.cost and most.gain > lead.gain else ""
+        said = _bargain(lead) + beside + dearer
+    missing = [f"{data.unknown} of unknown cost"] * bool(data.unknown)
+    missing += [f"{data.lost} that diverged, failed or changed nothing"] * bool(data.lost)
+    edge = " Who lost much more than others gained stands at the edge." if data.points[-1].gain < data.gains[0] else ""
+    return f"{said}.{edge}" + (f" Not drawn: {', '.join(missing)}." if missing else "")
+
+
+def _bargain(point: Point) -> str:
+    price = cost(point.cost)
+    times = "at the cost of an untreated step" if price == "1.0" else f"for {price} times the cost of a step"
+    return f"{point.recipe} gains {point.gain:.3g} {times}" + (
+        f" after {point.share:.0%} of a run" if point.share < 1 else ""
+    )
 
 
 def _curves(key: str, data: CurvesData, caption: str) -> Picture:

@@ -68,7 +68,7 @@ def page(story: Story | RunRecord) -> str:
     }
     kind = telling_of(outcome) if outcome is not None else None
     tables = (*(kind.tables(outcome) if kind is not None else ()), *_earlier(story.earlier))
-    parts = tuple(kind.parts(outcome)) if kind is not None else ()
+    parts = [(part, (*part.pictures, *part.of_run(run))) for part in (kind.parts(outcome) if kind is not None else ())]
     shown = kind.headline(outcome) if kind is not None else None
     metric = story.metric
     template = (room / "page.html").read_text(encoding="utf-8")
@@ -77,8 +77,8 @@ def page(story: Story | RunRecord) -> str:
     def rendered(short: _Short, left: int) -> str:
         environment.finalize, environment.filters["some"] = short.text, short.some
         own = []
-        for part in parts:
-            left, pictures = _while_room(part.pictures, left)
+        for part, drawn in parts:
+            left, pictures = _while_room(drawn, left)
             text = f"{_MACROS}{part.template}"
             html = environment.from_string(text).render(part.values, pictures=pictures, words=words)
             own.append({"key": part.key, "title": part.title, "last": part.last, "html": Markup(html)})

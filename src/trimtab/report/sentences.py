@@ -204,6 +204,18 @@ class English:
         return f"{seeds} seeds would decide, if the effect is as large as it looks; about {duration(seconds)}:"
 
     @staticmethod
+    def first_steps(steps: int, of: int) -> str:
+        whole = f" of {of:,}" if of else ""
+        return (
+            f"Every run was ended after its first {steps:,}{whole} steps: nothing is known of what comes behind them."
+        )
+
+    @staticmethod
+    def range_test(steps: int, factor: float) -> str:
+        told = f"for {factor:g} times the rate" if factor and factor != 1 else "for no other rate"
+        return f"Over {steps} steps of a rising rate the loss speaks {told}."
+
+    @staticmethod
     def no_remedy() -> str:
         return (
             "No technique is known to help against what was found; the cause has to be mended in the code or the data."
@@ -290,6 +302,10 @@ class English:
     @staticmethod
     def failed_beside_others(why: str) -> str:
         return f"Beside others, a trial failed ({why}); alone, it did not. So trials ran one at a time from then on."
+
+    @staticmethod
+    def not_stacked(subject: str, why: str) -> str:
+        return f"Not all seeds of {subject} were trained together in one pass: {why}."
 
     @staticmethod
     def not_put_back(paths: Sequence[str]) -> str:

@@ -5,7 +5,7 @@ A kind of outcome is a record (derived from :class:`trimtab.records.Outcome`) an
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
@@ -14,6 +14,7 @@ from trimtab.records import Arm, Comparison, Finding, Outcome
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from trimtab.records import RunRecord
     from trimtab.report.figures import Picture
     from trimtab.report.tables import Table
 
@@ -31,6 +32,7 @@ class Part:
         values: what it is given.
         pictures: how many it shows are limited by the size of the page; it finds those that have room as ``pictures``.
         last: whether it stands after the tables of trials.
+        of_run: gives more pictures, which the watched run is needed for.
     """
 
     key: str
@@ -39,6 +41,7 @@ class Part:
     values: dict[str, Any]
     pictures: tuple[Picture, ...] = ()
     last: bool = False
+    of_run: Callable[[RunRecord], Iterable[Picture]] = lambda run: ()
 
 
 class Telling(Generic[O]):

@@ -26,6 +26,7 @@ def confirm_obvious(session: Session, recipe: str, seeds: int) -> Comparison:
     Two looks may err twice: the first errs at most ``EARLY`` of the time, the last what is left of 0.05, so that both together keep
     the promise of one interval of 95 % (Bonferroni's inequality).
     """
+    session.later = 0.0
     if seeds > LOOK:
         seen = of_trials(session, [recipe], range(FRESH, FRESH + LOOK), "confirming on fresh seeds", 1 - EARLY)
         if seen.arms[0].standing in ("proven", "worse", "rescued") or len(seen.trials) < 2 * LOOK:

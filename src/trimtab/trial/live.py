@@ -67,8 +67,8 @@ class Live:
 
 @dataclass(frozen=True)
 class Report:
-    """What a running trial says of itself: its ``number``-th value of the metric, or what went wrong. ``step_seconds`` is the time from
-    one of its steps to the next until here."""
+    """What a running trial says of itself: its ``number``-th value of the metric, or what went wrong; ``step_seconds`` is the time from
+    one of its steps to the next until here. Or, every second, only that it is running: then it has a ``loss``."""
 
     number: int
     step: int
@@ -76,6 +76,23 @@ class Report:
     diverged: str = ""
     finding: str = ""
     step_seconds: float = 0.0
+    loss: float | None = None
+
+
+class Pulse:
+    """Tells every second that a trial is running."""
+
+    def __init__(self, tell: Callable[[Report], None], every: float = 1.0) -> None:
+        self._tell, self._every = tell, every
+        self._next = time.monotonic() + every
+        self._step = 0
+
+    def step(self, loss: torch.Tensor | None) -> None:
+        """A step is over, with this loss."""
+        self._step += 1
+        if time.monotonic() >= self._next:
+            self._next = time.monotonic() + self._every
+            self._tell(Report(-1, self._step, loss=math.nan if loss is None else float(loss.detach())))
 
 
 class Pace:

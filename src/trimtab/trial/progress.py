@@ -65,6 +65,7 @@ class TrialBar:
         self._console, self._workers, self._clock = console, workers, clock
         self._task: TaskID | None = None
         self._text, self._total, self._done, self._since = "", 0, 0, 0.0
+        self._after = 0.0  # seconds that later stages will take
         self._last = 0.0  # when the newest trial ended
         self._each = math.nan  # seconds of a trial, in this stage or before
         self._took: list[float] = []  # seconds of the trials that ran in this stage
@@ -80,9 +81,10 @@ class TrialBar:
         self._end_stage()
         self._bar.stop()
 
-    def stage(self, text: str, total: int) -> None:
+    def stage(self, text: str, total: int, each: float = 0.0, after: float = 0.0) -> None:
         self._end_stage()
         self._text, self._total, self._done, self._took = text, total, 0, []
+        self._each, self._after = each or self._each, after
         self._since = self._last = self._clock()
         self._task = self._bar.add_task(text, total=total, latest="")
 
@@ -97,6 +99,17 @@ class TrialBar:
             self._bar.stop_task(self._task)
         self._text, self._task = "", None
 
+    def running(self, recipe: str, seed: int, step: int, of: int, loss: float) -> None:
+        if self._task is not None:
+            self._show(recipe, f" seed {seed}: step {step:,}{f' of {of:,}' if of else ''}, loss {loss:.4g}")
+
+    def _show(self, recipe: str, end: str, advance: int = 0) -> None:
+        assert self._task is not None
+        recipe = recipe or "untreated"
+        if len(recipe) + len(end) > _WIDTH:
+            recipe = recipe[: max(0, _WIDTH - len(end) - 3)] + "..."
+        self._bar.update(self._task, advance=advance, latest=escape(recipe + end))
+
     def advance(self, trial: Trial, from_store: bool) -> None:
         if self._task is None:
             return
@@ -106,11 +119,7 @@ class TrialBar:
             self._took.append(trial.seconds or self._last - self._since)
             self._each = sum(self._took) / len(self._took)
         result = f"{trial.value:.4g}" if trial.status == "ok" else trial.status.replace("_", " ")
-        recipe = trial.recipe or "untreated"
-        end = f" seed {trial.seed}: {result}{' (kept)' if from_store else ''}"
-        if len(recipe) + len(end) > _WIDTH:
-            recipe = recipe[: _WIDTH - len(end) - 3] + "..."
-        self._bar.update(self._task, advance=1, latest=escape(recipe + end))
+        self._show(trial.recipe, f" seed {trial.seed}: {result}{' (kept)' if from_store else ''}", advance=1)
         reason = (trial.recipe, trial.error)
         if trial.status == "failed" and reason not in self._failures:
             self._failures.add(reason)
@@ -121,24 +130,25 @@ class TrialBar:
         self._console.print(sentence.translate(_CONTROL), highlight=False, markup=False, soft_wrap=True)
 
     def left(self) -> float | None:
-        """How many seconds the present stage will take; ``None`` where that is not known."""
-        if math.isnan(self._each) or self._done >= self._total:
+        """How many seconds the present stage and those behind it will take; ``None`` where that is not known."""
+        if math.isnan(self._each) or (self._done >= self._total and not self._after):
             return None
         workers = self._workers or 1
         if not self._workers and self._took and self._last > self._since:  # so many went side by side
             workers = max(1, round(sum(self._took) / (self._last - self._since)))
-        return seconds_left(self._total - self._done, self._each, workers, self._clock() - self._last)
+        left = seconds_left(self._total - self._done, self._each, workers, self._clock() - self._last)
+        return (left or 0.0) + self._after or None
 
 
 class _Left(ProgressColumn):
-    """The time that the trials left will take; nothing beside a stage that is over."""
+    """The time until all is over, as far as is known; nothing beside a stage that is over."""
 
     def __init__(self, bar: TrialBar) -> None:
         super().__init__()
         self._of = bar
 
     def render(self, task: Task) -> Text:
-        if task.id != self._of._task or task.finished:
+        if task.id != self._of._task or (task.finished and not self._of._after):
             return Text("")
         seconds = self._of.left()
         if seconds is None:

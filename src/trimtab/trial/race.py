@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from trimtab.doctor.curves import noise
 from trimtab.quantities import judged
 from trimtab.records import Metric, Remark, Runner, RunRecord, Series, Trial, remark
+from trimtab.trial.confirm import LOOK
 from trimtab.trial.live import Live
 from trimtab.trial.session import Session
 
@@ -163,6 +164,7 @@ def race(session: Session, run: RunRecord, wanted: Sequence[str]) -> Race:
     for number, until in enumerate(found.heats):
         recipes = [*([""] if number == 0 else []), *field_]
         said = f"racing to {_share(until / found.of)}"
+        session.later = _ahead(session, found, number, len(field_))
         try:
             trials = session.shares(recipes, SEED, live, until, found.of, said)
         except KeyboardInterrupt:  # the best that is known until now
@@ -188,6 +190,15 @@ def race(session: Session, run: RunRecord, wanted: Sequence[str]) -> Race:
             field_ = _stay(found, field_, until)
     found.ranked = field_
     return found
+
+
+def _ahead(session: Session, found: Race, number: int, starting: int) -> float:
+    """Seconds that are expected to follow a heat in which so many start: the heats behind it, and what confirms the winner."""
+    seconds, left = 0.0, starting
+    for until in found.heats[number + 1 :]:
+        left = max(2, math.ceil(left * KEPT))
+        seconds += session.rounds(left, until / found.of)
+    return seconds + session.rounds(2 * LOOK)
 
 
 def _share(share: float) -> str:

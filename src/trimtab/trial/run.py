@@ -18,9 +18,10 @@ from trimtab.store import Keeping
 from trimtab.training import Training, shifted
 from trimtab.training.stage import stage
 from trimtab.trial.journal import Deeds
-from trimtab.trial.live import Follower, Live, Pace, Report
+from trimtab.trial.live import Follower, Live, Pace, Pulse, Report
+from trimtab.trial.rates import raise_rate
 from trimtab.trial.subjects import Heard, Subject
-from trimtab.watching import Recorder
+from trimtab.watching import Ending, Recorder
 
 BASELINE = ""
 CURVE = 200  # points that a trial keeps of a series at most
@@ -29,7 +30,7 @@ CURVE = 200  # points that a trial keeps of a series at most
 @dataclass(frozen=True)
 class Job:
     """A trial to run. With ``watch``, layers and gradients are measured too and the run is kept in the store; with ``live``, it tells
-    of itself while it runs, and may be stopped; with ``until`` it is to make so many reports only. ``found`` stands for the files that the subject reads, as they are;
+    of itself while it runs, and may be stopped; with ``until`` it is to make so many reports only, and with ``steps`` so many steps. With ``rising`` rates it is a range test. ``found`` stands for the files that the subject reads, as they are;
     ``flows`` are what was seen of the models of each training before."""
 
     subject: Subject
@@ -40,6 +41,8 @@ class Job:
     watch: bool = False
     live: Live | None = None
     until: int = 0
+    steps: int = 0
+    rising: bool = False
     found: str = ""
     flows: tuple[Flow | None, ...] = ()
 
@@ -49,7 +52,12 @@ class Job:
         asked = "|".join([self.asked.metric or "", self.asked.goal or "", "best" if self.asked.best else ""])
         metric = f"{self.metric.name} {self.metric.folds}" if self.metric else ""
         until = f"|{self.until} of {self.live}" if self.until else ""
-        return f"{self.subject.fingerprint()}|{self.found}|{self.recipe}|{self.seed}|{metric}|{asked}{until}"
+        steps = f"|{self.steps} steps{' of rising rates' if self.rising else ''}" if self.steps else ""
+        return f"{self.subject.fingerprint()}|{self.found}|{self.recipe}|{self.seed}|{metric}|{asked}{until}{steps}"
+
+
+class Enough(SystemExit):
+    """A run has made the steps that it was to make."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +80,7 @@ def run_job(
     """Run a trial in this process. Never raises for what the subject does: that is part of the result.
 
     Args:
-        tell: hears what a trial that is ``live`` says of itself.
+        tell: hears what a trial says of itself: every second that it is running, and of one that is ``live`` how it goes.
         store: where a watched run is kept.
         at_end: is called when the subject has come to its end, before what it has said is complete.
         file: where the script of the subject lies, if that is another place in this process.
@@ -87,7 +95,7 @@ def run_job(
     tried: dict[int, Training] = {}  # by the place of the training in the run
     plain: dict[int, tuple[str, ...]] = {}  # how torch says the same
     refused: list[str] = []
-    pace = Pace()
+    pace, pulse = Pace(), Pulse(tell)
 
     def on_training(training: Training, code: CodePlace | None) -> None:
         place = len(recorder.samplers)
@@ -100,8 +108,13 @@ def run_job(
             training.kept = list(training.models) if recipe else []  # what they have become is read at the end
         except NothingToDo as error:
             refused.append(str(error))
+        if job.rising:
+            raise_rate(training)
         recorder.guard(recorder.watch)(training, code)
         training.on("step", lambda loss: pace.step())
+        training.on("step", recorder.guard(pulse.step))
+        if job.steps:
+            _end_after(job.steps, training)
         if follower is not None and not recorder.guard.off:
             follower.follow(training, recorder.samplers[-1])
 
@@ -114,7 +127,10 @@ def run_job(
         file=file,
     )
     with shifted(job.seed), stage.treated.alone():
-        outcome = job.subject.run(heard)
+        try:
+            outcome = job.subject.run(heard)
+        except Enough:
+            outcome = Ending()
     recorder.exit_code, recorder.error = outcome.exit_code, outcome.error
     run = recorder.close()
     idle, acted = _idle(job, run, tried, refused)
@@ -125,6 +141,23 @@ def run_job(
     stepped = [index for index, training in tried.items() if training.changes and run.trainings[index].steps]
     applied = (_applied(tried[index], plain[index]) for index in stepped)
     return Result(replace(trial, applied=tuple(dict.fromkeys(applied))), run)
+
+
+def _end_after(steps: int, training: Training) -> None:
+    """End the run where a training would go on behind so many steps: what the script measures after the last of them is still heard."""
+    made = 0
+
+    def count(loss: object) -> None:
+        nonlocal made
+        made += 1
+
+    def look(*_: object) -> None:
+        if made >= steps:
+            raise Enough
+
+    training.on("step", count)
+    training.on("backward", look)
+    training.on("before_step", look)
 
 
 def _applied(training: Training, plain: tuple[str, ...]) -> Applied:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import math
 import os
@@ -15,12 +16,13 @@ from typing import Any, TypeVar
 import msgspec
 
 from trimtab.quantities import offers, unanswered
-from trimtab.records import Asked, Flow, Metric, Remark, RunRecord, Trial, Watched, drawing
+from trimtab.records import Asked, Flow, Metric, Remark, RunRecord, Series, Trial, Watched, drawing, remark
 from trimtab.store import Store, StoreError, report_command, what_to_do
 from trimtab.trial.engines import Engine, LocalEngine
 from trimtab.trial.engines.engine import EngineError, Written
 from trimtab.trial.live import Live, Report
 from trimtab.trial.progress import shown_bar
+from trimtab.trial.rates import LEAST, STEPS, suggested
 from trimtab.trial.run import BASELINE, Job, Result, untreated_trial
 from trimtab.trial.subjects import Subject, subject_of
 from trimtab.trial.terms import Progress, Silent
@@ -52,8 +54,12 @@ class Session:
             :class:`~trimtab.records.Asked` for more; found by itself if ``None``.
         engine: where to run; worker processes on this machine by default.
         progress: what is told meanwhile; a progress bar by default, where standard error is a terminal.
-        budget: seconds from now after which no new trial is started.
+        budget: seconds for all of it; no trial is started or runs on after it.
+        steps: of every run, at most; 0 for whole runs.
+        fraction: the same as a share of a whole run.
         fresh: take nothing from the store.
+        began: since when the budget counts (monotonic); from now on by default.
+        closing: seconds of the budget that are needed behind the last trial.
 
     Attributes:
         reused: how many finished runs were taken from an earlier session.
@@ -66,9 +72,19 @@ class Session:
         engine: Engine | None = None,
         progress: Progress | None = None,
         budget: float = float("inf"),
+        steps: int = 0,
+        fraction: float = 1.0,
         fresh: bool = False,
+        began: float | None = None,
+        closing: float = 0.0,
     ) -> None:
         self.subject = subject_of(subject)
+        if steps < 0 or not 0 < fraction <= 1 or (steps and fraction < 1):
+            raise ValueError(
+                f"steps={steps} and fraction={fraction} must be at least 0 and in (0, 1], and at most one of them given: "
+                "steps=2000, or fraction=0.2 of a whole run."
+            )
+        self.steps, self.fraction, self.whole = steps, fraction, 0  # the last: steps of a whole run, if it is known
         self.asked = metric if isinstance(metric, Asked) else Asked(metric=metric)
         self.engine = engine or LocalEngine()
         if not isinstance(self.engine, Engine):
@@ -80,11 +96,14 @@ class Session:
         self._told = progress is not None
         self._bar = contextlib.ExitStack()
         self.fresh = fresh
-        self.started = time.monotonic()
+        self.started = time.monotonic() if began is None else began
         self.budget = budget
-        self.stop_at = self.started + budget
+        self.stop_at = self.started + budget - closing
         self.metric: Metric | None = None
         self.expected = 0.0  # seconds of an untreated trial
+        self.later = 0.0  # seconds that are expected to follow the next stage
+        self._steps = 0  # of an untreated run, of all its trainings
+        self._took = [0.0, 0.0]  # seconds of finished trials, and what was expected of them
         self.found = ""  # stands for the files that the subject reads
         self.flows: tuple[Flow | None, ...] = ()  # of the models, by training
         self.reused = 0
@@ -116,13 +135,28 @@ class Session:
         Raises:
             TrialError: if it crashes, never trains or cannot be measured.
         """
-        self.progress.stage("watching one run", 1)
-        job = Job(self.subject, "", 0, asked=self.asked, watch=True)
+        if self.fraction < 1 and not self.steps:
+            self._cut(self._watch("watching one whole run"))
+        return self._watch("watching one run")
+
+    def _cut(self, run: RunRecord) -> None:
+        """Runs are to be a fraction of this one."""
+        self.whole = run.main.steps if run.main else 0
+        self.steps, self.found = max(1, round(self.fraction * self.whole)), ""
+
+    def _watch(self, stage: str) -> RunRecord:
+        self.progress.stage(stage, 1)
+        job = Job(self.subject, "", 0, asked=self.asked, watch=True, steps=self.steps)
         run, trial = self._watched_before(job.key)
         before = run is not None
         if run is None or trial is None:
             results: list[Result] = []
-            self._run([job], lambda _, result: results.append(result), keep=self._kept)
+            self._run([job], lambda _, result: results.append(result), keep=self._kept, stop_at=self.stop_at)
+            if not results and time.monotonic() >= self.stop_at:
+                raise TrialError(
+                    f"The budget of {self.budget:.3g} s was over before {self.subject.label} came to its end by itself, which is what "
+                    "everything is compared with. Give more, or look at the beginning of its runs alone: --steps N, --fraction 0.2."
+                )
             if not results:
                 raise TrialError(
                     f"{type(self.engine).__name__}.run came back without calling done(job, result) for its one job."
@@ -137,8 +171,7 @@ class Session:
             self._put(self._job("", 0).key, trial)
             watched = Watched(run=run.id, seen=deeds.seen, outside=deeds.paths)
             self.keep(lambda store: store.put_watched(job.key, watched))
-        self.metric, self.flows = run.metric, tuple(training.flow for training in run.trainings)
-        self.expected = run.seconds + START
+        self._know(run)
         self.reused += before
         self.progress.advance(trial, before)
         return run
@@ -156,20 +189,52 @@ class Session:
         if run is None or run.subject != self.subject.label:
             known = f"It is one of {run.subject}." if run is not None else "See trimtab report --list."
             raise TrialError(f"There is no run {name!r} of {self.subject.label} in {self.subject.folder}. {known}")
+        if self.fraction < 1 or self.steps:
+            if not self.steps:
+                self._cut(run)
+            return self._watch("watching one run")
         self.metric = run.metric
         trial = untreated_trial(self._job("", 0), run)
         if run.metric is None or trial.status == "failed":
             raise TrialError(self._explain(Result(trial, run)))
         self._put(self._job("", 0).key, trial)
-        self.flows, self.expected = tuple(training.flow for training in run.trainings), run.seconds + START
+        self._know(run)
         return run
 
-    def _job(self, recipe: str, seed: int, **more: Any) -> Job:
-        return Job(self.subject, recipe, seed, self.metric, self.asked, found=self.found, flows=self.flows, **more)
+    def _know(self, run: RunRecord) -> None:
+        """What the watched run tells of the trials to come."""
+        self.metric, self.flows = run.metric, tuple(training.flow for training in run.trainings)
+        self.expected = run.seconds + START
+        self._steps = sum(training.steps for training in run.trainings)
 
-    def _run(self, jobs: Iterable[Job], done: Callable[[Job, Result], None], **more: Any) -> None:
+    def rounds(self, trials: int, share: float = 1.0) -> float:
+        """Seconds that so many trials of such a share are expected to take, as slow as those until now; workers run side by side."""
+        took, expected = self._took
+        slow = took / expected if expected else 1.0
+        return math.ceil(trials / self.engine.workers) * (START + share * (self.expected - START) * slow)
+
+    def _job(self, recipe: str, seed: int, **more: Any) -> Job:
+        job = Job(
+            self.subject, recipe, seed, self.metric, self.asked, steps=self.steps, found=self.found, flows=self.flows
+        )
+        return dataclasses.replace(job, **more)
+
+    def _run(
+        self,
+        jobs: Iterable[Job],
+        done: Callable[[Job, Result], None],
+        report: Callable[[Job, Report], str] = lambda job, said: "",
+        of: int = 0,
+        **more: Any,
+    ) -> None:
+        def heard(job: Job, said: Report) -> str:
+            if said.loss is None:
+                return report(job, said)
+            self.progress.running(job.recipe, job.seed, said.step, of, said.loss)
+            return ""
+
         try:
-            self.engine.run(jobs, done, **more)
+            self.engine.run(jobs, done, report=heard, **more)
         except EngineError as error:
             raise TrialError(f"{self.subject.label} could not be tried: {error}") from error
 
@@ -259,22 +324,31 @@ class Session:
             self._check_unchanged()
             self._put(job.key, result.trial)
             found[job.recipe].append(result.trial)
-            self.progress.advance(result.trial, False)
+            self._advance(result.trial)
 
-        self._run(self._in_time(missing), done, stop_at=self.stop_at)
+        self._run(self._in_time(missing), done, of=self._steps, stop_at=self.stop_at)
         untreated = {trial.seed: trial for trial in found.get(BASELINE, ())}
         return {
             recipe: unmoved(sorted(trials, key=lambda trial: trial.seed), untreated) if recipe != BASELINE else trials
             for recipe, trials in found.items()
         }
 
-    def _begin(self, stage: str, kept: Sequence[Trial], missing: int) -> None:
+    def _begin(self, stage: str, kept: Sequence[Trial], missing: int, share: float = 1.0) -> None:
         """A stage begins with what an earlier session has run."""
         if kept or missing:
-            self.progress.stage(stage, len(kept) + missing)
+            now = self.rounds(missing, share)
+            most = max(0.0, self.stop_at - time.monotonic() - now)
+            self.progress.stage(stage, len(kept) + missing, self.rounds(1, share), min(self.later, most))
         for trial in kept:
             self.progress.advance(trial, True)
         self.reused += len(kept)
+
+    def _advance(self, trial: Trial, share: float = 1.0) -> None:
+        """A trial has ended that was to make such a share of a run."""
+        if trial.status == "ok":
+            self._took[0] += trial.seconds
+            self._took[1] += share * (self.expected - START)
+        self.progress.advance(trial, False)
 
     def _in_time(self, jobs: Iterable[Job], share: float = 1.0) -> Iterator[Job]:
         """Those of the jobs that are expected to end before the time is over; each is asked for when a worker is free for it."""
@@ -304,10 +378,12 @@ class Session:
             found[recipe] = trial
             if before:
                 kept.append(trial)
-        self._begin(stage, kept, len(missing))
+        self._begin(stage, kept, len(missing), until / of)
         paces: dict[str, float] = {}
 
         def report(job: Job, said: Report) -> str:
+            if said.finding:  # early ones end no arm that may come back
+                return ""
             paces[job.recipe] = said.step_seconds
             if said.diverged:
                 return f"stopped: {said.diverged}"
@@ -320,15 +396,41 @@ class Session:
                 trial = msgspec.structs.replace(trial, step_seconds=paces.get(job.recipe, 0.0))
             self._put(job.key, trial)
             found[job.recipe] = trial
-            self.progress.advance(trial, False)
+            self._advance(trial, until / of)
 
         jobs = self._in_time(missing, until / of)
-        self._run(jobs, done, stop_at=self.stop_at, report=report)
+        self._run(jobs, done, report, round(until / of * self._steps), stop_at=self.stop_at)
         if until >= of:
             untreated, _ = self._get(self._job(BASELINE, seed).key)
             same = {seed: untreated} if untreated is not None else {}
             found |= {recipe: unmoved([trial], same)[0] for recipe, trial in found.items() if recipe != BASELINE}
         return {recipe: found[recipe] for recipe in recipes if recipe in found}
+
+    def best_rate(self, seed: int) -> float | None:
+        """The factor of the learning rate that a range test on the first steps speaks for, if for one; ``None`` also for short runs, of
+        which it would be too large a part."""
+        if self._steps < LEAST:
+            return None
+        share = STEPS / self._steps
+        self.progress.stage("testing rates", 1, self.rounds(1, share), self.later)
+        job = self._job(BASELINE, seed, steps=STEPS, rising=True)
+        trial, before = self._get(job.key)
+        found = [trial] if trial is not None else []
+
+        def done(job: Job, result: Result) -> None:
+            self._check_unchanged()
+            # whatever became of it, its losses are what it was for
+            found.append(msgspec.structs.replace(result.trial, recipe="rates", status="ok", error=""))
+            self._put(job.key, found[0])
+
+        if not found:
+            self._run(self._in_time([job], share), done, of=STEPS, stop_at=self.stop_at)
+        for one in found:
+            self.progress.advance(one, before)
+            factor = suggested(one.curves.get("loss", Series()))
+            self.say(remark("range_test", steps=STEPS, factor=factor or 0.0))
+            return factor
+        return None
 
     def explore(
         self,
@@ -370,7 +472,7 @@ class Session:
             ended(result.trial, False)
             self.progress.advance(result.trial, False)
 
-        self._run(jobs(), done, stop_at=self.stop_at, report=lambda job, said: report(job.recipe, said))
+        self._run(jobs(), done, lambda job, said: report(job.recipe, said), self._steps, stop_at=self.stop_at)
 
     def say(self, said: Remark | str) -> None:
         """Tell something at once."""
@@ -379,8 +481,9 @@ class Session:
 
     @property
     def remarks(self) -> list[Remark]:
-        """What is to be said of how trials were kept apart."""
-        return self.engine.remarks
+        """What is to be said of how trials were cut, and kept apart."""
+        cut = [remark("first_steps", steps=self.steps, of=self.whole)] if self.steps else []
+        return cut + self.engine.remarks
 
     @property
     def seconds(self) -> float:

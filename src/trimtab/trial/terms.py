@@ -15,9 +15,15 @@ F = TypeVar("F", bound=Callable)
 
 
 class Progress(Protocol):
-    """What a session tells while it works; :class:`trimtab.trial.progress.TrialBar` draws it."""
+    """What a session tells while it works; :class:`trimtab.trial.progress.TrialBar` draws it.
 
-    def stage(self, text: str, total: int) -> None: ...
+    A ``stage`` of ``total`` trials begins, of which ``each`` is expected to take so many seconds (0 where that is not known), and behind
+    which others will take ``after`` seconds; a trial is ``running``, at a step of so many (0 where that is not known), with a loss; one
+    has ended, and the stage is to ``advance``; there is something to ``say``.
+    """
+
+    def stage(self, text: str, total: int, each: float = 0.0, after: float = 0.0) -> None: ...
+    def running(self, recipe: str, seed: int, step: int, of: int, loss: float) -> None: ...
     def advance(self, trial: Trial, from_store: bool) -> None: ...
     def say(self, sentence: str) -> None: ...
 
@@ -25,7 +31,8 @@ class Progress(Protocol):
 class Silent:
     """Tells nothing."""
 
-    def stage(self, text: str, total: int) -> None: ...
+    def stage(self, text: str, total: int, each: float = 0.0, after: float = 0.0) -> None: ...
+    def running(self, recipe: str, seed: int, step: int, of: int, loss: float) -> None: ...
     def advance(self, trial: Trial, from_store: bool) -> None: ...
     def say(self, sentence: str) -> None: ...
 
@@ -37,6 +44,8 @@ class Terms(TypedDict, total=False):
     engine: Engine | None
     progress: Progress | None
     budget: float
+    steps: int
+    fraction: float
     fresh: bool
 
 
@@ -46,9 +55,20 @@ metric: what judges: a regular expression that reads a number from the output, t
         engine: where trials run; worker processes on this machine by default.
         progress: what is told meanwhile; a progress bar by default, where standard error is a terminal.
         budget: seconds for all of it; trials that run then are stopped and do not count. {budget}
+        steps: end every run after so many optimizer steps, the untreated ones too; 0 lets all come to their ends. Numbers that the
+            script would have said later are not known then, and schedules that the script itself has are cut, not squeezed.
+        fraction: the same, as a share of the steps of a whole run, which is watched first if it never was.
         fresh: run everything again, also what is kept from before."""
 """What docstrings say of them."""
-DEFAULTS = {"metric": None, "engine": None, "progress": None, "budget": float("inf"), "fresh": False}
+DEFAULTS = {
+    "metric": None,
+    "engine": None,
+    "progress": None,
+    "budget": float("inf"),
+    "steps": 0,
+    "fraction": 1.0,
+    "fresh": False,
+}
 
 
 def with_terms(budget: str = "") -> Callable[[F], F]:

@@ -6,6 +6,7 @@ import math
 import os
 import shlex
 import statistics
+import time
 from collections.abc import Sequence
 from typing import Unpack
 
@@ -112,7 +113,7 @@ def treat_watched(
     else:
         wanted = _candidates([_readable(session, finding) for finding in grave])
         treatment = (_searched if thorough else _raced)(session, run, start, wanted, seeds)
-        treatment = msgspec.structs.replace(treatment, remarks=(*treatment.remarks, *session.remarks))
+    treatment = msgspec.structs.replace(treatment, remarks=(*treatment.remarks, *session.remarks))
     session.keep(lambda store: store.put_treatment(run.id, treatment))
     return run, treatment
 
@@ -125,6 +126,7 @@ def _try_anyway(session: Session, run: RunRecord) -> str:
 def _command(session: Session, options: list[str], recipes: list[str]) -> str:
     """The command, or for a task the call, that compares recipes with these options."""
     subject, asked = session.subject, session.asked
+    options = [*options, *(["--steps", str(session.steps)] if session.steps else [])]
     if not isinstance(subject, Script):
         more = "".join(f", {name[2:]}={value}" for name, value in zip(options[::2], options[1::2], strict=True))
         return f"tt.compare(task, {recipes}{more})"
@@ -137,9 +139,9 @@ def _command(session: Session, options: list[str], recipes: list[str]) -> str:
 
 def _raced(session: Session, run: RunRecord, start: Treatment, wanted: list[str], seeds: int) -> Treatment:
     """Race, put together what helps where something is left to be gained, and confirm."""
-    deadline, price = session.stop_at, 2 * LOOK * session.expected / session.engine.workers
-    session.stop_at = session.started + max(session.budget - price, session.budget / 2)
-    found = race(session, run, _by_turns(wanted))
+    deadline, now = session.stop_at, time.monotonic()
+    session.stop_at = max(deadline - session.rounds(2 * LOOK), now + (deadline - now) / 2)
+    found = race(session, run, _by_turns(_with_rate(wanted, session.best_rate(SEED))))
     best = winner(found)
     if best and not found.interrupted and leaves_something(found, best):
         best = _together(session, run, found, best)
@@ -195,6 +197,18 @@ def _what_would_decide(session: Session, confirmation: Comparison) -> list[Remar
         remark("would_decide", seeds=seeds, seconds=price),
         remark("command", text=_command(session, ["--seeds", str(seeds)], [arm.recipe])),
     ]
+
+
+def _with_rate(wanted: list[str], factor: float | None) -> list[str]:
+    """With the rate that a range test speaks for: before all others where the first is a change of rate, too, else the first of the controls.
+
+    What is farther away from it than they are from one another has nothing to add.
+    """
+    if factor is None or factor == 1:
+        return wanted
+    rate = str(Recipe.parse(f"lr_scale(factor={factor:g})"))
+    others = [recipe for recipe in wanted if recipe != rate]
+    return [rate, *others] if RATE.fullmatch(wanted[0]) else [*others[:3], rate, *others[3:]]
 
 
 def _by_turns(wanted: list[str]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from trimtab.records import Arm, Comparison, Finding, Findings, Remark, Runner, Treatment, Tuning
@@ -21,6 +22,7 @@ _COURSE = """<section><h2>The course of the treatment</h2><ul class="words">{% f
 
 _RACE = """<section id="race"><h2>Race</h2>
 <p class="lead">Every arm ran on one and the same seed, judged by {{ words.judge(treatment.metric, goal=true) }}; whoever was clearly behind at the same step ran no further. The race picks; only the confirmation on fresh seeds proves.</p>
+{% for picture in pictures %}<div class="wide">{{ figure(picture) }}</div>{% endfor %}
 <div class="card scroll"><table class="trials attempts">
 <thead><tr><th scope="col">recipe</th><th scope="col" class="num">ran</th><th scope="col" class="num">{{ treatment.metric.name | spelled }}</th><th scope="col" class="num"><abbr title="of a step, untreated 1">cost</abbr></th><th scope="col">why no further</th></tr></thead>
 <tbody>{% for runner, cost, why in rows | some %}<tr{% if not runner.recipe %} class="baseline"{% elif runner.recipe == treatment.recipe %} class="proven"{% endif %}><th scope="row">{% if runner.recipe %}<code>{{ runner.recipe }}</code>{% else %}untreated{% endif %}</th><td class="num">{{ "%.0f" | format(100 * runner.share) }} %</td><td class="num">{{ runner.value | number }}</td><td class="num">{{ cost }}</td><td>{{ why }}</td></tr>
@@ -101,8 +103,10 @@ class TreatmentTelling(Telling[Treatment]):
 
     def parts(self, outcome: Treatment) -> Iterator[Part]:
         if outcome.race:
+            from trimtab.report.figures import of_race
+
             rows = [(runner, cost(runner.cost), " ".join(sentences(runner.why))) for runner in furthest_first(outcome)]
-            yield Part("race", "Race", _RACE, {"treatment": outcome, "rows": rows})
+            yield Part("race", "Race", _RACE, {"treatment": outcome, "rows": rows}, of_run=partial(of_race, outcome))
         if outcome.words:
             yield Part("course", "", _COURSE, {"sentences": outcome.words}, last=True)
 

@@ -6,6 +6,7 @@
 ``gradient_profile``   norm of each layer's gradient over the sampled steps
 ``heatmap``            one number per layer over the sampled steps
 ``trials``             the effect of every arm with its interval (forest plot)
+``trade_off``          what every arm of a race gains, against what it costs
 ``schedule``           a closed form by itself (``trimtab catalogue NAME --plot``)
 ``search_history``     every trial of a search, and the best so far
 ``importances``        how much each axis of a search decides

@@ -53,7 +53,7 @@ class Engine:
         """Run the jobs, calling ``done(job, result)`` for each as it ends, until ``stop_at`` (monotonic): none is started after it, and
         those that run then are stopped and forgotten.
 
-        A job is taken from ``jobs`` when a worker is free for it, not before. What a live job says of itself goes to
+        A job is taken from ``jobs`` when a worker is free for it, not before. What a job says of itself goes to
         ``report(job, report)``; when that answers with a reason, the job is stopped and done, with the reason as its error
         (:func:`stopped`). What a watched job records while it runs goes to ``keep(written)``. A trial that ends badly is a result, and
         takes no other with it.

@@ -241,10 +241,14 @@ class _Worker:
                     continue
                 if not isinstance(answer, Report):
                     return _result(self.job, self.receiver, self.process, self.log, answer)
-                self.reports.append(answer)
-                if answer.number in self.task.told and not (answer.diverged or answer.finding):
+                if answer.loss is not None:
+                    verdict(self.job, answer)
                     continue
-                self.task.told.add(answer.number)
+                self.reports.append(answer)
+                if not (answer.diverged or answer.finding):
+                    if answer.number in self.task.told:
+                        continue
+                    self.task.told.add(answer.number)
                 if reason := verdict(self.job, answer):
                     return self._stopped(reason)
         except (EOFError, OSError):  # killed before or while it answered

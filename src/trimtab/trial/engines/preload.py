@@ -1,5 +1,6 @@
 """Imported once by the fork server, so that trials need not import: modules only, no tensor operation (see ``local``)."""
 
+import atexit
 import contextlib
 import importlib
 import os
@@ -14,5 +15,10 @@ load_techniques()
 for _name in filter(None, os.environ.get("TRIMTAB_PRELOAD", "").split(",")):
     with contextlib.suppress(Exception):  # the trial will meet the same error and report it
         importlib.import_module(_name)
+
+_server = os.getpid()
+atexit.register(
+    lambda: os._exit(0) if os.getpid() == _server else None
+)  # nothing is to be torn down, and that takes a second
 
 assert torch and trimtab
