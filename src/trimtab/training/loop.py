@@ -8,6 +8,18 @@ import torch
 from torch import nn
 
 Pair = tuple[torch.Tensor, torch.Tensor]
+Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+def batches(samples: int, size: int, generator: torch.Generator | None = None) -> tuple[torch.Tensor, ...]:
+    """The places of the samples of each batch of an epoch, in a random order."""
+    return torch.randperm(samples, generator=generator).split(size)
+
+
+def held_out_loss(model: Callable[[torch.Tensor], torch.Tensor], held_out: Pair, loss: Loss) -> float:
+    """The loss of a model on data that it is not trained on."""
+    with torch.no_grad():
+        return float(loss(model(held_out[0]), held_out[1]))
 
 
 def fit(
@@ -15,7 +27,7 @@ def fit(
     optimizer: torch.optim.Optimizer,
     train: Pair,
     held_out: Pair | None,
-    loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+    loss: Loss,
     *,
     epochs: int = 10,
     batch_size: int = 32,
@@ -38,11 +50,10 @@ def fit(
     inputs, targets = train
     for _ in range(epochs):
         model.train()
-        for batch in torch.randperm(len(inputs)).split(batch_size):
+        for batch in batches(len(inputs), batch_size):
             optimizer.zero_grad()
             loss(model(inputs[batch]), targets[batch]).backward()
             optimizer.step()
         if held_out is not None:
             model.eval()
-            with torch.no_grad():
-                evaluated("val loss", float(loss(model(held_out[0]), held_out[1])))
+            evaluated("val loss", held_out_loss(model, held_out, loss))

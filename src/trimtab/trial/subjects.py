@@ -469,13 +469,22 @@ class Task(Here):
             return Ending(1, traceback.format_exception_only(error)[-1].strip(), refused=isinstance(error, Refused))
         return Ending()
 
-    def _fit(self, on_value: Callable[[str, float], None]) -> None:
-        train, held_out = self.data()
+    def made(self) -> tuple[tuple[Pair, Pair], nn.Module, torch.optim.Optimizer]:
+        """The data, the model and the optimizer, in this order: what one draws at random moves what the next one draws."""
+        data = self.data()
         model = self.model()
         parameters = model.parameters()
         optimizer = self.optimizer(parameters) if self.optimizer else torch.optim.SGD(parameters, lr=0.1, momentum=0.9)
-        measured = isinstance(self.loss, _Named) or type(self.loss).__module__.startswith("torch.nn")
+        return data, model, optimizer
+
+    @property
+    def measured(self) -> bool:
+        """Whether its loss is one of torch's, which are measured wherever they are evaluated."""
+        return isinstance(self.loss, _Named) or type(self.loss).__module__.startswith("torch.nn")
+
+    def _fit(self, on_value: Callable[[str, float], None]) -> None:
+        (train, held_out), model, optimizer = self.made()
         fit(
-            model, optimizer, train, held_out, self.loss,
-            epochs=self.epochs, batch_size=self.batch_size, evaluated=(lambda name, value: None) if measured else on_value,
+            model, optimizer, train, held_out, self.loss, epochs=self.epochs, batch_size=self.batch_size,
+            evaluated=(lambda name, value: None) if self.measured else on_value,
         )  # fmt: skip
