@@ -222,9 +222,10 @@ class English:
         )
 
     @staticmethod
-    def no_fault(asked: int, rules: Sequence[str], reasons: Sequence[str], notes: bool) -> str:
+    def no_fault(asked: int, rules: Sequence[str], reasons: Sequence[str], notes: bool, tried: bool = False) -> str:
         silence = Findings((), asked, dict(zip(rules, reasons, strict=True))).silence
-        return f"{silence}{', but for notes' if notes else ''}. That is no proof of health; to try what often helps all the same:"
+        anyway = "; what may help all the same was tried." if tried else "; to try what often helps all the same:"
+        return f"{silence}{', but for notes' if notes else ''}. That is no proof of health{anyway}"
 
     @staticmethod
     def command(text: str) -> str:

@@ -14,7 +14,7 @@ import msgspec
 
 from trimtab.doctor import diagnose
 from trimtab.recipe import Recipe, RecipeError
-from trimtab.records import Arm, Comparison, Finding, Metric, Remark, RunRecord, Treatment, remark
+from trimtab.records import Arm, Comparison, Finding, Findings, Metric, Remark, RunRecord, Treatment, remark
 from trimtab.trial.compare import of_trials
 from trimtab.trial.confirm import LOOK, confirm, confirm_obvious, doubts_of_effect, lines_of
 from trimtab.trial.live import Live
@@ -27,6 +27,7 @@ from trimtab.trial.terms import Terms, with_terms
 SEARCH_SEEDS = 3
 MOST_SEEDS = 100  # that a command for deciding asks for
 MOST = 8  # remedies tried alone
+FEW = 3  # of them, where what was found is no more than a note
 ROUNDS = 2  # combinations grow by one technique at most this often
 CONTROLS = ("lr_scale(factor=0.3)", "lr_scale(factor=3)")
 """Arms that every treatment tries besides the remedies: a change of rate that needs no diagnosis. A remedy that does not
@@ -52,8 +53,9 @@ def treat(
 ) -> Treatment:
     """Find out what helps a training, by how much, and how to keep it.
 
-    1. Watch one run and diagnose it. Without a finding of severity warning or error nothing is tried; the words give a comparison that
-       tries what often helps.
+    1. Watch one run and diagnose it, and let a range test say whether its rate is far off. Without a finding of severity warning or
+       error a few of what the notes name are tried, and that rate; where there is nothing of the kind nothing is, and the words give a
+       comparison that tries what often helps.
     2. Let the remedies race on one seed, and two changes of learning rate that need no diagnosis with them as controls: whoever is
        clearly behind at the same step of the run goes no further. A cheaper recipe beats one that is as good or hardly better; two
        remedies are put together where one leaves something to be gained.
@@ -94,28 +96,34 @@ def treat_watched(
     for finding in grave or findings:
         session.say(f"{finding.severity}: {finding.title} ({finding.problem} at {finding.where})")
     start = Treatment(subject=session.subject.label, findings=findings, run=run.id, metric=session.metric)
-    if not any(finding.remedies for finding in grave):
-        said = (
-            [remark("no_remedy")]
-            if grave
-            else [
-                remark(
-                    "no_fault",
-                    asked=findings.asked,
-                    rules=list(findings.unjudged),
-                    reasons=list(findings.unjudged.values()),
-                    notes=bool(findings),
-                ),
-                remark("command", text=_try_anyway(session, run)),
-            ]
-        )
-        treatment = msgspec.structs.replace(start, remarks=tuple(said), seconds=session.seconds)
+    told = [_readable(session, finding) for finding in grave or findings if finding.remedies]
+    factor = None if thorough or (grave and not told) else session.best_rate(SEED)
+    wanted = _candidates(told, MOST if grave else FEW) if told else []
+    if not grave and factor is not None and abs(math.log10(factor)) >= 1:
+        wanted = wanted or list(CONTROLS)
+    said = [] if grave else [_no_fault(findings, bool(wanted))]
+    if wanted and thorough:
+        treatment = _searched(session, run, start, wanted, seeds)
+    elif wanted:
+        treatment = _raced(session, run, start, _by_turns(_with_rate(wanted, factor)), seeds)
     else:
-        wanted = _candidates([_readable(session, finding) for finding in grave])
-        treatment = (_searched if thorough else _raced)(session, run, start, wanted, seeds)
-    treatment = msgspec.structs.replace(treatment, remarks=(*treatment.remarks, *session.remarks))
+        said += [remark("no_remedy")] if grave else [remark("command", text=_try_anyway(session, run))]
+        treatment = msgspec.structs.replace(start, seconds=session.seconds)
+    treatment = msgspec.structs.replace(treatment, remarks=(*said, *treatment.remarks, *session.remarks))
     session.keep(lambda store: store.put_treatment(run.id, treatment))
     return run, treatment
+
+
+def _no_fault(findings: Findings, tried: bool) -> Remark:
+    """That no rule found what has to be treated, and which of them could not judge."""
+    return remark(
+        "no_fault",
+        asked=findings.asked,
+        rules=list(findings.unjudged),
+        reasons=list(findings.unjudged.values()),
+        notes=bool(findings),
+        tried=tried,
+    )
 
 
 def _try_anyway(session: Session, run: RunRecord) -> str:
@@ -141,8 +149,10 @@ def _raced(session: Session, run: RunRecord, start: Treatment, wanted: list[str]
     """Race, put together what helps where something is left to be gained, and confirm."""
     deadline, now = session.stop_at, time.monotonic()
     session.stop_at = max(deadline - session.rounds(2 * LOOK), now + (deadline - now) / 2)
-    found = race(session, run, _by_turns(_with_rate(wanted, session.best_rate(SEED))))
+    found = race(session, run, wanted)
     best = winner(found)
+    if RATE.fullmatch(best) and not found.interrupted:
+        best = _outermost(session, run, found, best)
     if best and not found.interrupted and leaves_something(found, best):
         best = _together(session, run, found, best)
     session.stop_at = deadline
@@ -217,6 +227,31 @@ def _by_turns(wanted: list[str]) -> list[str]:
     return [*remedies[:3], *(recipe for recipe in wanted if recipe in CONTROLS), *remedies[3:]]
 
 
+def _outermost(session: Session, run: RunRecord, found: Race, best: str) -> str:
+    """Where the best is the largest or the smallest rate that was raced: the next ones, as long as they are better."""
+    until = found.heats[-1]
+    for _ in range(ROUNDS):
+        factor = _factor(best)
+        tried = [_factor(recipe) for recipe in found.trials if RATE.fullmatch(recipe)]
+        if not (factor == max(tried) > 1 or factor == min(tried) < 1):
+            return best
+        next_ = str(Recipe.parse(f"lr_scale(factor={factor * 10 ** math.copysign(0.5, math.log10(factor)):.0e})"))
+        try:
+            found.trials |= session.shares([next_], SEED, Live.like(run), until, found.of, "farther the same way")
+        except KeyboardInterrupt:
+            found.interrupted = True
+            return best
+        if next_ not in found.trials or not found.gain(next_, until) > (1 + WORTH) * found.gain(best, until):
+            return best
+        best = next_
+    return best
+
+
+def _factor(recipe: str) -> float:
+    (change,) = Recipe.parse(recipe)
+    return vars(change)["factor"]
+
+
 def _together(session: Session, run: RunRecord, found: Race, best: str) -> str:
     """The winner with the next one that helped, if that is worth more than both alone; else the winner."""
     until, gain = found.heats[-1], found.gain(best, found.heats[-1])
@@ -277,13 +312,13 @@ def _searched(session: Session, run: RunRecord, start: Treatment, wanted: list[s
     )
 
 
-def _candidates(findings: Sequence[Finding]) -> list[str]:
+def _candidates(findings: Sequence[Finding], most: int = MOST) -> list[str]:
     """Remedies in turn: the best of each finding first, then the second of each; the controls last."""
     listed: list[str] = []
     for rank in range(max(len(finding.remedies) for finding in findings)):
         listed += [finding.remedies[rank] for finding in findings if rank < len(finding.remedies)]
     listed = [recipe for recipe in dict.fromkeys(listed) if recipe not in CONTROLS]
-    return [str(Recipe.parse(recipe)) for recipe in [*listed[:MOST], *CONTROLS]]
+    return [str(Recipe.parse(recipe)) for recipe in [*listed[:most], *CONTROLS]]
 
 
 def _readable(session: Session, finding: Finding) -> Finding:

@@ -44,7 +44,8 @@ class TreatmentTelling(Telling[Treatment]):
             return change(*shown, seeds) + ("" if confirmed else "; not yet confirmed on fresh seeds")
         if not findings:
             return (findings if isinstance(findings, Findings) else Findings()).silence
-        tried = len(outcome.search.arms) if outcome.search is not None else 0
+        raced = sum(bool(runner.recipe) for runner in outcome.race)
+        tried = len(outcome.search.arms) if outcome.search is not None else raced
         tale = [
             "no remedy was tried",
             "the remedy tried is not proven to help",

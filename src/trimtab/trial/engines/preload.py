@@ -16,9 +16,8 @@ for _name in filter(None, os.environ.get("TRIMTAB_PRELOAD", "").split(",")):
     with contextlib.suppress(Exception):  # the trial will meet the same error and report it
         importlib.import_module(_name)
 
-_server = os.getpid()
-atexit.register(
-    lambda: os._exit(0) if os.getpid() == _server else None
-)  # nothing is to be torn down, and that takes a second
+if "TRIMTAB_PRELOAD" in os.environ:  # in the server itself: nothing is to be torn down there, and that takes a second
+    _server = os.getpid()
+    atexit.register(lambda: os._exit(0) if os.getpid() == _server else None)
 
 assert torch and trimtab
