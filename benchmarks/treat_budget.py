@@ -24,17 +24,17 @@ FAULTY = ["cnn_trainer", "gru_dropout", "raw_targets", "vae_digits", "wine_mlp"]
 BUDGETS = (3, 10, 50)  # runs
 READ = """
 import json, sys, threading, time
-from trimtab.cli import BEGAN, main
+from trimtab.cli import main
 from trimtab.trial import progress
 
-seen = []
+seen, began = [], time.monotonic()
 class Read(progress.TrialBar):
     def __enter__(self):
         threading.Thread(target=self.read, daemon=True).start()
         return super().__enter__()
     def read(self):
         while True:
-            seen.append((time.monotonic() - BEGAN, self.left()))
+            seen.append((time.monotonic() - began, self.left()))
             time.sleep(0.1)
 progress.TrialBar = Read
 try:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
 
 import torch
 from torch.nn import functional as F
@@ -19,6 +21,8 @@ from trimtab.nn.ops.channel_norm import reference as channel_formula
 from trimtab.nn.ops.group_norm import reference as group_formula
 from trimtab.nn.ops.response_norm import reference as response_formula
 from trimtab.nn.ops.row_norm import reference as row_formula
+from trimtab.optim.optimizer import STEP
+from trimtab.optim.penalties import PENALTY
 
 KERNELS = set(vars(_cpu)) - {name for name in vars(_cpu) if name.startswith("__")}
 KERNELS -= {"instruction_set", "compiled_for", "openmp_threads"}  # these tell of the module
@@ -167,10 +171,16 @@ def check_penalty() -> None:
         compare(p.grad, q.grad, "gradient of the penalty")
 
 
+def _noted(name: str, **arguments):
+    return getattr(Noting(), name)(**arguments)
+
+
 if __name__ == "__main__":
     for module in list(sys.modules.values()):
         if getattr(module, "kernels", None) is _cpu:
             module.kernels = Noting()
+    for op in (STEP, PENALTY):  # whose kernels were taken from it before
+        op.backends["cpu"] = replace(op.backends["cpu"], forward=partial(_noted, op.name))
     torch.manual_seed(0)
     check_layers()
     check_optimizers()

@@ -14,7 +14,7 @@ import click
 
 from trimtab import __version__
 
-BEGAN = time.monotonic()
+BEGAN = "trimtab.began"  # when the command began (monotonic), in the context
 COMMANDS = ("watch", "treat", "compare", "tune", "report", "catalogue", "info")
 
 
@@ -53,3 +53,4 @@ def main() -> None:
     Point it at a training script, unchanged: it watches the run, says with evidence what is wrong, tries the techniques
     that the literature prescribes, and shows by a controlled trial which of them helps.
     """
+    click.get_current_context().meta[BEGAN] = time.monotonic()

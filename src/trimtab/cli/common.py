@@ -11,6 +11,7 @@ import logging
 import os
 import re
 import sys
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -172,6 +173,7 @@ def trial_command(body: Callable) -> Callable:
         budget: float, workers: int | None, steps: int | None, fraction: float, keep_files: bool, fresh: bool, **options: Any,
     ) -> None:  # fmt: skip
         atexit.register(gc.freeze)  # at its end Python collects garbage, of all modules, for a second
+        began = click.get_current_context().meta.get(BEGAN, time.monotonic())
         if steps and fraction < 1:
             raise click.UsageError("--steps and --fraction exclude each other.")
         subject = make_script(script, arguments, module)
@@ -193,7 +195,7 @@ def trial_command(body: Callable) -> Callable:
             bar = TrialBar(errors, engine.workers)
             with (
                 bar,
-                Session(subject, metric, engine, bar, budget, steps or 0, fraction, fresh, BEGAN, CLOSING) as session,
+                Session(subject, metric, engine, bar, budget, steps or 0, fraction, fresh, began, CLOSING) as session,
             ):
                 opened.append(session)
                 yield session
