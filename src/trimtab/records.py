@@ -234,6 +234,20 @@ class Metric(Record):
             return math.isnan(b) and not math.isnan(a)
         return a > b if self.goal == "max" else a < b
 
+    def level(self, values: Sequence[float]) -> float:
+        """What a course has come to: its best, or the mean of its last quarter, which moves less than its last value; NaN for nothing.
+
+        >>> Metric(name="val loss", goal="min").level([4.0, 3.0, 2.0, 1.5, math.nan])
+        1.5
+        """
+        finite = [value for value in values if math.isfinite(value)]
+        if not finite:
+            return math.nan
+        if self.best:
+            return max(finite) if self.goal == "max" else min(finite)
+        last = finite[-max(1, len(finite) // 4) :]
+        return math.fsum(last) / len(last)
+
 
 class Measured(Record, frozen=True, kw_only=False):
     """What a recorded series or profile is: declared by what measures it, and carried in the record of the run.

@@ -14,8 +14,9 @@ from torch import nn
 import trimtab as tt
 from tests.trial.conftest import DEEP, clusters, mark
 from trimtab.store import Store
+from trimtab.trial.kept import StoreWarning
 from trimtab.trial.progress import TrialBar
-from trimtab.trial.session import Session, StoreWarning, TrialError
+from trimtab.trial.session import Session, TrialError
 from trimtab.trial.subjects import Script, SubjectError, Task
 
 COUNTED = "import os\nwith open(os.environ['MARKS'] + '/runs.txt', 'a') as f:\n    print(torch.initial_seed(), file=f)"

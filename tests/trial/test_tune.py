@@ -25,10 +25,11 @@ from tests.trial.conftest import clusters, mark
 from trimtab.records import Arm, Attempt, Comparison, Metric, Series, Trial, to_json
 from trimtab.report.sentences import sentences
 from trimtab.store import Store
+from trimtab.trial.kept import StoreWarning
 from trimtab.trial.live import Live, Report
 from trimtab.trial.run import Job
 from trimtab.trial.search import AGAIN, FINISHED, MissingOptuna, Search
-from trimtab.trial.session import Session, StoreWarning, TrialError
+from trimtab.trial.session import Session, TrialError
 from trimtab.trial.space import Space, SpaceError
 from trimtab.trial.subjects import Script
 

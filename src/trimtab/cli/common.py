@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from trimtab.trial.session import Session
     from trimtab.trial.subjects import Script
 
-# Everything after SCRIPT belongs to the script, options too.
 CLOSING = 1.5  # seconds for the summary and the page, behind the last trial
+# Everything after SCRIPT belongs to the script, options too.
 OF_SCRIPT = {"allow_interspersed_args": False, "ignore_unknown_options": False}
 
 
@@ -308,7 +308,8 @@ def noted(console: Console, kind: type[Warning]) -> Iterator[None]:
 @contextlib.contextmanager
 def trials_told(console: Console) -> Iterator[None]:
     """:func:`told_plainly` for commands that run trials: notes of the session as plain lines, Ctrl-C without a traceback."""
-    from trimtab.trial.session import StoreWarning, TrialError
+    from trimtab.trial.kept import StoreWarning
+    from trimtab.trial.session import TrialError
 
     with noted(console, StoreWarning), told_plainly():
         try:

@@ -45,21 +45,11 @@ class Race:
         """Reports of a whole run."""
         return len(self.untreated)
 
-    def level(self, values: Sequence[float]) -> float:
-        """What a course has come to: its best, or the mean of its last quarter, which moves less than its last value."""
-        finite = [value for value in values if math.isfinite(value)]
-        if not finite:
-            return math.nan
-        if self.metric.best:
-            return max(finite) if self.metric.goal == "max" else min(finite)
-        last = finite[-max(1, len(finite) // 4) :]
-        return math.fsum(last) / len(last)
-
     def gain(self, recipe: str, until: int) -> float:
         """How much better than untreated it was after so many reports; NaN if it never came there."""
         if self.trials[recipe].status != "ok":
             return math.nan
-        ours, theirs = self.reached(recipe, until), self.level(self.untreated.values[:until])
+        ours, theirs = self.reached(recipe, until), self.metric.level(self.untreated.values[:until])
         if not math.isfinite(theirs):  # it diverged: whatever ends with a number is better
             levels = [self.reached(other, until) for other in self.trials if self.trials[other].status == "ok"]
             finite = [level for level in levels if math.isfinite(level)]
@@ -72,7 +62,7 @@ class Race:
         trial = self.trials[recipe]
         values = trial.curves.get(self.metric.name, Series()).values
         part = min(1.0, until / self.of / trial.share)
-        return self.level(values[: max(1, round(part * len(values)))])
+        return self.metric.level(values[: max(1, round(part * len(values)))])
 
     @property
     def sign(self) -> int:
@@ -126,13 +116,13 @@ def heats_of(course: Series, metric: Metric, steps: int) -> tuple[int, ...]:
     """
     of = len(course)
     values = [value for value in course.values if math.isfinite(value)]
-    race = Race(metric, course, ())
-    end = race.level(values)
+    margin = Race(metric, course, ()).margin(of)
+    end = metric.level(values)
     sign = 1 if metric.goal == "max" else -1
     settled = [
         share
         for share in SHARES
-        if len(values) < of or sign * (race.level(values[: max(1, round(share * of))]) - end) <= race.margin(of)
+        if len(values) < of or sign * (metric.level(values[: max(1, round(share * of))]) - end) <= margin
     ]
     shares = [*(SHARES if len(settled) == len(SHARES) else SHARES[-1:]), 1.0]
     shares = [share for share in shares if share * steps >= LEAST] or [1.0]
@@ -182,7 +172,7 @@ def race(session: Session, run: RunRecord, wanted: Sequence[str]) -> Race:
             break
         leader, gain = field_[0], found.gain(field_[0], until)
         if gain > found.margin(until):
-            theirs, ours = found.level(found.untreated.values[:until]), found.reached(leader, until)
+            theirs, ours = metric.level(found.untreated.values[:until]), found.reached(leader, until)
             session.say(
                 remark("leads", recipe=leader, metric=metric.name, before=theirs, after=ours, share=until / found.of)
             )

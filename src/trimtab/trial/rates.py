@@ -44,5 +44,14 @@ def suggested(losses: Series) -> float | None:
     factor, _ = suggest(FACTORS[:end], values[:end], False, FACTORS[-1]) if end > 1 else (None, "")
     if factor is None:
         return None
-    power = round(HALVES * math.log10(factor)) / HALVES
+    return rounded(factor)
+
+
+def rounded(factor: float, farther: int = 0) -> float:
+    """The next of 1 and 3 times a power of ten, or one that is so many of them farther.
+
+    >>> rounded(29), rounded(29, 1), rounded(0.3, -1)
+    (30.0, 100.0, 0.1)
+    """
+    power = (round(HALVES * math.log10(factor)) + farther) / HALVES
     return float(f"{10**power:.0e}")

@@ -22,9 +22,10 @@ import msgspec
 
 from trimtab.records import Attempt, Metric, Series, Trial
 from trimtab.store import PATIENCE
+from trimtab.trial.kept import StoreWarning
 from trimtab.trial.live import Live, Report
 from trimtab.trial.run import CURVE
-from trimtab.trial.session import BY_DOCTOR, StoreWarning, TrialError
+from trimtab.trial.session import BY_DOCTOR, TrialError
 from trimtab.trial.space import Space
 
 if TYPE_CHECKING:

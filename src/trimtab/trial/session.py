@@ -7,19 +7,18 @@ import dataclasses
 import hashlib
 import math
 import os
-import sqlite3
 import time
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 
 from trimtab.quantities import offers, unanswered
 from trimtab.records import Asked, Flow, Metric, Remark, RunRecord, Series, Trial, Watched, drawing, remark
-from trimtab.store import Store, StoreError, report_command, what_to_do
+from trimtab.store import Store, report_command
 from trimtab.trial.engines import Engine, LocalEngine
 from trimtab.trial.engines.engine import EngineError, Written
+from trimtab.trial.kept import UNREADABLE, Kept
 from trimtab.trial.live import Live, Report
 from trimtab.trial.progress import shown_bar
 from trimtab.trial.rates import LEAST, STEPS, suggested
@@ -28,17 +27,11 @@ from trimtab.trial.subjects import Subject, subject_of
 from trimtab.trial.terms import Progress, Silent
 from trimtab.trial.views import changed_since
 
-_UNREADABLE = (StoreError, sqlite3.Error, OSError)
-T = TypeVar("T")
 START = 0.3  # seconds that a trial needs besides its script
 
 
 class TrialError(RuntimeError):
     """The subject cannot be judged: it crashes, never trains, or has no metric."""
-
-
-class StoreWarning(UserWarning):
-    """Results cannot be kept on disk; they stay in memory."""
 
 
 class Session:
@@ -96,26 +89,19 @@ class Session:
         self._told = progress is not None
         self._bar = contextlib.ExitStack()
         self.fresh = fresh
+        self._kept = Kept(self.subject.folder, fresh)
         self.started = time.monotonic() if began is None else began
         self.budget = budget
         self.stop_at = self.started + budget - closing
         self.metric: Metric | None = None
         self.expected = 0.0  # seconds of an untreated trial
         self.later = 0.0  # seconds that are expected to follow the next stage
-        self._steps = 0  # of an untreated run, of all its trainings
+        self._steps = self._longest = 0  # of an untreated run: of all its trainings, and of the longest
         self._took = [0.0, 0.0]  # seconds of finished trials, and what was expected of them
         self.found = ""  # stands for the files that the subject reads
         self.flows: tuple[Flow | None, ...] = ()  # of the models, by training
         self.reused = 0
-        self.store: Store | None
-        self._memory: dict[str, Trial] = {}
-        self._said: set[str] = set()
         self._fingerprint = self.subject.fingerprint()
-        try:
-            self.store = Store(self.subject.folder)
-        except StoreError as error:
-            self.store = None
-            warnings.warn(f"{error} This session goes on and keeps its results in memory.", StoreWarning, stacklevel=2)
 
     def __enter__(self) -> Session:
         if not self._told:
@@ -125,9 +111,7 @@ class Session:
     def __exit__(self, *_: object) -> None:
         self._bar.close()
         self.engine.close()
-        self.keep(Store.settle)
-        if self.store is not None:
-            self.store.close()
+        self._kept.close()
 
     def watch(self) -> RunRecord:
         """Run the subject as it is, once and watched, and settle the metric. A watched run of the same subject is reused.
@@ -151,7 +135,7 @@ class Session:
         before = run is not None
         if run is None or trial is None:
             results: list[Result] = []
-            self._run([job], lambda _, result: results.append(result), keep=self._kept, stop_at=self.stop_at)
+            self._run([job], lambda _, result: results.append(result), keep=self._written, stop_at=self.stop_at)
             if not results and time.monotonic() >= self.stop_at:
                 raise TrialError(
                     f"The budget of {self.budget:.3g} s was over before {self.subject.label} came to its end by itself, which is what "
@@ -168,7 +152,7 @@ class Session:
             assert run.metric is not None
             self.metric, self.found = run.metric, _digest(deeds.seen)
             # the watched run is the untreated trial of seed 0: watching changes nothing
-            self._put(self._job("", 0).key, trial)
+            self._kept.put(self._job("", 0).key, trial)
             watched = Watched(run=run.id, seen=deeds.seen, outside=deeds.paths)
             self.keep(lambda store: store.put_watched(job.key, watched))
         self._know(run)
@@ -184,20 +168,20 @@ class Session:
         """
         run = None
         if self.store is not None:
-            with contextlib.suppress(*_UNREADABLE):
+            with contextlib.suppress(*UNREADABLE):
                 run = self.store.run(name)
         if run is None or run.subject != self.subject.label:
             known = f"It is one of {run.subject}." if run is not None else "See trimtab report --list."
             raise TrialError(f"There is no run {name!r} of {self.subject.label} in {self.subject.folder}. {known}")
-        if self.fraction < 1 or self.steps:
-            if not self.steps:
-                self._cut(run)
+        if self.fraction < 1 and not self.steps:
+            self._cut(run)
+        if self.steps:
             return self._watch("watching one run")
         self.metric = run.metric
         trial = untreated_trial(self._job("", 0), run)
         if run.metric is None or trial.status == "failed":
             raise TrialError(self._explain(Result(trial, run)))
-        self._put(self._job("", 0).key, trial)
+        self._kept.put(self._job("", 0).key, trial)
         self._know(run)
         return run
 
@@ -206,6 +190,7 @@ class Session:
         self.metric, self.flows = run.metric, tuple(training.flow for training in run.trainings)
         self.expected = run.seconds + START
         self._steps = sum(training.steps for training in run.trainings)
+        self._longest = run.main.steps if run.main else 0
 
     def rounds(self, trials: int, share: float = 1.0) -> float:
         """Seconds that so many trials of such a share are expected to take, as slow as those until now; workers run side by side."""
@@ -238,20 +223,20 @@ class Session:
         except EngineError as error:
             raise TrialError(f"{self.subject.label} could not be tried: {error}") from error
 
-    def _kept(self, written: Written) -> None:
+    def _written(self, written: Written) -> None:
         """A watched run has told what it recorded."""
         self.keep(lambda store: getattr(store, written.method)(*written.arguments, **written.options))
 
     def _watched_before(self, key: str) -> tuple[RunRecord | None, Trial | None]:
         """The watched run of an earlier session, if all that it read is still as it was."""
-        watched = self._read(lambda store: store.watched(key))
+        watched = self._kept.read(lambda store: store.watched(key))
         if watched is None or changed_since(watched.seen):
             return None, None
-        run = self._read(lambda store: store.run(watched.run))
+        run = self._kept.read(lambda store: store.run(watched.run))
         if run is None or run.metric is None:
             return None, None
         self.metric, self.found = run.metric, _digest(watched.seen)
-        trial, _ = self._get(self._job("", 0).key)
+        trial, _ = self._kept.get(self._job("", 0).key)
         if trial is None:
             return None, None
         if watched.outside:
@@ -279,6 +264,8 @@ class Session:
             )
         else:
             said = f"{label} failed, so there is nothing to compare with: {trial.error}."
+        if self.steps:
+            said += f" It was ended after {self.steps:,} steps, as asked: what it says later is not known then."
         if log := result.log.strip():
             said += f"\nIt printed last:\n{log}"
         if run.id and run.main is not None and run.main.steps and self.store is not None:
@@ -311,7 +298,7 @@ class Session:
         for seed in seeds:
             for recipe in found:
                 job = self._job(recipe, seed)
-                trial, before = self._get(job.key)
+                trial, before = self._kept.get(job.key)
                 if trial is None:
                     missing.append(job)
                     continue
@@ -322,7 +309,7 @@ class Session:
 
         def done(job: Job, result: Result) -> None:
             self._check_unchanged()
-            self._put(job.key, result.trial)
+            self._kept.put(job.key, result.trial)
             found[job.recipe].append(result.trial)
             self._advance(result.trial)
 
@@ -371,7 +358,7 @@ class Session:
         kept: list[Trial] = []
         for recipe in recipes:
             job = self._job(recipe, seed) if until >= of else self._job(recipe, seed, live=live, until=until)
-            trial, before = self._get(job.key)
+            trial, before = self._kept.get(job.key)
             if trial is None:
                 missing.append(job)
                 continue
@@ -394,43 +381,41 @@ class Session:
             trial = _at_share(result.trial, until / of)
             if not trial.step_seconds:
                 trial = msgspec.structs.replace(trial, step_seconds=paces.get(job.recipe, 0.0))
-            self._put(job.key, trial)
+            self._kept.put(job.key, trial)
             found[job.recipe] = trial
             self._advance(trial, until / of)
 
         jobs = self._in_time(missing, until / of)
         self._run(jobs, done, report, round(until / of * self._steps), stop_at=self.stop_at)
         if until >= of:
-            untreated, _ = self._get(self._job(BASELINE, seed).key)
+            untreated, _ = self._kept.get(self._job(BASELINE, seed).key)
             same = {seed: untreated} if untreated is not None else {}
             found |= {recipe: unmoved([trial], same)[0] for recipe, trial in found.items() if recipe != BASELINE}
         return {recipe: found[recipe] for recipe in recipes if recipe in found}
 
-    def best_rate(self, seed: int) -> float | None:
-        """The factor of the learning rate that a range test on the first steps speaks for, if for one; ``None`` also for short runs, of
+    def best_rate(self, seed: int) -> float:
+        """The factor of the learning rate that a range test on the first steps speaks for; 1 where for no other, and for short runs, of
         which it would be too large a part."""
         if self._steps < LEAST:
-            return None
-        share = STEPS / self._steps
-        self.progress.stage("testing rates", 1, self.rounds(1, share), self.later)
-        job = self._job(BASELINE, seed, steps=STEPS, rising=True)
-        trial, before = self._get(job.key)
-        found = [trial] if trial is not None else []
+            return 1.0
+        share, job = STEPS / self._steps, self._job(BASELINE, seed, steps=STEPS, rising=True)
+        trial, before = self._kept.get(job.key)
+        tested = [] if trial is None else [trial]
+        self._begin("testing rates", tested if before else [], trial is None, share)
 
         def done(job: Job, result: Result) -> None:
             self._check_unchanged()
-            # whatever became of it, its losses are what it was for
-            found.append(msgspec.structs.replace(result.trial, recipe="rates", status="ok", error=""))
-            self._put(job.key, found[0])
+            losses = result.trial.curves.get("loss", Series())  # which are what it was for, whatever became of it
+            trial = msgspec.structs.replace(result.trial, status="ok", error="", value=suggested(losses) or 1.0)
+            self._kept.put(job.key, trial)
+            tested.append(trial)
+            self.progress.advance(trial, False)
 
-        if not found:
+        if not tested:
             self._run(self._in_time([job], share), done, of=STEPS, stop_at=self.stop_at)
-        for one in found:
-            self.progress.advance(one, before)
-            factor = suggested(one.curves.get("loss", Series()))
-            self.say(remark("range_test", steps=STEPS, factor=factor or 0.0))
-            return factor
-        return None
+        for trial in tested:
+            self.say(remark("range_test", steps=STEPS, factor=trial.value))
+        return tested[0].value if tested else 1.0
 
     def explore(
         self,
@@ -457,7 +442,7 @@ class Session:
         def jobs() -> Iterator[Job]:
             for recipe in recipes:
                 job = self._job(recipe, seed, live=live)
-                trial, before = self._get(job.key)
+                trial, before = self._kept.get(job.key)
                 if trial is None:
                     yield job
                     continue
@@ -468,7 +453,7 @@ class Session:
         def done(job: Job, result: Result) -> None:
             self._check_unchanged()
             if result.trial.status in ("ok", "no_effect"):  # who has diverged may have been stopped
-                self._put(job.key, result.trial)
+                self._kept.put(job.key, result.trial)
             ended(result.trial, False)
             self.progress.advance(result.trial, False)
 
@@ -482,7 +467,7 @@ class Session:
     @property
     def remarks(self) -> list[Remark]:
         """What is to be said of how trials were cut, and kept apart."""
-        cut = [remark("first_steps", steps=self.steps, of=self.whole)] if self.steps else []
+        cut = [remark("first_steps", steps=self.steps, of=self.whole)] if 0 < self.steps <= self._longest else []
         return cut + self.engine.remarks
 
     @property
@@ -490,52 +475,14 @@ class Session:
         """How long the session has lasted."""
         return time.monotonic() - self.started
 
-    def _get(self, key: str) -> tuple[Trial | None, bool]:
-        """The trial of that key, and whether an earlier session ran it (``True`` once: from then on it is this session's)."""
-        if key in self._memory:
-            return self._memory[key], False
-        trial = self._read(lambda store: store.trial(key))
-        if trial is not None:
-            self._memory[key] = trial
-        return trial, trial is not None
-
-    def _read(self, read: Callable[[Store], T | None]) -> T | None:
-        """What the store has, unless it cannot be read: that is run again, and the first time said."""
-        if self.store is None or self.fresh:
-            return None
-        try:
-            return read(self.store)
-        except _UNREADABLE as error:  # of another version of trimtab, or damaged
-            self._say("unreadable", f"{error} It is run again, and so is what else cannot be read.")
-            return None
-        finally:
-            for sentence in self.store.skipped:
-                self._say(sentence, sentence)
-
-    def _say(self, what: str, sentence: str) -> None:
-        if what not in self._said:
-            self._said.add(what)
-            warnings.warn(sentence, StoreWarning, stacklevel=5)
-
-    def _put(self, key: str, trial: Trial) -> None:
-        self._memory[key] = trial
-        if trial.status != "failed":
-            self.keep(lambda store: store.put_trial(key, trial))
-
     def keep(self, write: Callable[[Store], Any]) -> None:
         """Write to the store; when it fails, say so once and go on in memory."""
-        if self.store is None:
-            return
-        try:
-            write(self.store)
-        except (sqlite3.Error, OSError, StoreError) as error:
-            warnings.warn(
-                f"trimtab cannot write to {self.store.path} any more ({error}). What is not written yet stays in memory until the end. "
-                f"{what_to_do(error)}",
-                StoreWarning,
-                stacklevel=3,
-            )
-            self.store = None
+        self._kept.write(write)
+
+    @property
+    def store(self) -> Store | None:
+        """Where results are kept; ``None`` where that is not possible."""
+        return self._kept.store
 
 
 BY_DOCTOR = "stopped by the doctor"

@@ -20,6 +20,7 @@ from trimtab.trial.confirm import LOOK, confirm, confirm_obvious, doubts_of_effe
 from trimtab.trial.live import Live
 from trimtab.trial.pace import pace_of
 from trimtab.trial.race import RATE, SEED, WORTH, Race, leaves_something, race, winner
+from trimtab.trial.rates import rounded
 from trimtab.trial.session import Session
 from trimtab.trial.subjects import Script, Subject
 from trimtab.trial.terms import Terms, with_terms
@@ -28,6 +29,7 @@ SEARCH_SEEDS = 3
 MOST_SEEDS = 100  # that a command for deciding asks for
 MOST = 8  # remedies tried alone
 FEW = 3  # of them, where what was found is no more than a note
+FAR = 10.0  # times its own rate: what a range test must speak for where nothing was found
 ROUNDS = 2  # combinations grow by one technique at most this often
 CONTROLS = ("lr_scale(factor=0.3)", "lr_scale(factor=3)")
 """Arms that every treatment tries besides the remedies: a change of rate that needs no diagnosis. A remedy that does not
@@ -96,16 +98,17 @@ def treat_watched(
     for finding in grave or findings:
         session.say(f"{finding.severity}: {finding.title} ({finding.problem} at {finding.where})")
     start = Treatment(subject=session.subject.label, findings=findings, run=run.id, metric=session.metric)
-    told = [_readable(session, finding) for finding in grave or findings if finding.remedies]
-    factor = None if thorough or (grave and not told) else session.best_rate(SEED)
+    readable = [_readable(session, finding) for finding in grave or findings]
+    told = [finding for finding in readable if finding.remedies]
+    factor = 1.0 if thorough or (grave and not told) else session.best_rate(SEED)
     wanted = _candidates(told, MOST if grave else FEW) if told else []
-    if not grave and factor is not None and abs(math.log10(factor)) >= 1:
+    if not grave and not FAR > factor > 1 / FAR:
         wanted = wanted or list(CONTROLS)
     said = [] if grave else [_no_fault(findings, bool(wanted))]
     if wanted and thorough:
         treatment = _searched(session, run, start, wanted, seeds)
     elif wanted:
-        treatment = _raced(session, run, start, _by_turns(_with_rate(wanted, factor)), seeds)
+        treatment = _raced(session, run, start, _with_rate(_by_turns(wanted), factor), seeds)
     else:
         said += [remark("no_remedy")] if grave else [remark("command", text=_try_anyway(session, run))]
         treatment = msgspec.structs.replace(start, seconds=session.seconds)
@@ -209,12 +212,9 @@ def _what_would_decide(session: Session, confirmation: Comparison) -> list[Remar
     ]
 
 
-def _with_rate(wanted: list[str], factor: float | None) -> list[str]:
-    """With the rate that a range test speaks for: before all others where the first is a change of rate, too, else the first of the controls.
-
-    What is farther away from it than they are from one another has nothing to add.
-    """
-    if factor is None or factor == 1:
+def _with_rate(wanted: list[str], factor: float) -> list[str]:
+    """With the rate that a range test speaks for: before all others where the first is a change of rate, too, else behind the first three."""
+    if factor == 1:
         return wanted
     rate = str(Recipe.parse(f"lr_scale(factor={factor:g})"))
     others = [recipe for recipe in wanted if recipe != rate]
@@ -235,7 +235,7 @@ def _outermost(session: Session, run: RunRecord, found: Race, best: str) -> str:
         tried = [_factor(recipe) for recipe in found.trials if RATE.fullmatch(recipe)]
         if not (factor == max(tried) > 1 or factor == min(tried) < 1):
             return best
-        next_ = str(Recipe.parse(f"lr_scale(factor={factor * 10 ** math.copysign(0.5, math.log10(factor)):.0e})"))
+        next_ = str(Recipe.parse(f"lr_scale(factor={rounded(factor, 1 if factor > 1 else -1):g})"))
         try:
             found.trials |= session.shares([next_], SEED, Live.like(run), until, found.of, "farther the same way")
         except KeyboardInterrupt:

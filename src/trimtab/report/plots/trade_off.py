@@ -124,15 +124,8 @@ def _point(runner: Runner, theirs: Series, known: float, metric: Metric) -> Poin
 
 
 def _level(course: Series, share: float, of: float, metric: Metric) -> float:
-    """What a course over the share ``of`` of a run has come to after ``share``, as the race judges it: its best, or the mean of its last
-    quarter."""
-    values = course.values[: max(1, round(share / of * len(course)))] if of > 0 else ()
-    finite = [value for value in values if math.isfinite(value)]
-    if not finite:
-        return math.nan
-    if metric.best:
-        return max(finite) if metric.goal == "max" else min(finite)
-    return float(np.mean(finite[-max(1, len(finite) // 4) :]))
+    """What a course over the share ``of`` of a run has come to after ``share``."""
+    return metric.level(course.values[: max(1, round(share / of * len(course)))] if of > 0 else ())
 
 
 def _confirmed(treatment: Treatment) -> Confirmed | None:
