@@ -7,7 +7,6 @@ Each treats a copy of the script in a folder of its own, as a user would; its pr
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import shutil
@@ -17,7 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from treat_cost import EXAMPLES, ROOT, spent
+from treat_cost import EXAMPLES, ROOT, parser_of, spent
 
 RESULTS = ROOT / "benchmarks" / "results" / "treat_budget.json"
 FAULTY = ["cnn_trainer", "gru_dropout", "raw_targets", "vae_digits", "wine_mlp"]
@@ -79,10 +78,7 @@ def treated(script: Path, budget: float) -> dict:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--save", action="store_true", help=f"Write {RESULTS.relative_to(ROOT)}.")
-    parser.add_argument("scripts", nargs="*", type=Path)
-    asked = parser.parse_args()
+    asked = parser_of(__doc__, RESULTS).parse_args()
     scripts = asked.scripts or [
         *(ROOT / "examples" / f"{name}.py" for name in EXAMPLES),
         *(ROOT / "benchmarks" / "faulty" / f"{name}.py" for name in FAULTY),

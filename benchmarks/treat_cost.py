@@ -57,11 +57,17 @@ def treated(script: Path, *options: str) -> dict:
     }  # fmt: skip
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--thorough", action="store_true", help="Also what there was to find, which takes long.")
-    parser.add_argument("--save", action="store_true", help=f"Write {RESULTS.relative_to(ROOT)}.")
+def parser_of(about: str | None, results: Path) -> argparse.ArgumentParser:
+    """The command line of a benchmark over scripts."""
+    parser = argparse.ArgumentParser(description=about)
+    parser.add_argument("--save", action="store_true", help=f"Write {results.relative_to(ROOT)}.")
     parser.add_argument("scripts", nargs="*", type=Path)
+    return parser
+
+
+def main() -> None:
+    parser = parser_of(__doc__, RESULTS)
+    parser.add_argument("--thorough", action="store_true", help="Also what there was to find, which takes long.")
     asked = parser.parse_args()
     scripts = asked.scripts or [ROOT / "examples" / f"{name}.py" for name in EXAMPLES]
     rows = []

@@ -8,7 +8,6 @@ the time that the script runs within a trial.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import shutil
@@ -19,7 +18,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from treat_cost import EXAMPLES, ROOT
+from treat_cost import EXAMPLES, ROOT, parser_of
 
 from trimtab.trial.engines import LocalEngine
 from trimtab.trial.session import Session
@@ -55,10 +54,7 @@ def measured(script: Path) -> dict:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--save", action="store_true", help=f"Write {RESULTS.relative_to(ROOT)}.")
-    parser.add_argument("scripts", nargs="*", type=Path)
-    asked = parser.parse_args()
+    asked = parser_of(__doc__, RESULTS).parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     rows = []
     for script in asked.scripts or [ROOT / "examples" / f"{name}.py" for name in EXAMPLES]:

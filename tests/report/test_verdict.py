@@ -11,6 +11,7 @@ from trimtab.records import (
     Comparison,
     Findings,
     Metric,
+    Runner,
     RunRecord,
     Story,
     TrainingRecord,
@@ -161,6 +162,11 @@ def tuning(recipe: str = "", **parts: object) -> Tuning:
         ),
         ({"outcome": treatment("", search=comparison(arm(effect=0.0, low=-1, high=1)))}, "1 finding; the remedy tried is not proven to help", "bad"),
         ({"outcome": treatment("")}, "1 finding; no remedy was tried", "bad"),
+        (
+            {"outcome": treatment("", race=tuple(Runner(recipe=recipe, share=1.0, status="ok") for recipe in ("", "ema", "swa")))},
+            "1 finding; none of the 2 remedies tried is proven to help",
+            "bad",
+        ),
         ({"outcome": Treatment(subject="train.py", findings=())}, "No rule found a fault", "good"),
         (
             {"outcome": tuning("ema", confirmation=comparison(arm("swa", mean=0.99, low=-0.1), arm("ema"))), "findings": [WORST]},

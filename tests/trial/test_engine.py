@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import random
 import signal
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,7 +20,8 @@ from tests.trial.conftest import clusters, mark
 from tests.trial.remote import RemoteEngine
 from trimtab.testing.engines import CHECKS
 from trimtab.trial.engines import LocalEngine
-from trimtab.trial.engines.local import _uninterrupted
+from trimtab.trial.engines.local import _Task, _uninterrupted, _Worker
+from trimtab.trial.live import Report
 from trimtab.trial.run import Job, Result
 from trimtab.trial.subjects import Script
 
@@ -259,3 +262,21 @@ def test_an_interrupt_waits_until_a_worker_is_started_and_does_not_reach_it():
     assert said == ["up\n", "end\n"]
     with pytest.raises(KeyboardInterrupt):  # and from here on it is as before
         signal.raise_signal(signal.SIGINT)
+
+
+def test_a_second_run_tells_its_reports_again_and_a_finding_is_none_of_them():
+    receiver, sender = multiprocessing.Pipe(duplex=False)
+    worker = _Worker(
+        _Task(Job(Script(__file__), "", 0), None), None, receiver, SimpleNamespace(is_alive=lambda: True), None
+    )
+    told = [
+        Report(0, 4, 0.1),
+        Report(1, 6, finding="the gradient explodes"),
+        Report(1, 8, 0.2),
+        Report(-1, 9, loss=0.3),
+    ]
+    heard = []
+    for said in (*told, *told):  # the process was killed, and another one begins anew
+        sender.send(said)
+    assert worker.heard(lambda job, said: heard.append(said.step) or "", None) is None
+    assert heard == [4, 6, 8, 9, 6, 9]

@@ -108,3 +108,20 @@ def test_without_a_terminal_a_stage_is_one_line(time):
         said.getvalue()
         == "ema, seed 0, failed: it \ufffd[31mbroke\ntrying: 1 of 3 done in 7 s\nconfirming: 0 of 1 done in 0 s\n"
     )
+
+
+def test_the_time_left_counts_what_follows_the_stage(time):
+    bar, _ = bar_of(time, 2)
+    bar.stage("racing", 4, 10.0, 50.0)
+    assert bar.left() == 2 * 10 + 50  # as expected, before any has ended
+    bar.running("batch_norm", 0, 340, 1000, 0.4123)
+    assert "batch_norm seed 0: 340/1,000 steps, loss 0.412" in lines(bar)[0] and "01:10" in lines(bar)[0]
+    bar.running("", 0, 7, 0, float("nan"))
+    assert "untreated seed 0: 7 steps, loss nan" in lines(bar)[0]
+    time.now = 20
+    for _ in range(2):
+        bar.advance(trial(20), False)
+    assert bar.left() == 20 + 50  # as measured
+    for _ in range(2):
+        bar.advance(trial(20), False)
+    assert bar.left() == 50 and "00:50" in lines(bar)[0]

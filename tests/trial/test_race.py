@@ -1,5 +1,6 @@
 """Races by hand: when arms are compared, who runs on, who wins, and what a field costs."""
 
+import importlib
 import math
 
 import numpy as np
@@ -13,6 +14,7 @@ from trimtab.trial.race import PRICE, Race, field_size, heats_of, leaves_somethi
 from trimtab.trial.session import Session
 from trimtab.trial.terms import Silent
 
+TREAT = importlib.import_module("trimtab.trial.treat")
 ACCURACY, LOSS = Metric(name="val accuracy", goal="max"), Metric(name="val loss", goal="min")
 
 
@@ -194,3 +196,51 @@ def test_a_finding_or_a_pulse_does_not_stand_for_a_report(train):
         trials = session.shares(["", "batch_norm"], 0, Live(), 2, 8, "racing")
     assert [(one.status, one.value, one.step_seconds) for one in trials.values()] == 2 * [("ok", 0.7, 0.002)]
     assert ran == [("", 0, 70, 86, 0.3), ("batch_norm", 0, 70, 86, 0.3)]
+
+
+class Farther:
+    """A session that runs what is asked for, each to its course."""
+
+    def __init__(self, **courses) -> None:
+        self.courses, self.asked = {f"lr_scale(factor={float(by[1:]):g})": values for by, values in courses.items()}, []
+
+    def shares(self, recipes, seed, live, until, of, stage):
+        self.asked += recipes
+        return {recipe: ran(ACCURACY, recipe, self.courses[recipe]) for recipe in recipes if recipe in self.courses}
+
+
+def rates(**arms) -> Race:
+    found = race(ACCURACY, [0.1] * 8)
+    found.trials |= {f"lr_scale(factor={float(by[1:]):g})": ran(ACCURACY, "r", values) for by, values in arms.items()}
+    return found
+
+
+@pytest.mark.parametrize(
+    ("raced", "best", "more", "asked", "chosen"),
+    [
+        ({"x3.0": [0.5] * 8, "x0.3": [0.1] * 8}, 3, {"x10.0": [0.8] * 8, "x30.0": [0.7] * 8}, [10, 30], 10),
+        ({"x3.0": [0.5] * 8, "x0.3": [0.1] * 8}, 3, {"x10.0": [0.51] * 8}, [10], 3),  # not worth it
+        ({"x3.0": [0.1] * 8, "x0.3": [0.5] * 8}, 0.3, {"x0.1": [0.6] * 8, "x0.03": [0.7] * 8}, [0.1, 0.03], 0.03),
+        ({"x3.0": [0.5] * 8, "x10.0": [0.4] * 8}, 3, {}, [], 3),  # the next one was raced
+        ({"x3.0": [0.5] * 8, "x0.3": [0.1] * 8}, 3, {}, [10], 3),  # the time was over
+    ],
+)
+def test_the_outermost_rate_is_followed_while_the_next_is_better(raced, best, more, asked, chosen):
+    run = RunRecord(
+        id="r", subject="s", metric=ACCURACY, seconds=9.0,
+        trainings=(TrainingRecord(name="t", model="M", steps=4000, series={"val accuracy": series([0.1] * 8)}),),
+    )  # fmt: skip
+    session = Farther(**more)
+    found = TREAT._outermost(session, run, rates(**raced), f"lr_scale(factor={best:g})")
+    assert session.asked == [f"lr_scale(factor={by:g})" for by in asked]
+    assert found == f"lr_scale(factor={chosen:g})"
+
+
+def test_the_rate_of_a_range_test_races_before_the_controls():
+    remedies = ["batch_norm", "adam", "ema", "dropout"]
+    wanted = TREAT._by_turns([*remedies, *TREAT.CONTROLS])
+    assert TREAT._with_rate(wanted, 1.0) == wanted == [*remedies[:3], *TREAT.CONTROLS, "dropout"]
+    assert TREAT._with_rate(wanted, 30.0) == [*remedies[:3], "lr_scale(factor=30)", *TREAT.CONTROLS, "dropout"]
+    rate = ["lr_scale(factor=100)", "adam"]
+    assert TREAT._with_rate(rate, 30.0) == ["lr_scale(factor=30)", *rate]
+    assert TREAT._with_rate(rate, 100.0) == rate

@@ -17,9 +17,10 @@ from trimtab import optim
 from trimtab.records import Asked, Metric, TrainingRecord
 from trimtab.testing.engines import CHECKS
 from trimtab.trial.engines import LocalEngine, StackedEngine
-from trimtab.trial.engines.stacked import CannotStackError, Stack
+from trimtab.trial.engines.stacked import Stack
 from trimtab.trial.live import Live
 from trimtab.trial.run import Job, Result, run_job
+from trimtab.trial.stack import CannotStackError
 from trimtab.trial.subjects import Task
 
 ROUNDING = 1e-5  # of numbers about 1, after some dozens of steps in single precision

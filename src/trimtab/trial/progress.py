@@ -17,7 +17,7 @@ from rich.text import Text
 from trimtab.records import Trial
 from trimtab.trial.terms import Progress
 
-_WIDTH = 44  # of the newest result, so that the line does not jump
+_WIDTH = 48  # of the newest result, so that the line does not jump
 _CONTROL = {
     code: "\ufffd" for code in (*range(0x20), *range(0x7F, 0xA0))
 }  # what a recorded text must not do to a terminal
@@ -101,7 +101,7 @@ class TrialBar:
 
     def running(self, recipe: str, seed: int, step: int, of: int, loss: float) -> None:
         if self._task is not None:
-            self._show(recipe, f" seed {seed}: step {step:,}{f' of {of:,}' if of else ''}, loss {loss:.4g}")
+            self._show(recipe, f" seed {seed}: {step:,}{f'/{of:,}' if of else ''} steps, loss {loss:.3g}")
 
     def _show(self, recipe: str, end: str, advance: int = 0) -> None:
         assert self._task is not None
@@ -136,8 +136,9 @@ class TrialBar:
         workers = self._workers or 1
         if not self._workers and self._took and self._last > self._since:  # so many went side by side
             workers = max(1, round(sum(self._took) / (self._last - self._since)))
-        left = seconds_left(self._total - self._done, self._each, workers, self._clock() - self._last)
-        return (left or 0.0) + self._after or None
+        left = self._total - self._done
+        stage = seconds_left(left, self._each, workers, self._clock() - self._last) if left else 0.0
+        return (stage or 0.0) + self._after or None
 
 
 class _Left(ProgressColumn):
