@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from trimtab.records import Metric, RunRecord, Series, TrainingRecord, Trial
+from trimtab.report.sentences import sentences
 from trimtab.trial import race as module
 from trimtab.trial.engines.engine import Engine, stopped
 from trimtab.trial.live import Live, Report
@@ -244,3 +245,14 @@ def test_the_rate_of_a_range_test_races_before_the_controls():
     rate = ["lr_scale(factor=100)", "adam"]
     assert TREAT._with_rate(rate, 30.0) == ["lr_scale(factor=30)", *rate]
     assert TREAT._with_rate(rate, 100.0) == rate
+
+
+def test_why_a_cheaper_one_was_taken_is_said():
+    found = race(ACCURACY, [0.1] * 8, muon=([0.97] * 8, 2.7), norm=([0.96] * 8, 1.5))
+    best = winner(found)
+    (said,) = sentences(TREAT._cheaper(found, best))
+    assert best == "norm" and said == (
+        "In the race muon gained +0.87 for 2.7 times the cost of a step, norm +0.86 for 1.5 times: nearly as much at a lower price, so norm "
+        "was taken."
+    )
+    assert TREAT._cheaper(race(ACCURACY, [0.1] * 8, muon=[0.97] * 8, norm=[0.9] * 8), "muon") == []

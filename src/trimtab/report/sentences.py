@@ -204,6 +204,13 @@ class English:
         return f"{seeds} seeds would decide, if the effect is as large as it looks; about {duration(seconds)}:"
 
     @staticmethod
+    def cheaper(recipe: str, gained: float, cost: float, most: str, most_gained: float, most_cost: float) -> str:
+        return (
+            f"In the race {most} gained {most_gained:+.3g} for {most_cost:.1f} times the cost of a step, {recipe} {gained:+.3g} for "
+            f"{cost:.1f} times: nearly as much at a lower price, so {recipe} was taken."
+        )
+
+    @staticmethod
     def first_steps(steps: int, of: int) -> str:
         whole = f" of {of:,}" if of else ""
         return (

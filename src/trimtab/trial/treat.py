@@ -170,6 +170,7 @@ def _raced(session: Session, run: RunRecord, start: Treatment, wanted: list[str]
             said.append(remark("interrupted", proven=False))
     if confirmation is not None:
         said += pace_of(confirmation, confirmation.arms[0])
+        said += _cheaper(found, best)
         said += _rival(found, best)
         said += doubts_of_effect(confirmation.arms[0])
         said += _what_would_decide(session, confirmation)
@@ -270,6 +271,15 @@ def _together(session: Session, run: RunRecord, found: Race, best: str) -> str:
         if pair in trials and found.gain(pair, until) > gain + max(WORTH * gain, found.margin(until)):
             return pair
     return best
+
+
+def _cheaper(found: Race, best: str) -> list[Remark]:
+    """Why the one that gained most was not taken."""
+    until, most = found.heats[-1], next(iter(found.ranked), best)
+    if best == most or best not in found.ranked or not (found.cost(best) and found.cost(most)):
+        return []
+    gains = {"gained": found.gain(best, until), "most_gained": found.gain(most, until)}
+    return [remark("cheaper", recipe=best, cost=found.cost(best), most=most, most_cost=found.cost(most), **gains)]
 
 
 def _rival(found: Race, best: str) -> list[Remark]:
