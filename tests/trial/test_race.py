@@ -12,6 +12,7 @@ from trimtab.trial import race as module
 from trimtab.trial.engines.engine import Engine, stopped
 from trimtab.trial.live import Live, Report
 from trimtab.trial.race import PRICE, Race, field_size, heats_of, leaves_something, winner
+from trimtab.trial.rates import climb, lower, steps_of
 from trimtab.trial.session import Session
 from trimtab.trial.terms import Silent
 
@@ -163,14 +164,13 @@ for step in range(400):
 """
 
 
-def test_a_range_test_finds_a_rate_that_is_far_off(train, engine):
+def test_the_first_steps_tell_a_rate_that_is_far_off(train, engine):
     train.write_text(RATED)
     with Session(train, engine=engine) as session:
-        session.watch()
-        assert session.best_rate(0) in (100.0, 300.0)
-        assert session.best_rate(0) in (100.0, 300.0)  # is not tested again
-        session._steps = 399
-        assert session.best_rate(0) == 1  # too large a part of a run
+        run = session.watch()
+        assert session.best_rate(run, 0) == session.best_rate(run, 0) == 100
+        session._longest = 399
+        assert session.best_rate(run, 0) == 1  # too large a part of a run
 
 
 class Finds(Engine):
@@ -237,14 +237,44 @@ def test_the_outermost_rate_is_followed_while_the_next_is_better(raced, best, mo
     assert found == f"lr_scale(factor={chosen:g})"
 
 
-def test_the_rate_of_a_range_test_races_before_the_controls():
+def test_the_rate_of_the_first_steps_races_before_the_controls():
     remedies = ["batch_norm", "adam", "ema", "dropout"]
     wanted = TREAT._by_turns([*remedies, *TREAT.CONTROLS])
     assert TREAT._with_rate(wanted, 1.0) == wanted == [*remedies[:3], *TREAT.CONTROLS, "dropout"]
-    assert TREAT._with_rate(wanted, 30.0) == [*remedies[:3], "lr_scale(factor=30)", *TREAT.CONTROLS, "dropout"]
-    rate = ["lr_scale(factor=100)", "adam"]
-    assert TREAT._with_rate(rate, 30.0) == ["lr_scale(factor=30)", *rate]
-    assert TREAT._with_rate(rate, 100.0) == rate
+    assert TREAT._with_rate(wanted, 10.0) == [*remedies[:3], "lr_scale(factor=10)", *TREAT.CONTROLS, "dropout"]
+    rates = ["lr_scale(factor=100)", "lr_scale(factor=10)"]  # where it is far, with the one on the way there
+    assert TREAT._with_rate(["lr_scale(factor=1000)", "adam"], 100.0) == [*rates, "lr_scale(factor=1000)", "adam"]
+    assert TREAT._with_rate([*reversed(rates), "adam"], 100.0) == [*rates, "adam"]
+    assert TREAT._with_rate(["adam"], 0.01) == ["adam", "lr_scale(factor=0.01)", "lr_scale(factor=0.1)"]
+
+
+@pytest.mark.parametrize(
+    ("level", "best"),
+    [
+        (lambda power: abs(power - 3), 1000),
+        (lambda power: abs(power + 2), 0.01),
+        (lambda power: abs(power), 1),
+        (lambda power: 1.0, 1),  # all the same
+        (lambda power: abs(power - 3) if power < 2 else math.nan, 10),  # what diverges is no better
+        (lambda power: -power, 1e5),  # not for ever
+    ],
+)
+def test_rates_are_climbed_as_long_as_the_next_lowers_the_loss(level, best):
+    noise = np.random.default_rng(0).normal(size=60)  # of the batches, which are the same at every rate
+
+    def losses_at(factors):
+        return {factor: series(level(math.log10(factor)) + noise) for factor in factors}
+
+    assert climb(losses_at, losses_at([1.0])[1.0]) == pytest.approx(best)
+    assert climb(lambda factors: {}, losses_at([1.0])[1.0]) == 1  # the time was over
+
+
+def test_other_batches_hide_small_differences_and_an_early_end_is_no_better():
+    draw = np.random.default_rng(0)
+    ours, theirs = (series(level + draw.normal(size=60)) for level in (0.95, 1.0))
+    assert not lower(ours, theirs) and lower(series([v - 0.05 for v in theirs.values]), theirs)
+    assert not lower(series([v - 0.5 for v in theirs.values[:50]]), theirs)
+    assert [steps_of(run) for run in (399, 400, 700, 5000)] == [0, 40, 70, 100]
 
 
 def test_why_a_cheaper_one_was_taken_is_said():

@@ -218,9 +218,10 @@ class English:
         )
 
     @staticmethod
-    def range_test(steps: int, factor: float) -> str:
-        told = f"for {factor:g} times the rate" if factor and factor != 1 else "for no other rate"
-        return f"Over {steps} steps of a rising rate the loss speaks {told}."
+    def best_rate(steps: int, factor: float) -> str:
+        if factor == 1:
+            return f"Over the first {steps} steps neither ten times nor a tenth of the rate lowers the loss more."
+        return f"Over the first {steps} steps {factor:g} times the rate lowers the loss most, of rates ten times apart."
 
     @staticmethod
     def no_remedy() -> str:

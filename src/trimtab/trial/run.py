@@ -19,7 +19,6 @@ from trimtab.training import Training, shifted
 from trimtab.training.stage import stage
 from trimtab.trial.journal import Deeds
 from trimtab.trial.live import Follower, Live, Pace, Pulse, Report
-from trimtab.trial.rates import raise_rate
 from trimtab.trial.subjects import Heard, Subject
 from trimtab.watching import Ending, Recorder
 
@@ -30,7 +29,7 @@ CURVE = 200  # points that a trial keeps of a series at most
 @dataclass(frozen=True)
 class Job:
     """A trial to run. With ``watch``, layers and gradients are measured too and the run is kept in the store; with ``live``, it tells
-    of itself while it runs, and may be stopped; with ``until`` it is to make so many reports only, and with ``steps`` so many steps. With ``rising`` rates it is a range test. ``found`` stands for the files that the subject reads, as they are;
+    of itself while it runs, and may be stopped; with ``until`` it is to make so many reports only, and with ``steps`` so many steps. A ``probe`` is there for its losses alone. ``found`` stands for the files that the subject reads, as they are;
     ``flows`` are what was seen of the models of each training before."""
 
     subject: Subject
@@ -42,7 +41,7 @@ class Job:
     live: Live | None = None
     until: int = 0
     steps: int = 0
-    rising: bool = False
+    probe: bool = False
     found: str = ""
     flows: tuple[Flow | None, ...] = ()
 
@@ -52,7 +51,7 @@ class Job:
         asked = "|".join([self.asked.metric or "", self.asked.goal or "", "best" if self.asked.best else ""])
         metric = f"{self.metric.name} {self.metric.folds}" if self.metric else ""
         until = f"|{self.until} of {self.live}" if self.until else ""
-        steps = f"|{self.steps} steps{' of rising rates' if self.rising else ''}" if self.steps else ""
+        steps = f"|{self.steps} steps{' of a probe' if self.probe else ''}" if self.steps else ""
         return f"{self.subject.fingerprint()}|{self.found}|{self.recipe}|{self.seed}|{metric}|{asked}{until}{steps}"
 
 
@@ -108,8 +107,6 @@ def run_job(
             training.kept = list(training.models) if recipe else []  # what they have become is read at the end
         except NothingToDo as error:
             refused.append(str(error))
-        if job.rising:
-            raise_rate(training)
         recorder.guard(recorder.watch)(training, code)
         training.on("step", lambda loss: pace.step())
         training.on("step", recorder.guard(pulse.step))

@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from trimtab.quantities import offers, unanswered
+from trimtab.recipe import Recipe
 from trimtab.records import Asked, Flow, Metric, Remark, RunRecord, Series, Trial, Watched, drawing, remark
 from trimtab.store import Store, report_command
 from trimtab.trial.engines import Engine, LocalEngine
@@ -21,7 +22,7 @@ from trimtab.trial.engines.engine import EngineError, Written
 from trimtab.trial.kept import UNREADABLE, Kept
 from trimtab.trial.live import Live, Report
 from trimtab.trial.progress import shown_bar
-from trimtab.trial.rates import LEAST, STEPS, suggested
+from trimtab.trial.rates import climb, steps_of
 from trimtab.trial.run import BASELINE, Job, Result, untreated_trial
 from trimtab.trial.subjects import Subject, subject_of
 from trimtab.trial.terms import Progress, Silent
@@ -393,29 +394,46 @@ class Session:
             found |= {recipe: unmoved([trial], same)[0] for recipe, trial in found.items() if recipe != BASELINE}
         return {recipe: found[recipe] for recipe in recipes if recipe in found}
 
-    def best_rate(self, seed: int) -> float:
-        """The factor of the learning rate that a range test on the first steps speaks for; 1 where for no other, and for short runs, of
-        which it would be too large a part."""
-        if self._steps < LEAST:
+    def best_rate(self, run: RunRecord, seed: int) -> float:
+        """The power of ten by which another rate lowers the loss of the first steps most; 1 where none does, and for short runs, of which
+        these would be too large a part. ``run`` is the watched one, whose seed it is."""
+        steps = steps_of(self._longest)
+        if not steps:
             return 1.0
-        share, job = STEPS / self._steps, self._job(BASELINE, seed, steps=STEPS, rising=True)
-        trial, before = self._kept.get(job.key)
-        tested = [] if trial is None else [trial]
-        self._begin("testing rates", tested if before else [], trial is None, share)
+        losses = run.main.get("loss") if run.main else Series()
+        found = climb(
+            lambda factors: self._losses_at(factors, seed, steps), Series(losses.steps[:steps], losses.values[:steps])
+        )
+        self.say(remark("best_rate", steps=steps, factor=found))
+        return found
+
+    def _losses_at(self, factors: Sequence[float], seed: int, steps: int) -> dict[float, Series]:
+        """The losses of the first steps at rates so many times the subject's own."""
+        recipes = {str(Recipe.parse(f"lr_scale(factor={factor:g})")): factor for factor in factors}
+        share, found = steps / self._longest, dict[float, Series]()
+        jobs = [self._job(recipe, seed, steps=steps, probe=True) for recipe in recipes]
+        missing = []
+        for job in jobs:
+            trial, _ = self._kept.get(job.key)
+            if trial is None:
+                missing.append(job)
+            else:
+                found[recipes[job.recipe]] = trial.curves.get("loss", Series())
+        self._begin(f"rates over {steps} steps", [], len(missing), share)
 
         def done(job: Job, result: Result) -> None:
             self._check_unchanged()
-            losses = result.trial.curves.get("loss", Series())  # which are what it was for, whatever became of it
-            trial = msgspec.structs.replace(result.trial, status="ok", error="", value=suggested(losses) or 1.0)
+            # whatever became of it, its losses are what it was for
+            losses = result.trial.curves.get("loss", Series())
+            trial = msgspec.structs.replace(
+                result.trial, status="ok", error="", value=losses.last if losses else math.nan
+            )
             self._kept.put(job.key, trial)
-            tested.append(trial)
+            found[recipes[job.recipe]] = losses
             self.progress.advance(trial, False)
 
-        if not tested:
-            self._run(self._in_time([job], share), done, of=STEPS, stop_at=self.stop_at)
-        for trial in tested:
-            self.say(remark("range_test", steps=STEPS, factor=trial.value))
-        return tested[0].value if tested else 1.0
+        self._run(self._in_time(missing, share), done, of=steps, stop_at=self.stop_at)
+        return found
 
     def explore(
         self,

@@ -29,7 +29,7 @@ SEARCH_SEEDS = 3
 MOST_SEEDS = 100  # that a command for deciding asks for
 MOST = 8  # remedies tried alone
 FEW = 3  # of them, where what was found is no more than a note
-FAR = 10.0  # times its own rate: what a range test must speak for where nothing was found
+FAR = 10.0  # times its own rate: what the first steps must speak for where nothing was found
 ROUNDS = 2  # combinations grow by one technique at most this often
 CONTROLS = ("lr_scale(factor=0.3)", "lr_scale(factor=3)")
 """Arms that every treatment tries besides the remedies: a change of rate that needs no diagnosis. A remedy that does not
@@ -55,7 +55,7 @@ def treat(
 ) -> Treatment:
     """Find out what helps a training, by how much, and how to keep it.
 
-    1. Watch one run and diagnose it, and let a range test say whether its rate is far off. Without a finding of severity warning or
+    1. Watch one run and diagnose it, and look at its first steps at other rates, if it is not short. Without a finding of severity warning or
        error a few of what the notes name are tried, and that rate; where there is nothing of the kind nothing is, and the words give a
        comparison that tries what often helps.
     2. Let the remedies race on one seed, and two changes of learning rate that need no diagnosis with them as controls: whoever is
@@ -100,9 +100,9 @@ def treat_watched(
     start = Treatment(subject=session.subject.label, findings=findings, run=run.id, metric=session.metric)
     readable = [_readable(session, finding) for finding in grave or findings]
     told = [finding for finding in readable if finding.remedies]
-    factor = 1.0 if thorough or (grave and not told) else session.best_rate(SEED)
+    factor = 1.0 if thorough or (grave and not told) else session.best_rate(run, SEED)
     wanted = _candidates(told, MOST if grave else FEW) if told else []
-    if not grave and not FAR > factor > 1 / FAR:
+    if not grave and (factor >= FAR or factor <= 1 / FAR):
         wanted = wanted or list(CONTROLS)
     said = [] if grave else [_no_fault(findings, bool(wanted))]
     if wanted and thorough:
@@ -214,12 +214,15 @@ def _what_would_decide(session: Session, confirmation: Comparison) -> list[Remar
 
 
 def _with_rate(wanted: list[str], factor: float) -> list[str]:
-    """With the rate that a range test speaks for: before all others where the first is a change of rate, too, else behind the first three."""
-    if factor == 1:
-        return wanted
-    rate = str(Recipe.parse(f"lr_scale(factor={factor:g})"))
-    others = [recipe for recipe in wanted if recipe != rate]
-    return [rate, *others] if RATE.fullmatch(wanted[0]) else [*others[:3], rate, *others[3:]]
+    """With the rate that the first steps speak for, and the one before it on the way there, which may do better over a whole run: before all
+    others where the first is a change of rate, too, else behind the first three."""
+    before = factor / FAR if factor > 1 else factor * FAR
+    rates = [
+        str(Recipe.parse(f"lr_scale(factor={rounded(by):g})")) for by in (factor, before) if not math.isclose(by, 1)
+    ]
+    rates = [] if factor == 1 else rates
+    others = [recipe for recipe in wanted if recipe not in rates]
+    return [*rates, *others] if RATE.fullmatch(wanted[0]) else [*others[:3], *rates, *others[3:]]
 
 
 def _by_turns(wanted: list[str]) -> list[str]:

@@ -157,8 +157,8 @@ def _why_not(job: Job) -> str:
     """Why a job cannot be part of a stack, as far as can be told before it runs."""
     if type(job.subject) is not Task:
         return "of a Task alone it is known what its model, its data and its loss are"
-    if job.live is not None or job.until or job.rising:
-        return "trials that are followed while they run, or change their rate all along, have a process of their own"
+    if job.live is not None or job.until or job.probe:
+        return "trials that are followed while they run, or end after a few steps, have a process of their own"
     try:
         recipe = Recipe.parse(job.recipe)
     except RecipeError as error:
