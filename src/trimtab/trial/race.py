@@ -141,16 +141,28 @@ def field_size(heats: Sequence[int], of: int, most: int, each: float = 1.0) -> i
     return min(most, 3)
 
 
-def race(session: Session, run: RunRecord, wanted: Sequence[str]) -> Race:
-    """Run the recipes against one another, in heats; the last ones standing are ``ranked``."""
+def begun(session: Session, run: RunRecord, wanted: Sequence[str]) -> Race:
+    """A race of the recipes that nobody has run yet."""
     metric = session.metric
     assert metric is not None
-    live = Live.like(run)
-    course = live.reports(judged(run, metric), metric)
+    course = Live.like(run).reports(judged(run, metric), metric)
     found = Race(metric, course, heats_of(course, metric, run.main.steps if run.main else 0))
     each = session.expected / (run.seconds + IMPORTS)
-    field_ = list(wanted[: field_size(found.heats, found.of, len(wanted), each)])
-    found.starters = tuple(field_)
+    found.starters = tuple(wanted[: field_size(found.heats, found.of, len(wanted), each)])
+    return found
+
+
+def expected(session: Session, run: RunRecord, wanted: Sequence[str]) -> float:
+    """Seconds that such a race is expected to take, with what confirms its winner."""
+    found = begun(session, run, wanted)
+    starting = len(found.starters)
+    return session.rounds(1 + starting, found.heats[0] / found.of) + _ahead(session, found, 0, starting)
+
+
+def race(session: Session, run: RunRecord, wanted: Sequence[str]) -> Race:
+    """Run the recipes against one another, in heats; the last ones standing are ``ranked``."""
+    live, found = Live.like(run), begun(session, run, wanted)
+    metric, field_ = found.metric, list(found.starters)
     for number, until in enumerate(found.heats):
         recipes = [*([""] if number == 0 else []), *field_]
         said = f"racing to {_share(until / found.of)}"

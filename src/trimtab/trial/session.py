@@ -7,7 +7,9 @@ import dataclasses
 import hashlib
 import math
 import os
+import statistics
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -98,7 +100,7 @@ class Session:
         self.expected = 0.0  # seconds of an untreated trial
         self.later = 0.0  # seconds that are expected to follow the next stage
         self._steps = self._longest = 0  # of an untreated run: of all its trainings, and of the longest
-        self._took = [0.0, 0.0]  # seconds of finished trials, and what was expected of them
+        self._slow: deque[float] = deque(maxlen=8)  # how many times as long as expected the newest trials took
         self.found = ""  # stands for the files that the subject reads
         self.flows: tuple[Flow | None, ...] = ()  # of the models, by training
         self.reused = 0
@@ -130,7 +132,8 @@ class Session:
         self.steps, self.found = max(1, round(self.fraction * self.whole)), ""
 
     def _watch(self, stage: str) -> RunRecord:
-        self.progress.stage(stage, 1)
+        left = self.stop_at - time.monotonic()  # with a budget, that is known
+        self.progress.stage(stage, 1, left if math.isfinite(left) else 0.0)
         job = Job(self.subject, "", 0, asked=self.asked, watch=True, steps=self.steps)
         run, trial = self._watched_before(job.key)
         before = run is not None
@@ -195,8 +198,7 @@ class Session:
 
     def rounds(self, trials: int, share: float = 1.0) -> float:
         """Seconds that so many trials of such a share are expected to take, as slow as those until now; workers run side by side."""
-        took, expected = self._took
-        slow = took / expected if expected else 1.0
+        slow = statistics.median(self._slow) if self._slow else 1.0
         return math.ceil(trials / self.engine.workers) * (START + share * (self.expected - START) * slow)
 
     def _job(self, recipe: str, seed: int, **more: Any) -> Job:
@@ -334,8 +336,8 @@ class Session:
     def _advance(self, trial: Trial, share: float = 1.0) -> None:
         """A trial has ended that was to make such a share of a run."""
         if trial.status == "ok":
-            self._took[0] += trial.seconds
-            self._took[1] += share * (self.expected - START)
+            took = trial.seconds if share == 1 else max(0.0, trial.seconds - START)  # of its process
+            self._slow.append(took / (share * (self.expected - START)))
         self.progress.advance(trial, False)
 
     def _in_time(self, jobs: Iterable[Job], share: float = 1.0) -> Iterator[Job]:

@@ -19,7 +19,7 @@ from trimtab.trial.compare import of_trials
 from trimtab.trial.confirm import LOOK, confirm, confirm_obvious, doubts_of_effect, lines_of
 from trimtab.trial.live import Live
 from trimtab.trial.pace import pace_of
-from trimtab.trial.race import RATE, SEED, WORTH, Race, leaves_something, race, winner
+from trimtab.trial.race import RATE, SEED, WORTH, Race, expected, leaves_something, race, winner
 from trimtab.trial.rates import rounded
 from trimtab.trial.session import Session
 from trimtab.trial.subjects import Script, Subject
@@ -100,8 +100,9 @@ def treat_watched(
     start = Treatment(subject=session.subject.label, findings=findings, run=run.id, metric=session.metric)
     readable = [_readable(session, finding) for finding in grave or findings]
     told = [finding for finding in readable if finding.remedies]
-    factor = 1.0 if thorough or (grave and not told) else session.best_rate(run, SEED)
     wanted = _candidates(told, MOST if grave else FEW) if told else []
+    session.later = expected(session, run, wanted) if wanted and not thorough else 0.0
+    factor = 1.0 if thorough or (grave and not told) else session.best_rate(run, SEED)
     if not grave and (factor >= FAR or factor <= 1 / FAR):
         wanted = wanted or list(CONTROLS)
     said = [] if grave else [_no_fault(findings, bool(wanted))]
