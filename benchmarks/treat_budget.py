@@ -8,7 +8,6 @@ Each treats a copy of the script in a folder of its own, as a user would; its pr
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -16,7 +15,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from treat_cost import EXAMPLES, ROOT, parser_of, spent
+from treat_cost import EXAMPLES, ROOT, alone, parser_of, spent
 
 RESULTS = ROOT / "benchmarks" / "results" / "treat_budget.json"
 FAULTY = ["cnn_trainer", "gru_dropout", "raw_targets", "vae_digits", "wine_mlp"]
@@ -62,7 +61,7 @@ def treated(script: Path, budget: float) -> dict:
         subprocess.run(
             command,
             cwd=folder,
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            env=alone(Path(folder)),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )

@@ -24,15 +24,20 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ["deep_sigmoid", "exploding_rnn", "overfitting", "unscaled_inputs", "wrong_learning_rate"]
 RESULTS = ROOT / "benchmarks" / "results" / "treat_cost.json"
+STATE = "state"  # what a treatment would remember for others of the user
+
+
+def alone(folder: Path) -> dict[str, str]:
+    """The environment of a treatment that shares its folder, its memory and its processors with no other."""
+    return os.environ | {"OMP_NUM_THREADS": "1", "XDG_STATE_HOME": str(folder / STATE)}
 
 
 def spent(command: list[str], folder: Path) -> tuple[float, float, int]:
     """Processor seconds and seconds of a command with all its descendants, and its exit code."""
     ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER: those that outlive their parent become ours
     began, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
     code = subprocess.run(
-        command, cwd=folder, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        command, cwd=folder, env=alone(folder), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     ).returncode
     seconds = time.perf_counter() - began
     while True:

@@ -35,10 +35,11 @@ from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from treat_cost import ROOT, spent
+from treat_cost import ROOT, STATE, spent
 
 FAULTY = ROOT / "benchmarks" / "faulty"
 RESULTS = ROOT / "benchmarks" / "results" / "treat_faulty.json"
+SHIPPED = ROOT / "src" / "trimtab" / "trial" / "successes.json"
 RIVALS = ("random", "tpe")
 FACTORS = (0.03, 30.0)
 STEPS = ("steps",)  # what a technique may ask for that is no choice: the steps of the run
@@ -180,6 +181,8 @@ def treated(script: Path) -> dict:
         if code not in (0, 3):
             raise SystemExit(f"trimtab treat {script.name} ended with exit code {code}.")
         told = json.loads((Path(folder) / "found.json").read_text())
+        remembered = Path(folder) / STATE / "trimtab" / "successes.json"
+        shown = json.loads(remembered.read_text()) if remembered.exists() else {}
     found, steps = told["treatment"], sum(one["steps"] for one in told["trainings"])
     confirmation = found["confirmation"] or {"seeds": FRESH, "trials": []}
     trials = confirmation["trials"]
@@ -188,7 +191,7 @@ def treated(script: Path) -> dict:
         "metric": found["metric"]["name"], "goal": found["metric"]["goal"],
         "findings": [f"{one['severity']}: {one['problem']}" for one in told["findings"]],
         "processor": processor, "seconds": seconds, "exit_code": code, "confirming": confirming,
-        "raced": len(found["race"] or ()), "recipe": found["recipe"] if trials else "", "standing": found["standing"],
+        "raced": len(found["race"] or ()), "shown": next(iter(shown.values()), None), "recipe": found["recipe"] if trials else "", "standing": found["standing"],
         "effect": found["effect"], "low": found["low"], "high": found["high"],
         "seeds": list(confirmation["seeds"]), "values": [one["value"] for one in trials if one["recipe"]],
     }  # fmt: skip
@@ -306,11 +309,21 @@ def written(rows: Sequence[dict]) -> None:
     RESULTS.write_text(json.dumps(together, indent=1) + "\n")
 
 
+def shipped() -> None:
+    """Ship what the races have shown of each remedy."""
+    rows = json.loads(RESULTS.read_text())["rows"]
+    shown = {f"{row['script']}.py": row["treat"]["shown"] for row in rows if row["treat"]["shown"]}
+    SHIPPED.write_text(json.dumps(shown, indent=1) + "\n")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", metavar="NAME", help="These scripts, also if they are written already.")
     parser.add_argument("--save", action="store_true", help=f"Write {RESULTS.relative_to(ROOT)}.")
     parser.add_argument("--fresh", action="store_true", help="Measure again what is written already.")
+    parser.add_argument(
+        "--ship", action="store_true", help=f"Write what is saved to {SHIPPED.relative_to(ROOT)}, and end."
+    )
     parser.add_argument(
         "--least",
         type=float,
@@ -322,6 +335,9 @@ def main() -> None:
         parser.add_argument(name, type=kind, help=argparse.SUPPRESS, **({"nargs": "?"} if name == "script" else {}))
     parser.add_argument("--seeds", type=int, nargs="+", help=argparse.SUPPRESS)
     asked = parser.parse_args()
+    if asked.ship:
+        shipped()
+        return
     if asked.rival:
         print(json.dumps(searched(asked.rival, asked.script, asked.budget, asked.seeds)))
         return

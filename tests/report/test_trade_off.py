@@ -104,7 +104,7 @@ def test_the_caption_says_what_to_read():
         == "muon gains 0.87 for 2.4 times the cost of a step; nothing that is cheaper gains as much."
     )
     assert said(flat, cheap, winner="xavier_init").startswith("xavier_init gains 0.3")
-    assert " at the cost of an untreated step after 25% of a run; " in said(flat, cheap, winner="xavier_init")
+    assert " at the cost of an untreated step after 25 % of a run; " in said(flat, cheap, winner="xavier_init")
     assert said(runner("dear", 0.95, 1.4), runner("batch_norm", 0.5, 1.5)).endswith(
         "; dear gains 0.85 for 1.4 times the cost of a step."
     )

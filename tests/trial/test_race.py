@@ -14,6 +14,8 @@ from trimtab.trial.live import Live, Report
 from trimtab.trial.race import PRICE, Race, field_size, heats_of, leaves_something, winner
 from trimtab.trial.rates import climb, lower, steps_of
 from trimtab.trial.session import Session
+from trimtab.trial.subjects import Script
+from trimtab.trial.successes import Success, Tried, by_promise, known, remember, tried_in
 from trimtab.trial.terms import Silent
 
 TREAT = importlib.import_module("trimtab.trial.treat")
@@ -169,7 +171,7 @@ def test_the_first_steps_tell_a_rate_that_is_far_off(train, engine):
     with Session(train, engine=engine) as session:
         run = session.watch()
         assert session.best_rate(run, 0) == session.best_rate(run, 0) == 100
-        session._longest = 399
+        session._longest = 199
         assert session.best_rate(run, 0) == 1  # too large a part of a run
 
 
@@ -274,7 +276,7 @@ def test_other_batches_hide_small_differences_and_an_early_end_is_no_better():
     ours, theirs = (series(level + draw.normal(size=60)) for level in (0.95, 1.0))
     assert not lower(ours, theirs) and lower(series([v - 0.05 for v in theirs.values]), theirs)
     assert not lower(series([v - 0.5 for v in theirs.values[:50]]), theirs)
-    assert [steps_of(run) for run in (399, 400, 700, 5000)] == [0, 40, 70, 100]
+    assert [steps_of(run) for run in (199, 200, 700, 5000)] == [0, 40, 70, 100]
 
 
 def test_why_a_cheaper_one_was_taken_is_said():
@@ -286,3 +288,50 @@ def test_why_a_cheaper_one_was_taken_is_said():
         "was taken."
     )
     assert TREAT._cheaper(race(ACCURACY, [0.1] * 8, muon=[0.97] * 8, norm=[0.9] * 8), "muon") == []
+
+
+def test_costs_are_known_by_a_change_of_the_rate_where_the_untreated_run_diverged():
+    found = race(LOSS, [1.0] * 8, dear=([0.5] * 8, 3.0))
+    found.heats = (4, 8)
+    found.first = {"": ran(LOSS, "", [1.0], step_seconds=0.0, status="diverged"), **found.first}
+    found.first[""] = ran(LOSS, "", [1.0], step_seconds=0.0, status="diverged")
+    found.first["lr_scale(factor=3)"] = ran(LOSS, "lr_scale(factor=3)", [1.0] * 8, step_seconds=1.5)
+    assert (found.cost("dear"), found.cost("")) == (2.0, 1.0)
+
+
+def test_what_a_race_has_shown_of_each_remedy_is_its_part_of_the_best_gain_where_it_ended():
+    found = race(ACCURACY, [0.5] * 8, best=([0.9] * 8, 2.0), half=[0.7] * 8, worse=[0.4] * 8, broken=[0.9] * 8)
+    found.trials["early"] = ran(ACCURACY, "early", [0.6] * 4, share=0.5)
+    found.trials["broken"] = ran(ACCURACY, "broken", [0.9], status="failed")
+    found.trials["refused"] = ran(ACCURACY, "refused", [0.5], status="no_effect")
+    shown = tried_in(found)
+    assert {name: one.part for name, one in shown.items()} == {
+        "best": 1.0, "half": 0.5, "worse": 0.0, "broken": 0.0, "early": 0.25,
+    }  # fmt: skip
+    assert shown["best"].cost == 2.0
+
+
+def test_what_helped_elsewhere_comes_first_and_the_subject_itself_does_not_count(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    for name in ("one.py", "two.py"):
+        (tmp_path / name).write_text("")
+    one, two = Script(tmp_path / "one.py"), Script(tmp_path / "two.py")
+    named = [("vanishing_gradient", ("batch_norm", "he_init"))]
+    before = known(one)
+    remember(one, ["vanishing_gradient"], race(ACCURACY, [0.5] * 8, he_init=[0.9] * 8, batch_norm=[0.4] * 8))
+    table = known(two)
+    assert by_promise(named, table) == ["he_init", "batch_norm"]
+    assert known(one) == before
+    remember(one, ["vanishing_gradient"], race(ACCURACY, [0.5] * 8, he_init=[0.4] * 8, batch_norm=[0.9] * 8))
+    assert len(known(two)) == len(table)  # the newest race of a subject takes the place of its last one
+    assert by_promise(named, known(two)) == ["batch_norm", "he_init"]
+    (file,) = (tmp_path / "state").rglob("successes.json")
+    file.write_text('{"one": 3}')
+    assert known(two) == {name: success for name, success in before.items() if name != "two.py"}
+
+
+def test_the_best_remedies_of_several_findings_come_by_turns_and_one_that_two_name_once():
+    named = [("a", ("batch_norm", "clip_norm")), ("b", ("he_init", "batch_norm", "muon"))]
+    assert by_promise(named, {}) == ["batch_norm", "he_init", "clip_norm", "muon"]
+    dear = Success(problems=("b",), remedies={"he_init": Tried(part=1.0, cost=4.0)})
+    assert by_promise(named, {"x": dear, "y": dear})[-1] == "he_init"

@@ -72,7 +72,7 @@ def test_a_sick_script_is_treated_and_the_lines_keep_the_effect(train, engine, m
 
 
 def test_a_thorough_treatment_tries_whole_runs_on_three_seeds(train, engine, monkeypatch):
-    monkeypatch.setattr(TREAT, "_candidates", lambda findings, most=8: ["batch_norm", "lr_scale(factor=0.3)"])
+    monkeypatch.setattr(TREAT, "_candidates", lambda *_: ["batch_norm", "lr_scale(factor=0.3)"])
     train.write_text(SICK)
     found = tt.treat(train, seeds=2, engine=engine, thorough=True)
     assert found.recipe == "batch_norm" and found.race == ()
@@ -81,7 +81,7 @@ def test_a_thorough_treatment_tries_whole_runs_on_three_seeds(train, engine, mon
 
 
 def test_a_treatment_starts_from_a_run_that_was_watched(train, engine, monkeypatch):
-    monkeypatch.setattr(TREAT, "_candidates", lambda findings, most=8: ["batch_norm"])
+    monkeypatch.setattr(TREAT, "_candidates", lambda *_: ["batch_norm"])
     train.write_text(SICK + "\n" + COUNTED)
     run = tt.watch(train)
     found = tt.treat(train, seeds=2, engine=engine, run=run)
@@ -92,7 +92,7 @@ def test_a_treatment_starts_from_a_run_that_was_watched(train, engine, monkeypat
 
 
 def test_ctrl_c_ends_with_the_best_that_is_known(train, engine, monkeypatch):
-    monkeypatch.setattr(TREAT, "_candidates", lambda findings, most=8: ["batch_norm", "lr_scale(factor=0.3)"])
+    monkeypatch.setattr(TREAT, "_candidates", lambda *_: ["batch_norm", "lr_scale(factor=0.3)"])
     train.write_text(SICK)
 
     class Impatient(Silent):
@@ -123,9 +123,7 @@ def test_a_healthy_script_needs_nothing(train, engine):
 
 
 def test_a_script_that_nothing_helps_says_so(train, engine, monkeypatch):
-    monkeypatch.setattr(
-        TREAT, "_candidates", lambda findings, most=8: ["batch_norm(after='conv')", "lr_scale(factor=0.3)"]
-    )
+    monkeypatch.setattr(TREAT, "_candidates", lambda *_: ["batch_norm(after='conv')", "lr_scale(factor=0.3)"])
     train.write_text(
         SICK.replace("val_loss = nn.functional.cross_entropy(model(x[256:]), y[256:]).item()", "val_loss = 0.5")
     )
@@ -142,7 +140,7 @@ def test_a_script_that_nothing_helps_says_so(train, engine, monkeypatch):
 
 
 def test_equal_differences_are_not_called_an_interval_with_zero(train, engine, monkeypatch):
-    monkeypatch.setattr(TREAT, "_candidates", lambda findings, most=8: ["batch_norm"])
+    monkeypatch.setattr(TREAT, "_candidates", lambda *_: ["batch_norm"])
     train.write_text(SICK + "\nprint('acc', 0.9 if hasattr(model[0], 'norm') else 0.1)")
     found = tt.treat(train, seeds=2, engine=engine, metric="acc ([0-9.]+)")
     assert found.recipe == "batch_norm"

@@ -31,7 +31,7 @@ from trimtab.report.plots.importances import draw_importances, importances_data
 from trimtab.report.plots.search_history import draw_history, history_data
 from trimtab.report.plots.seeds import curve_names, seeds_data
 from trimtab.report.plots.trade_off import Point, TradeOffData, draw_trade_off, trade_off_data
-from trimtab.report.words import cost, importance, spelled
+from trimtab.report.words import cost, importance, percent, spelled
 
 LEADING = 3  # loss, metric and learning rate stand before the profiles, other series behind them
 _CURVES = 12
@@ -203,7 +203,7 @@ def _bargain(point: Point) -> str:
     price = cost(point.cost)
     times = "at the cost of an untreated step" if price == "1.0" else f"for {price} times the cost of a step"
     return f"{point.recipe} gains {point.gain:.3g} {times}" + (
-        f" after {point.share:.0%} of a run" if point.share < 1 else ""
+        f" after {percent(point.share)} of a run" if point.share < 1 else ""
     )
 
 

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Sequence
 
 from trimtab.records import Findings, Remark
-from trimtab.report.words import count, duration
+from trimtab.report.words import count, duration, percent
 
 _ENDS = {"diverged": "diverged", "failed": "failed", "no_effect": "without effect", "not_run": "not run"}
 
@@ -30,7 +30,7 @@ def _of(recipe: str) -> str:
 
 
 def _part(share: float) -> str:
-    return "at the end of a run" if share > 0.95 else f"after {share:.0%} of a run"
+    return "at the end of a run" if share > 0.95 else f"after {percent(share)} of a run"
 
 
 class English:

@@ -176,6 +176,15 @@ def effect(arm: Arm, sign: bool = True) -> str:
     return f"{text} [{fixed(arm.low, places)}, {fixed(arm.high, places)}]" if bounded else text
 
 
+def percent(share: float) -> str:
+    """A share of a whole.
+
+    >>> percent(0.125)
+    '12 %'
+    """
+    return f"{100 * share:.0f} %"
+
+
 def cost(times: float) -> str:
     """How many times as much as untreated; nothing where that is not known.
 
@@ -232,6 +241,6 @@ def leading(attempts: Sequence[Attempt], metric: Metric, most: int) -> list[Atte
 def importance(tuning: Tuning) -> str:
     """What the importances of a search say, and how far they can be trusted."""
     return (
-        f"What tells the best {100 * tuning.quantile:.0f} % of {count(len(tuning.attempts), 'trial')} from the rest (PED-ANOVA; stopped "
+        f"What tells the best {percent(tuning.quantile)} of {count(len(tuning.attempts), 'trial')} from the rest (PED-ANOVA; stopped "
         "trials are among the rest). A rough guide: one seed, few trials, and the axes are judged one by one."
     )

@@ -21,6 +21,7 @@ KEPT = 1 / 3  # of the arms that run on
 PRICE = 6.0  # runs of the script by itself that a race may cost, if steps cost what they do untreated
 IMPORTS = 2.0  # seconds that a script which is run by itself needs for its imports
 CLEAR = 2.0  # standard deviations of a metric's noise that are clearly behind
+ALIKE = 0.15  # times the cost of a step that another may seem to be
 WORTH = 0.05  # of the gain, that a dearer recipe must bring at least
 RATE = re.compile(r"lr_scale\([^()]*\)")  # a plain change of the learning rate
 BOUNDED = ("accuracy", "auc", "auroc", "f1", "precision", "recall", "iou", "dice", "r2")  # at most 1
@@ -80,16 +81,17 @@ class Race:
 
     def cost(self, recipe: str) -> float:
         """How many times as long as untreated a step takes, in the first heat, where all trials are followed alike; 0 if it is not known.
+        1 for changes of the rate, which cost nothing: what is measured of them is noise.
 
-        Whole runs are not followed, but the untreated one was watched: there a change of the rate, which costs nothing, stands for it.
+        Whole runs are not followed, but the untreated one was watched: there a change of the rate, which costs nothing, stands for it;
+        so it does where the untreated one diverged.
         """
-        if self.heats[0] < self.of:
-            theirs = self.first[""].step_seconds if "" in self.first else 0.0
-        else:
-            theirs = min((one.step_seconds for name, one in self.first.items() if RATE.fullmatch(name)), default=0.0)
-        ours = self.first[recipe].step_seconds if recipe in self.first else 0.0
-        if recipe == "":
+        if recipe == "" or RATE.fullmatch(recipe):
             return 1.0
+        took = {name: one.step_seconds for name, one in self.first.items() if one.step_seconds > 0}
+        theirs = took.get("", 0.0) if self.heats[0] < self.of else 0.0
+        theirs = theirs or min((took[name] for name in took if RATE.fullmatch(name)), default=0.0)
+        ours = took.get(recipe, 0.0)
         return ours / theirs if ours > 0 and theirs > 0 else 0.0
 
     def runners(self) -> tuple[Runner, ...]:
@@ -245,8 +247,8 @@ def winner(race: Race) -> str:
     rivals = [recipe for recipe in race.ranked if race.gain(recipe, until) >= enough]
 
     def price(recipe: str) -> float:
-        cost = race.cost(recipe)
-        return round(cost or 1.0, 1)
+        cost = race.cost(recipe) or 1.0
+        return 1.0 if abs(cost - 1) < ALIKE else round(cost, 1)
 
     return min(rivals, key=lambda recipe: (price(recipe), -race.gain(recipe, until)))
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from trimtab.records import Series
 
-LEAST = 400  # steps of a run, of which few enough can be spent
+LEAST = 200  # steps of a run, of which few enough can be spent
 SHARE, STEPS = 10, (40, 100)  # the part of a run that is spent on a rate, at least and at most so many steps
 APART = 10.0
 MOST = 5  # rates that are tried one behind the other, in one direction

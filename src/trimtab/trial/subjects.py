@@ -136,6 +136,7 @@ class Script:
     module: bool = False
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "target", os.fspath(self.target))
         object.__setattr__(self, "arguments", tuple(map(str, self.arguments)))
         if self.module:
             if self._module_file() is None:

@@ -23,6 +23,7 @@ from trimtab.trial.race import RATE, SEED, WORTH, Race, expected, leaves_somethi
 from trimtab.trial.rates import rounded
 from trimtab.trial.session import Session
 from trimtab.trial.subjects import Script, Subject
+from trimtab.trial.successes import Successes, by_promise, known, remember
 from trimtab.trial.terms import Terms, with_terms
 
 SEARCH_SEEDS = 3
@@ -58,8 +59,8 @@ def treat(
     1. Watch one run and diagnose it, and look at its first steps at other rates, if it is not short. Without a finding of severity warning or
        error a few of what the notes name are tried, and that rate; where there is nothing of the kind nothing is, and the words give a
        comparison that tries what often helps.
-    2. Let the remedies race on one seed, and two changes of learning rate that need no diagnosis with them as controls: whoever is
-       clearly behind at the same step of the run goes no further. A cheaper recipe beats one that is as good or hardly better; two
+    2. Let the remedies race on one seed, those first of which most is expected after what helped before, and two changes of learning
+       rate that need no diagnosis with them as controls: whoever is clearly behind at the same step of the run goes no further. A cheaper recipe beats one that is as good or hardly better; two
        remedies are put together where one leaves something to be gained.
     3. Confirm the winner against the untreated subject on fresh seeds, three if they prove it, else ``seeds``: the reported effect is
        theirs alone, so it is not the luck of having been picked.
@@ -100,7 +101,7 @@ def treat_watched(
     start = Treatment(subject=session.subject.label, findings=findings, run=run.id, metric=session.metric)
     readable = [_readable(session, finding) for finding in grave or findings]
     told = [finding for finding in readable if finding.remedies]
-    wanted = _candidates(told, MOST if grave else FEW) if told else []
+    wanted = _candidates(told, MOST if grave else FEW, known(session.subject)) if told else []
     session.later = expected(session, run, wanted) if wanted and not thorough else 0.0
     factor = 1.0 if thorough or (grave and not told) else session.best_rate(run, SEED)
     if not grave and (factor >= FAR or factor <= 1 / FAR):
@@ -160,6 +161,7 @@ def _raced(session: Session, run: RunRecord, start: Treatment, wanted: list[str]
     if best and not found.interrupted and leaves_something(found, best):
         best = _together(session, run, found, best)
     session.stop_at = deadline
+    remember(session.subject, [finding.problem for finding in start.findings], found)
     said: list[Remark] = []
     confirmation = None
     if found.interrupted:
@@ -326,13 +328,11 @@ def _searched(session: Session, run: RunRecord, start: Treatment, wanted: list[s
     )
 
 
-def _candidates(findings: Sequence[Finding], most: int = MOST) -> list[str]:
-    """Remedies in turn: the best of each finding first, then the second of each; the controls last."""
-    listed: list[str] = []
-    for rank in range(max(len(finding.remedies) for finding in findings)):
-        listed += [finding.remedies[rank] for finding in findings if rank < len(finding.remedies)]
-    listed = [recipe for recipe in dict.fromkeys(listed) if recipe not in CONTROLS]
-    return [str(Recipe.parse(recipe)) for recipe in [*listed[:most], *CONTROLS]]
+def _candidates(findings: Sequence[Finding], most: int, table: Successes) -> list[str]:
+    """Remedies, of which most is expected first; the controls last."""
+    named = [(finding.problem, finding.remedies) for finding in findings]
+    listed = [recipe for recipe in by_promise(named, table) if recipe not in CONTROLS]
+    return [*listed[:most], *(str(Recipe.parse(recipe)) for recipe in CONTROLS)]
 
 
 def _readable(session: Session, finding: Finding) -> Finding:

@@ -28,6 +28,13 @@ def slow_convergence(training: TrainingRecord) -> Iterator[Finding]:
         cause="The loss stays near that of an answer that ignores the input. Step size, initialization, a missing "
         "connection between loss and parameters, or labels that do not belong to the inputs can be the reason.",
         source="",
-        remedies=("lr_scale(factor=10)", "lr_scale(factor=0.1)", "batch_norm", "standardize_inputs"),
+        remedies=(
+            "lr_scale(factor=10)",
+            "lr_scale(factor=0.1)",
+            "batch_norm",
+            "standardize_inputs",
+            "lr_scale(factor=0.01)",
+            "adam",
+        ),
         confidence=0.5,
     )

@@ -11,7 +11,7 @@ from trimtab.report.effects import change
 from trimtab.report.outcomes.comparison import comparison_json
 from trimtab.report.sentences import sentences
 from trimtab.report.telling import Part, Telling
-from trimtab.report.words import cost, count, duration, judge, number
+from trimtab.report.words import cost, count, duration, judge, number, percent
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -25,7 +25,7 @@ _RACE = """<section id="race"><h2>Race</h2>
 {% for picture in pictures %}<div class="wide">{{ figure(picture) }}</div>{% endfor %}
 <div class="card scroll"><table class="trials attempts">
 <thead><tr><th scope="col">recipe</th><th scope="col" class="num">ran</th><th scope="col" class="num">{{ treatment.metric.name | spelled }}</th><th scope="col" class="num"><abbr title="of a step, untreated 1">cost</abbr></th><th scope="col">why no further</th></tr></thead>
-<tbody>{% for runner, cost, why in rows | some %}<tr{% if not runner.recipe %} class="baseline"{% elif runner.recipe == treatment.recipe %} class="proven"{% endif %}><th scope="row">{% if runner.recipe %}<code>{{ runner.recipe }}</code>{% else %}untreated{% endif %}</th><td class="num">{{ "%.0f" | format(100 * runner.share) }} %</td><td class="num">{{ runner.value | number }}</td><td class="num">{{ cost }}</td><td>{{ why }}</td></tr>
+<tbody>{% for runner, ran, cost, why in rows | some %}<tr{% if not runner.recipe %} class="baseline"{% elif runner.recipe == treatment.recipe %} class="proven"{% endif %}><th scope="row">{% if runner.recipe %}<code>{{ runner.recipe }}</code>{% else %}untreated{% endif %}</th><td class="num">{{ ran }}</td><td class="num">{{ runner.value | number }}</td><td class="num">{{ cost }}</td><td>{{ why }}</td></tr>
 {% endfor %}</tbody></table></div>
 </section>"""
 
@@ -106,7 +106,10 @@ class TreatmentTelling(Telling[Treatment]):
         if outcome.race:
             from trimtab.report.figures import of_race
 
-            rows = [(runner, cost(runner.cost), " ".join(sentences(runner.why))) for runner in furthest_first(outcome)]
+            rows = [
+                (runner, ran(runner), cost(runner.cost), " ".join(sentences(runner.why)))
+                for runner in furthest_first(outcome)
+            ]
             yield Part("race", "Race", _RACE, {"treatment": outcome, "rows": rows}, of_run=partial(of_race, outcome))
         if outcome.words:
             yield Part("course", "", _COURSE, {"sentences": outcome.words}, last=True)
@@ -142,13 +145,18 @@ def race_view(outcome: Treatment) -> RenderableType:
         why = " ".join(sentences(runner.why))
         table.add_row(
             name,
-            f"{runner.share:.0%}",
+            ran(runner),
             number(runner.value),
             cost(runner.cost),
             as_text(why),
             style="" if runner.recipe else "dim",
         )
     return Group(as_text(f"{judge(outcome.metric, goal=True)}; cost of a step, untreated 1"), table)
+
+
+def ran(runner: Runner) -> str:
+    """How far an arm was let run; nothing where it was refused, or never came to a number."""
+    return "" if runner.status in ("failed", "no_effect") else percent(runner.share)
 
 
 def furthest_first(outcome: Treatment) -> list[Runner]:

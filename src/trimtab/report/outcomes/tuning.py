@@ -9,7 +9,7 @@ from trimtab.records import Arm, Comparison, Finding, Tuning
 from trimtab.report.effects import best, change
 from trimtab.report.outcomes.treatment import confirmed
 from trimtab.report.telling import Part, Telling
-from trimtab.report.words import count, duration, importance, judge, leading, number
+from trimtab.report.words import count, duration, importance, judge, leading, number, percent
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -70,7 +70,7 @@ class TuningTelling(Telling[Tuning]):
         yield from (as_text("Search", style="bold"), _attempts(outcome), Text())
         if outcome.importances:
             ranked = sorted(outcome.importances.items(), key=lambda item: -item[1])[:BEST]
-            decided = ", ".join(f"{name} {100 * share:.0f} %" for name, share in ranked)
+            decided = ", ".join(f"{name} {percent(share)}" for name, share in ranked)
             yield from (
                 hanging("-", as_text(importance(outcome))),
                 hanging(" ", as_text(decided, style="cyan")),
