@@ -5,6 +5,8 @@ PIP_INSTALL = $(BIN)/python -m pip install --disable-pip-version-check -c constr
 
 BUILT_FROM = pyproject.toml constraints.txt CMakeLists.txt $(wildcard cpp/*)
 PARALLEL = -n auto --maxprocesses 8 --dist worksteal
+# Bytecode is kept, whatever the shell says: the tests start hundreds of processes that import the package.
+unexport PYTHONDONTWRITEBYTECODE
 CHECKED = $(wildcard src tests examples benchmarks docs)
 
 help: ## Show this list

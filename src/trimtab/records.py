@@ -535,7 +535,8 @@ class Outcome(Record, frozen=True, kw_only=True):
 
 
 class Comparison(Outcome):
-    """Recipes against the untreated subject, each over the same seeds."""
+    """Recipes against the untreated subject, each over the same seeds; ``looks`` are the numbers of seeds after which it was looked at, if
+    it was to end as soon as it was decided: intervals hold at all of these together, and p are fair for all of them."""
 
     metric: Metric
     seeds: tuple[int, ...]
@@ -543,6 +544,7 @@ class Comparison(Outcome):
     arms: tuple[Arm, ...]
     trials: tuple[Trial, ...] = ()
     level: float = 0.95
+    looks: tuple[int, ...] = ()
 
     def _in_short(self) -> str:
         arms = f"{'; '.join(arm.recipe for arm in self.arms)} against the untreated {self.subject}"

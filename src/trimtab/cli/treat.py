@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 @click.command("treat", short_help="Diagnose SCRIPT, race the remedies, confirm the best.", context_settings=OF_SCRIPT)
 @click.option(
     "--seeds",
-    default=5,
+    default=8,
     show_default=True,
     type=click.IntRange(2),
     metavar="N",

@@ -98,6 +98,15 @@ class English:
         return f"{said}; to reach {alpha:.3g} takes {needed} seeds." if pairs[0] < needed else f"{said}."
 
     @staticmethod
+    def looks(made: Sequence[int], level: float) -> str:
+        *before, last = made
+        seeds = f"{', '.join(map(str, before))} and {last}" if before else str(last)
+        return (
+            f"It was looked at after {seeds} seeds, to end as soon as it was decided: the {100 * level:g} % interval "
+            "is so wide that it holds at all looks together. The sign-flip p speaks of the last look alone."
+        )
+
+    @staticmethod
     def drawn_signs(above: int, patterns: int) -> str:
         return f"Above {above} seeds the sign-flip p is estimated from {patterns:,} random sign patterns."
 

@@ -11,6 +11,7 @@ import msgspec
 
 from trimtab.recipe import Recipe, RecipeError, Technique
 from trimtab.records import Arm, Comparison, RunRecord, Trial, remark
+from trimtab.trial.looks import Look
 from trimtab.trial.permanent import permanent_lines
 from trimtab.trial.session import Session
 from trimtab.trial.stats import compare_arms, limits
@@ -78,22 +79,25 @@ def compare_watched(
 
 
 def of_trials(
-    session: Session, recipes: Sequence[str], seeds: Sequence[int], stage: str, level: float = 0.95
+    session: Session, recipes: Sequence[str], seeds: Sequence[int], stage: str, look: Look | None = None
 ) -> Comparison:
     """Run what is missing and put the comparison together."""
     trials = session.trials(["", *dict.fromkeys(recipes)], seeds, stage)
-    return summed_up(session, trials, seeds, level)
+    return summed_up(session, trials, seeds, look)
 
 
 def summed_up(
-    session: Session, trials: Mapping[str, Sequence[Trial]], seeds: Sequence[int], level: float = 0.95
+    session: Session, trials: Mapping[str, Sequence[Trial]], seeds: Sequence[int], look: Look | None = None
 ) -> Comparison:
-    """The comparison of finished trials: over those of ``seeds`` of which at least one trial was made."""
+    """The comparison of finished trials: over those of ``seeds`` of which at least one trial was made. It may be one ``look`` of several."""
     assert session.metric is not None
     by_seed = {trial.seed: trial for trial in trials[""]}
     made = {trial.seed for of_recipe in trials.values() for trial in of_recipe}
     arms = compare_arms(
-        session.metric, list(trials[""]), {recipe: list(t) for recipe, t in trials.items() if recipe}, level
+        session.metric,
+        list(trials[""]),
+        {recipe: list(t) for recipe, t in trials.items() if recipe},
+        at_look=look.level if look else 0.0,
     )
     comparison = Comparison(
         subject=session.subject.label,
@@ -102,7 +106,7 @@ def summed_up(
         baseline=tuple(by_seed[seed].value if seed in by_seed else math.nan for seed in seeds if seed in made),
         arms=tuple(_completed(arm, trials[arm.recipe]) for arm in arms),
         trials=tuple(trial for recipe in trials for trial in trials[recipe]),
-        level=level,
+        looks=look.made if look else (),
     )
     return msgspec.structs.replace(comparison, remarks=limits(comparison))
 

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from trimtab.recipe import Recipe
 from trimtab.records import Arm, Comparison, Remark, remark
 from trimtab.trial.compare import of_trials
+from trimtab.trial.looks import Look, hopeless, levels, looks_up_to
 from trimtab.trial.permanent import permanent_lines
 from trimtab.trial.session import Session
 
 FRESH = 1000  # confirming seeds start here: they play no part in the search
-LOOK, EARLY = 3, 0.01  # seeds that prove what is obvious, and how often they may be wrong
 
 
 def confirm(session: Session, recipes: Sequence[str], seeds: int) -> Comparison:
@@ -20,19 +20,20 @@ def confirm(session: Session, recipes: Sequence[str], seeds: int) -> Comparison:
     return of_trials(session, recipes, range(FRESH, FRESH + seeds), "confirming on fresh seeds")
 
 
-def confirm_obvious(session: Session, recipe: str, seeds: int) -> Comparison:
-    """As :func:`confirm`, but over the first ``LOOK`` of the seeds alone if they prove it.
-
-    Two looks may err twice: the first errs at most ``EARLY`` of the time, the last what is left of 0.05, so that both together keep
-    the promise of one interval of 95 % (Bonferroni's inequality).
-    """
+def confirm_until_decided(session: Session, recipe: str, most: int) -> Comparison:
+    """As :func:`confirm`, looking at it on the way, and no farther than it takes to know: until the recipe is proven to help or to harm, has
+    lost a seed, or cannot be proven by ``most`` of them any more. All looks together keep the promise of one interval of 95 %."""
     session.later = 0.0
-    if seeds > LOOK:
-        seen = of_trials(session, [recipe], range(FRESH, FRESH + LOOK), "confirming on fresh seeds", 1 - EARLY)
-        if seen.arms[0].standing in ("proven", "worse", "rescued") or len(seen.trials) < 2 * LOOK:
-            return seen
-        return of_trials(session, [recipe], range(FRESH, FRESH + seeds), "confirming further", 0.95 + EARLY)
-    return confirm(session, [recipe], seeds)
+    looks = looks_up_to(most, together=session.engine.workers // 2)
+    *_, last = at = levels(looks)
+    for number, (seeds, level) in enumerate(zip(looks, at, strict=True)):
+        stage = "confirming further" if number else "confirming on fresh seeds"
+        look = Look(level, looks[: number + 1])
+        seen = of_trials(session, [recipe], range(FRESH, FRESH + seeds), stage, look)
+        (arm,) = seen.arms
+        if arm.standing != "unclear" or len(seen.trials) < 2 * seeds or hopeless(arm.differences, most, last):
+            break
+    return seen
 
 
 def lines_of(recipe: str, confirmation: Comparison | None) -> tuple[str, ...]:

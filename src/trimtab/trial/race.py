@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from trimtab.doctor.curves import noise
 from trimtab.quantities import judged
 from trimtab.records import Metric, Remark, Runner, RunRecord, Series, Trial, remark
-from trimtab.trial.confirm import LOOK
+from trimtab.trial import looks
 from trimtab.trial.live import Live
 from trimtab.trial.session import Session
 
@@ -202,7 +202,7 @@ def _ahead(session: Session, found: Race, number: int, starting: int) -> float:
     for until in found.heats[number + 1 :]:
         left = max(2, math.ceil(left * KEPT))
         seconds += session.rounds(left, until / found.of)
-    return seconds + session.rounds(2 * LOOK)
+    return seconds + session.rounds(2 * looks.LEAST)
 
 
 def _share(share: float) -> str:

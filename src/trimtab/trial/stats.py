@@ -190,6 +190,7 @@ def compare_arms(
     arms: Mapping[str, Sequence[Trial]],
     level: float = 0.95,
     generator: np.random.Generator | None = None,
+    at_look: float = 0.0,
 ) -> tuple[Arm, ...]:
     """Each arm against the baseline, seed by seed, with Holm's correction over the arms.
 
@@ -209,6 +210,8 @@ def compare_arms(
         arms: the trials of each recipe, one per seed, in any order.
         level: of the t interval.
         generator: for the sign-flip test above 16 pairs; ``np.random.default_rng(0)``, anew for each arm, if ``None``.
+        at_look: where this is one look of several, the level at which it has to be taken for all of them together to keep ``level``
+            (:func:`~trimtab.trial.looks.levels`); intervals are as wide as that, and ``p`` is raised to what ``1 - level`` is fair for.
 
     Raises:
         ValueError: if a recipe or the baseline has two trials of one seed.
@@ -224,7 +227,7 @@ def compare_arms(
     found = []
     for recipe, trials in arms.items():
         random = np.random.default_rng(0) if generator is None else generator
-        found.append(_arm(metric, untreated, recipe, _by_seed(recipe, trials), level, random))
+        found.append(_arm(metric, untreated, recipe, _by_seed(recipe, trials), level, random, at_look or level))
     corrected = holm([arm.p for arm in found])
     return tuple(msgspec.structs.replace(arm, p_holm=p) for arm, p in zip(found, corrected, strict=True))
 
@@ -242,6 +245,8 @@ def limits(comparison: Comparison) -> tuple[Remark, ...]:
     sizes = sorted({len(arm.differences) for arm in arms if len(arm.differences) >= 2})
     said = []
     if sizes:
+        if comparison.looks:
+            said.append(remark("looks", made=comparison.looks, level=comparison.level))
         said.append(_reach(sizes, comparison.level))
         if sizes[-1] > EXACT:
             said.append(remark("drawn_signs", above=EXACT, patterns=DRAWS))
@@ -299,6 +304,7 @@ def _arm(
     trials: Mapping[int, Trial],
     level: float,
     generator: np.random.Generator,
+    at_look: float,
 ) -> Arm:
     every = [*baseline, *(seed for seed in trials if seed not in baseline)]
     outcomes = {seed: (_outcome(baseline.get(seed)), _outcome(trials.get(seed))) for seed in every}
@@ -308,7 +314,8 @@ def _arm(
     values = [float(trials[seed].value) for seed in seeds]
     sign = 1 if metric.goal == "max" else -1
     differences = [sign * float(trials[seed].value - baseline[seed].value) for seed in pairs]
-    mean, low, high, p = paired_t(differences, level)
+    mean, low, high, p = paired_t(differences, at_look)
+    p = p if math.isnan(p) else min(1.0, p * (1 - level) / (1 - at_look))
     own = Counter(outcome for _, outcome in outcomes.values())
     return Arm(
         recipe=recipe,

@@ -16,8 +16,9 @@ from trimtab.doctor import diagnose
 from trimtab.recipe import Recipe, RecipeError
 from trimtab.records import Arm, Comparison, Finding, Findings, Metric, Remark, RunRecord, Treatment, remark
 from trimtab.trial.compare import of_trials
-from trimtab.trial.confirm import LOOK, confirm, confirm_obvious, doubts_of_effect, lines_of
+from trimtab.trial.confirm import confirm_until_decided, doubts_of_effect, lines_of
 from trimtab.trial.live import Live
+from trimtab.trial.looks import LEAST
 from trimtab.trial.pace import pace_of
 from trimtab.trial.race import RATE, SEED, WORTH, Race, expected, leaves_something, race, winner
 from trimtab.trial.rates import rounded
@@ -49,7 +50,7 @@ STANDARD = (
 def treat(
     subject: Subject | str | os.PathLike,
     *,
-    seeds: int = 5,
+    seeds: int = 8,
     thorough: bool = False,
     run: str | RunRecord = "",
     **terms: Unpack[Terms],
@@ -62,11 +63,10 @@ def treat(
     2. Let the remedies race on one seed, those first of which most is expected after what helped before, and two changes of learning
        rate that need no diagnosis with them as controls: whoever is clearly behind at the same step of the run goes no further. A cheaper recipe beats one that is as good or hardly better; two
        remedies are put together where one leaves something to be gained.
-    3. Confirm the winner against the untreated subject on fresh seeds, three if they prove it, else ``seeds``: the reported effect is
-       theirs alone, so it is not the luck of having been picked.
+    3. Confirm the winner against the untreated subject on fresh seeds, three at least, and until they prove it or show that ``seeds`` will
+       not: the reported effect is theirs alone, so it is not the luck of having been picked, and its interval holds whenever that was.
 
-    A ``thorough`` treatment tries each remedy alone in whole runs on three seeds, then adds to the best recipe what helped besides, and
-    confirms on all ``seeds``.
+    A ``thorough`` treatment tries each remedy alone in whole runs on three seeds, then adds to the best recipe what helped besides.
 
     Everything that is finished stays in ``.trimtab/`` beside the subject: called again after an interruption, ``treat`` goes
     on where it was.
@@ -90,7 +90,7 @@ def treat(
 
 
 def treat_watched(
-    session: Session, *, seeds: int = 5, thorough: bool = False, run_id: str = ""
+    session: Session, *, seeds: int = 8, thorough: bool = False, run_id: str = ""
 ) -> tuple[RunRecord, Treatment]:
     """:func:`treat` in a session, with the record of the watched run."""
     run = session.take(run_id) if run_id else session.watch()
@@ -153,7 +153,7 @@ def _command(session: Session, options: list[str], recipes: list[str]) -> str:
 def _raced(session: Session, run: RunRecord, start: Treatment, wanted: list[str], seeds: int) -> Treatment:
     """Race, put together what helps where something is left to be gained, and confirm."""
     deadline, now = session.stop_at, time.monotonic()
-    session.stop_at = max(deadline - session.rounds(2 * LOOK), now + (deadline - now) / 2)
+    session.stop_at = max(deadline - session.rounds(2 * LEAST), now + (deadline - now) / 2)
     found = race(session, run, wanted)
     best = winner(found)
     if RATE.fullmatch(best) and not found.interrupted:
@@ -168,7 +168,7 @@ def _raced(session: Session, run: RunRecord, start: Treatment, wanted: list[str]
         said.append(remark("interrupted", proven=False))
     elif best:
         try:
-            confirmation = confirm_obvious(session, best, seeds)
+            confirmation = confirm_until_decided(session, best, seeds)
         except KeyboardInterrupt:
             said.append(remark("interrupted", proven=False))
     if confirmation is not None:
@@ -311,7 +311,7 @@ def _searched(session: Session, run: RunRecord, start: Treatment, wanted: list[s
     said = _cut_short(search, wanted, session.budget)
     confirmation = None
     if best:
-        confirmation = confirm(session, [best], seeds)
+        confirmation = confirm_until_decided(session, best, seeds)
         said += pace_of(confirmation, confirmation.arms[0])
         said += _rivals(confirmation.arms[0], search)
         said += doubts_of_effect(confirmation.arms[0])

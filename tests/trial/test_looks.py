@@ -1,0 +1,126 @@
+"""Looks at a comparison: how often all of them together err, what they find, and when a confirmation ends."""
+
+import importlib
+import math
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from trimtab.records import Metric, Trial
+from trimtab.report.sentences import sentences
+from trimtab.trial.confirm import confirm_until_decided
+from trimtab.trial.looks import FIRST, hopeless, levels, looks_up_to
+from trimtab.trial.stats import compare_arms, paired_t
+
+CONFIRM = importlib.import_module("trimtab.trial.confirm")
+ACCURACY = Metric(name="accuracy", goal="max")
+COURSES = 40_000
+
+
+def trials(recipe: str, values) -> list[Trial]:
+    return [Trial(subject="s", recipe=recipe, seed=seed, status="ok", value=value) for seed, value in enumerate(values)]
+
+
+def critical(looks) -> list[float]:
+    from scipy import stats
+
+    return [float(stats.t.ppf((1 + level) / 2, n - 1)) for n, level in zip(looks, levels(looks), strict=True)]
+
+
+def courses(looks, effect: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of simulated comparisons: t at each look, whether it is decided there or before, and after how many seeds it is."""
+    random = np.random.default_rng(1)  # not the numbers that the levels were found with
+    d = 3.7 * (random.standard_normal((COURSES, looks[-1])) + effect)
+    t = np.stack([d[:, :n].mean(1) / (d[:, :n].std(1, ddof=1) / math.sqrt(n)) for n in looks], 1)
+    decided = np.abs(t) > critical(looks)
+    first = np.where(decided.any(1), decided.argmax(1), len(looks) - 1)
+    return t, decided, np.array(looks)[first]
+
+
+@pytest.mark.parametrize("looks", [(2,), (5,), (3, 4, 5), (3, 4, 5, 6, 8), (4, 8, 12, 20)])
+def test_all_looks_together_err_as_often_as_one_interval_may(looks):
+    _, decided, _ = courses(looks, 0.0)
+    error = 4 * math.sqrt(0.05 * 0.95 / COURSES) + 0.001  # four standard errors here, and what the levels are known to
+    assert decided.any(1).mean() == pytest.approx(0.05, abs=error)
+    if len(looks) > 1:
+        assert decided[:, 0].mean() == pytest.approx(FIRST, abs=4 * math.sqrt(FIRST / COURSES))
+
+
+def test_what_is_obvious_takes_three_seeds_and_looking_early_costs_little_of_what_is_found():
+    looks = looks_up_to(10)
+    _, decided, seeds = courses(looks, 1.5)
+    assert decided.any(1).mean() > 0.93 and seeds.mean() < 6.6
+    _, decided, seeds = courses(looks, 5.0)
+    assert decided.any(1).all() and seeds.mean() < 3.7
+
+
+def test_a_hopeless_confirmation_ends_early_and_hardly_any_effect_is_missed_by_that():
+    looks, at = looks_up_to(8), levels(looks_up_to(8))
+    random = np.random.default_rng(2)
+    for effect, ends, missed in ((0.0, 0.8, 1.0), (1.0, 0.0, 0.02)):
+        gave_up = lost = 0
+        for _ in range(400):
+            d = random.standard_normal(8) + effect
+            early = any(hopeless(d[:n], 8, at[-1]) for n in looks[:-1])
+            gave_up += early
+            lost += early and any(paired_t(d[:n], level).low > 0 for n, level in zip(looks, at, strict=True))
+        assert gave_up / 400 >= ends and lost / 400 <= missed
+    assert not hopeless([-1.0, -1.2, -0.9], 8, 0.98)  # three say too little
+    assert hopeless([0.0] * 5, 8, 0.98) and not hopeless([0.1] * 5, 8, 0.98)  # no spread
+
+
+def test_at_a_look_intervals_are_wider_and_p_is_fair_for_all_looks():
+    looks = (3, 4, 5)
+    level = levels(looks)[0]
+    random = np.random.default_rng(3)
+    for _ in range(50):
+        values = random.standard_normal(3) + 3
+        (arm,) = compare_arms(ACCURACY, trials("", [0.0] * 3), {"a": trials("a", values)}, at_look=level)
+        assert (arm.low, arm.high) == paired_t(values, level)[1:3]
+        assert (arm.p <= 0.05) == (arm.low > 0 or arm.high < 0)
+    (arm,) = compare_arms(ACCURACY, trials("", [0.0]), {"a": trials("a", [1.0])}, at_look=level)
+    assert math.isnan(arm.p)
+
+
+@pytest.mark.parametrize(
+    "differences, seeds, standing",
+    [
+        ([1.0, 1.01, 0.99], 3, "proven"),
+        ([1.0, 0.2, 0.9, 0.8], 4, "unclear"),
+        ([1.0, 0.5, 1.5, 0.8, 1.1], 5, "proven"),
+        ([1.0, -0.6, 1.9, 0.1, 1.2, 1.4, 0.3, 0.9], 8, "unclear"),
+        ([0.3, -0.4, 0.2, -0.3], 4, "unclear"),
+        ([-1.0, -1.01, -0.99], 3, "worse"),
+        ([1.0, math.nan, 1.0], 3, "lost"),
+    ],
+)
+def test_a_confirmation_ends_when_it_knows(monkeypatch, differences, seeds, standing):
+    asked = []
+
+    def run(recipes, wanted, stage):
+        asked.append((stage, len(wanted)))
+        ours = [
+            Trial(subject="s", recipe="adam", seed=s, status="ok" if math.isfinite(d) else "diverged", value=d)
+            for s, d in zip(wanted, differences, strict=False)
+        ]
+        theirs = [Trial(subject="s", recipe="", seed=s, status="ok", value=0.0) for s in list(wanted)[: len(ours)]]
+        return {"": theirs, "adam": ours}
+
+    session = SimpleNamespace(
+        engine=SimpleNamespace(workers=2), metric=ACCURACY, trials=run, later=0.0, subject=SimpleNamespace(label="s")
+    )
+    found = confirm_until_decided(session, "adam", 8)
+    (arm,) = found.arms
+    assert len(found.seeds) == seeds and arm.standing == standing
+    assert [stage for stage, _ in asked] == ["confirming on fresh seeds", *["confirming further"] * (len(asked) - 1)]
+    if found.looks[-1] == seeds:
+        assert found.looks == looks_up_to(8)[: len(found.looks)]
+    (said, *_) = sentences(found.remarks)
+    assert said.startswith("It was looked at after 3")
+
+
+@pytest.mark.parametrize("looks", [(), (1, 2), (3, 3), (5, 4)])
+def test_looks_that_make_no_sense(looks):
+    with pytest.raises(ValueError, match="increasing numbers of seeds, two at least"):
+        levels(looks)
