@@ -43,6 +43,10 @@ from trimtab.watching.printed import KEPT, Lines, Printed, printed_numbers
             "loss": 1.9, "train score": 0.4, "val score": 0.3, "test score": 0.2}),
         ("train loss 0.5 | val 0.6", {"train loss": 0.5, "val loss": 0.6}),
         ("Val: 92.5%", {"val score": 0.925}),
+        ("2/40 [00:00<00:05, 6.8it/s, acc=0.59, train=0.8, valid=0.95]", {"accuracy": 0.59, "train": 0.8, "val": 0.95}),  # tqdm sorts
+        ("acc=0.66, valid=2.04", {"accuracy": 0.66, "val": 2.04}),
+        ("Accuracy 0.66 | train 0.81 | val 0.95", {"accuracy": 0.66, "train": 0.81, "val": 0.95}),
+        ("Accuracy: 0.93, val: 0.91", {"accuracy": 0.93, "val accuracy": 0.91}),
         ("loss=0.5/0.6 train/val acc: train 0.7 val 0.6", {"loss": 0.5, "train accuracy": 0.7, "val accuracy": 0.6}),
         ("train/val acc 0.9", {}),
         ("| End of training | test loss 0.3", {"test loss": 0.3}),

@@ -51,6 +51,7 @@ _PART = re.compile(  # "accuracy of cat: ", "f1 for class 3 = "
     r"\s*(?:of|for)\s+(?:the\s+)?((?:class|label|digit|category)?\s*['\"]?[\w-]+(?: [\w-]+)?)['\"]?\s*[:=]\s*",
     re.IGNORECASE,
 )
+_TRAIN = re.compile(rf"(?<!\w)train(?:ing)?\s*[:=]?\s*(?={_PLAIN_NUMBER})", re.IGNORECASE)
 _NEWER = re.compile(rf"\s?(?:-+>|=+>|→|⇒)\s?(?={_PLAIN_NUMBER})", re.IGNORECASE)
 _COUNTER = re.compile(r"\[\s*\d+\s*/\s*\d+\s*\]")
 _THINGS = re.compile(
@@ -126,6 +127,8 @@ def printed_numbers(line: str, header: str = "") -> dict[str, float]:
                 continue  # "accuracy on the 10000 images: 54": the label goes on behind this number
             score, part = named[0], _part(between)
             carried = "score" if score == "loss" and split == "" else score  # "loss: 1.9, train: 0.41" are two things
+            if score != "loss" and split == "" and (between.strip() == "=" or _TRAIN.search(line, match.end())):
+                carried = ""  # "acc=0.66, valid=2.04", "acc 0.66, train 0.81, val 0.95": so are these
         elif split and _rest(words):
             carried = None  # "time: train 3.2, val 0.4"
         elif carried and (split or summary_in(words) == "best"):
