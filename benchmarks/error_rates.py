@@ -1,8 +1,8 @@
 """How often our statistics err, and what they find, in simulated comparisons whose truth is known.
 
 Without a difference: how often intervals cover zero and how often an arm is called better, for one look at fixed seeds, for a confirmation
-that looks on the way, and for a family of six arms of which none helps; with normal differences and with skewed ones (a log-normal
-metric). With a difference: how often it is found, and by how many seeds.
+that looks on the way, and for a family of six arms of which none helps; with normal differences, with skewed ones (a log-normal metric), and
+where one run of seven diverges. With a difference: how often it is found, and by how many seeds.
 
     python benchmarks/error_rates.py [--save] [--times N]
 """
@@ -25,20 +25,24 @@ RESULTS = ROOT / "benchmarks" / "results" / "error_rates.json"
 LOSS = Metric(name="val loss", goal="min")
 FIXED, MOST, ARMS = 5, 8, 6
 CORRELATION = 0.5  # of an untreated and a treated run of one seed
+KINDS, DIVERGES = ("normal", "log-normal", "diverging"), 1 / 7
 EFFECTS = (0.5, 1.0, 1.5, 2.0, 3.0, 5.0)  # in standard deviations of the differences
 
 
-def values(random: np.random.Generator, arms: int, seeds: int, effect: float, skewed: bool) -> np.ndarray:
+def values(random: np.random.Generator, arms: int, seeds: int, effect: float, kind: str = "normal") -> np.ndarray:
     """Metrics of an untreated subject and so many arms, by seed: the arms are better by so many standard deviations of the differences."""
     together = random.standard_normal(seeds)
     own = random.standard_normal((1 + arms, seeds))
     numbers = math.sqrt(CORRELATION) * together + math.sqrt(1 - CORRELATION) * own
     numbers[1:] -= effect * math.sqrt(2 * (1 - CORRELATION))
-    return np.exp(numbers) if skewed else 3 + numbers
+    if kind == "diverging":
+        return np.where(random.random(numbers.shape) < DIVERGES, np.nan, 3 + numbers)
+    return np.exp(numbers) if kind == "log-normal" else 3 + numbers
 
 
 def trials(recipe: str, numbers: np.ndarray) -> list[Trial]:
-    return [Trial(subject="s", recipe=recipe, seed=seed, status="ok", value=x) for seed, x in enumerate(numbers)]
+    status = ["ok" if math.isfinite(x) else "diverged" for x in numbers]
+    return [Trial(subject="s", recipe=recipe, seed=i, status=status[i], value=x) for i, x in enumerate(numbers)]
 
 
 def at_once(numbers: np.ndarray) -> list:
@@ -63,15 +67,15 @@ def confirmed(numbers: np.ndarray, give_up: bool) -> tuple:
 LEVELS = levels(looks_up_to(MOST))
 
 
-def without(times: int, skewed: bool) -> dict:
+def without(times: int, kind: str) -> dict:
     """What is said where there is no difference."""
     random = np.random.default_rng(0)
-    one = [at_once(values(random, 1, FIXED, 0.0, skewed))[0] for _ in range(times)]
-    looked = [confirmed(values(random, 1, MOST, 0.0, skewed), give_up=False)[0] for _ in range(times)]
-    treated = [confirmed(values(random, 1, MOST, 0.0, skewed), give_up=True) for _ in range(times)]
-    families = [at_once(values(random, ARMS, FIXED, 0.0, skewed)) for _ in range(times)]
+    one = [at_once(values(random, 1, FIXED, 0.0, kind))[0] for _ in range(times)]
+    looked = [confirmed(values(random, 1, MOST, 0.0, kind), give_up=False)[0] for _ in range(times)]
+    treated = [confirmed(values(random, 1, MOST, 0.0, kind), give_up=True) for _ in range(times)]
+    families = [at_once(values(random, ARMS, FIXED, 0.0, kind)) for _ in range(times)]
     return {
-        "metric": "log-normal" if skewed else "normal",
+        "metric": kind,
         "covered_fixed": mean(arm.low <= 0 <= arm.high for arm in one),
         "covered_looks": mean(arm.low <= 0 <= arm.high for arm in looked),
         "covered_treat": mean(arm.low <= 0 <= arm.high for arm, *_ in treated),
@@ -87,8 +91,8 @@ def without(times: int, skewed: bool) -> dict:
 def found(times: int, effect: float) -> dict:
     """What is said of a difference of so many standard deviations."""
     random = np.random.default_rng(1)
-    one = [at_once(values(random, 1, FIXED, effect, False))[0] for _ in range(times)]
-    looked = [confirmed(values(random, 1, MOST, effect, False), give_up=True) for _ in range(times)]
+    one = [at_once(values(random, 1, FIXED, effect))[0] for _ in range(times)]
+    looked = [confirmed(values(random, 1, MOST, effect), give_up=True) for _ in range(times)]
     return {
         "effect": effect,
         "found_fixed": mean(arm.standing == "proven" for arm in one),
@@ -106,7 +110,7 @@ def main() -> None:
     parser.add_argument("--save", action="store_true", help=f"Write {RESULTS.relative_to(ROOT)}.")
     parser.add_argument("--times", type=int, default=2000, metavar="N", help="Comparisons of each kind.")
     asked = parser.parse_args()
-    null = [without(asked.times, skewed) for skewed in (False, True)]
+    null = [without(asked.times, kind) for kind in KINDS]
     effects = [found(asked.times, effect) for effect in EFFECTS]
     for row in null:
         print(f"no difference, {row['metric']} metric, {asked.times} comparisons of each kind:")

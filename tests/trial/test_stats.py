@@ -282,10 +282,11 @@ def test_ok_without_a_finite_number_is_a_divergence(value: float) -> None:
 def test_divergences_of_the_baseline_alone_are_an_improvement_of_their_own() -> None:
     before = runs("", s0=0.5, s1=0.5, **{f"s{i}": "diverged" for i in range(2, 8)})
     arm = one(before, runs("r", s0=0.75, s1=0.5, **{f"s{i}": 0.9 for i in range(2, 8)}))
-    assert arm.baseline_diverged == 6 and arm.diverged == 0 and arm.effect == 0.125
+    assert (arm.baseline_diverged, arm.diverged, arm.wins) == (6, 0, 7)
+    assert arm.differences == (0.25, 0.0, *[0.25] * 6) and arm.proven
     assert arm.note == (
-        "Not in the differences: 6 of 8 seeds (untreated: 6 diverged). Untreated, 6 seeds diverged that did not with the recipe: "
-        "this speaks for the recipe and is not part of the effect (exact two-sided McNemar p = 0.0312)."
+        "Untreated, 6 seeds diverged that did not with the recipe: each is a win as large as the largest difference "
+        "(exact two-sided McNemar p = 0.0312)."
     )
 
 
@@ -422,8 +423,8 @@ def test_words_name_the_number_of_tested_recipes() -> None:
 @pytest.mark.parametrize("what", ["diverged", "failed", "no_effect", "baseline_diverged"])
 def test_words_say_that_lost_seeds_are_not_averaged_in(what: str) -> None:
     sentence = (
-        "Seeds that diverged, failed or changed nothing are counted, not averaged in: "
-        "the effects speak only about seeds on which both runs ended with a number."
+        "Seeds that diverged, failed or changed nothing are counted, not averaged in; those alone that only the untreated run lost, by "
+        "diverging, count as wins."
     )
     assert sentence in words(comparison(5, **{what: 1})) and sentence not in words(comparison(5))
 

@@ -68,10 +68,16 @@ class English:
         )
 
     @staticmethod
-    def diverged_untreated(seeds: int, p: float) -> str:
+    def diverged_untreated(seeds: int, p: float, counted: bool = False) -> str:
+        each = (
+            "each is a win as large as the largest difference"
+            if seeds > 1
+            else "a win as large as the largest difference"
+        )
+        speaks = each if counted else "this speaks for the recipe and is not part of the effect"
         return (
-            f"Untreated, {count(seeds, 'seed')} diverged that did not with the recipe: "
-            f"this speaks for the recipe and is not part of the effect (exact two-sided McNemar p = {p:.3g})."
+            f"Untreated, {count(seeds, 'seed')} diverged that did not with the recipe: {speaks} "
+            f"(exact two-sided McNemar p = {p:.3g})."
         )
 
     @staticmethod
@@ -136,8 +142,8 @@ class English:
     @staticmethod
     def lost_seeds_counted() -> str:
         return (
-            "Seeds that diverged, failed or changed nothing are counted, not averaged in: "
-            "the effects speak only about seeds on which both runs ended with a number."
+            "Seeds that diverged, failed or changed nothing are counted, not averaged in; those alone that only the untreated run lost, by "
+            "diverging, count as wins."
         )
 
     @staticmethod

@@ -208,9 +208,14 @@ def mean(comparison: Comparison, value: float) -> str:
 
 
 def baseline_mean(comparison: Comparison, arm: Arm | None = None) -> float:
-    """Mean of the untreated subject over the arm's seeds, or all seeds; NaN if none of them ended with a number."""
+    """Mean of the untreated subject over the arm's seeds, or all seeds; NaN if none of them ended with a number.
+
+    Where it diverged on one of the arm's, it is taken to have been worse by what that counts for.
+    """
     by_seed = dict(zip(comparison.seeds, comparison.baseline, strict=False))
     seeds = comparison.seeds if arm is None else arm.seeds
+    if arm is not None and arm.differences and any(math.isnan(by_seed.get(seed, 0.0)) for seed in seeds):
+        return arm.mean - arm.effect * (1 if comparison.metric.goal == "max" else -1)
     values = [by_seed[seed] for seed in seeds if math.isfinite(by_seed.get(seed, math.nan))]
     return sum(values) / len(values) if values else math.nan
 

@@ -1,7 +1,9 @@
 """What paired seeds can say about a recipe: t interval, sign-flip test, Holm's correction, and their limits.
 
-A seed that ends without a number is not a very bad number. It is counted beside the differences, never averaged into
-them: with one seed in eight diverging, no test of the mean keeps its promised error rate.
+A seed that ends without a number is not a very bad number: it is counted beside the differences. But where the untreated run diverges and
+the treated one does not, the recipe has won, and by more than a number says: such a seed counts as a difference as large as the largest
+that was seen. Under the null hypothesis either run of a seed is as likely to be the one that diverges, and an arm that has lost a seed is
+never called better, so the tests keep their error rates (``benchmarks/error_rates.py``).
 """
 
 from __future__ import annotations
@@ -195,7 +197,9 @@ def compare_arms(
     """Each arm against the baseline, seed by seed, with Holm's correction over the arms.
 
     A seed is a pair if both runs ended "ok" with a finite number; one that is "ok" without such a number counts as
-    diverged. ``seeds``, ``values`` and ``differences`` run over the pairs, so that ``effect`` is their mean difference
+    diverged. Where there are pairs, so is a seed on which the baseline alone diverged, with the largest difference of the others,
+    unless there is one on which the arm alone did.
+    ``seeds``, ``values`` and ``differences`` run over the pairs, so that ``effect`` is their mean difference
     (positive is better) and ``mean`` the mean of the values. If the baseline diverged on every seed, ``seeds``, ``values`` and
     ``mean`` are those that the arm ended with, and ``differences`` is empty.
     ``wins`` counts the ``seeds`` on which the arm was better, and a number is better than a divergence.
@@ -308,12 +312,18 @@ def _arm(
 ) -> Arm:
     every = [*baseline, *(seed for seed in trials if seed not in baseline)]
     outcomes = {seed: (_outcome(baseline.get(seed)), _outcome(trials.get(seed))) for seed in every}
-    pairs = [seed for seed in every if outcomes[seed] == ("ok", "ok")]
+    both = [seed for seed in every if outcomes[seed] == ("ok", "ok")]
+    rescues = (
+        both and ("ok", "diverged") not in outcomes.values()
+    )  # where both sides have lost seeds, nobody has won them
+    pairs = [seed for seed in every if seed in both or (rescues and outcomes[seed] == ("diverged", "ok"))]
     never = all(outcomes[seed][0] == "diverged" for seed in every)
     seeds = pairs or [seed for seed in every if never and outcomes[seed][1] == "ok"]
     values = [float(trials[seed].value) for seed in seeds]
     sign = 1 if metric.goal == "max" else -1
-    differences = [sign * float(trials[seed].value - baseline[seed].value) for seed in pairs]
+    seen = {seed: sign * float(trials[seed].value - baseline[seed].value) for seed in both}
+    largest = max(map(abs, seen.values()), default=0.0)
+    differences = [seen.get(seed, largest) for seed in pairs]
     mean, low, high, p = paired_t(differences, at_look)
     p = p if math.isnan(p) else min(1.0, p * (1 - level) / (1 - at_look))
     own = Counter(outcome for _, outcome in outcomes.values())
@@ -329,7 +339,7 @@ def _arm(
         p=p,
         p_sign=sign_flip(differences, generator) if len(pairs) >= 2 else math.nan,
         p_holm=math.nan,  # compare_arms knows the other arms
-        wins=sum(d > 0 for d in differences) if pairs else sum(outcomes[seed][0] == "diverged" for seed in seeds),
+        wins=sum(outcomes[seed][0] == "diverged" or seen[seed] > 0 for seed in seeds if pairs or never),
         diverged=own["diverged"],
         failed=own["failed"],
         no_effect=own["no_effect"],
@@ -355,15 +365,17 @@ def _remarks(d: np.ndarray, outcomes: Sequence[tuple[SeedEnd, SeedEnd]], low: fl
         said.append(remark("one_pair"))
     elif _equal(d):
         said.append(remark("equal_differences", pairs=len(d), difference=float(d[0]), bounded=not math.isinf(low)))
+    counted = len(d) > outcomes.count(("ok", "ok"))
     if len(outcomes) > len(d):
-        said.append(remark("left_out", seeds=len(outcomes) - len(d), of=len(outcomes), **_lost(outcomes)))
+        left = [pair for pair in outcomes if not (counted and pair == ("diverged", "ok"))]
+        said.append(remark("left_out", seeds=len(outcomes) - len(d), of=len(outcomes), **_lost(left)))
     before = outcomes.count(("diverged", "ok"))
     after = outcomes.count(("ok", "diverged"))
     p = mcnemar(before, after)
     if before and after:
         said.append(remark("diverged_on_both_sides", untreated=before, treated=after, p=p))
     elif before:
-        said.append(remark("diverged_untreated", seeds=before, p=p))
+        said.append(remark("diverged_untreated", seeds=before, p=p, counted=counted))
     elif after:
         said.append(remark("diverged_treated", seeds=after, p=p))
     return tuple(said)
