@@ -210,7 +210,7 @@ def test_what_is_on_offer_is_written_as_it_is_typed():
         assert float(re.search(pattern, line)[1].rstrip(".")) in (-9.5, 1e-05, 0.5, 12.5)
     assert offers([]) == ""
     assert offers(["val loss", "f1(x)"]) == "--metric 'val loss'"
-    assert offers("abcde") == "--metric a; --metric b; --metric c; 2 more"
+    assert offers("abcdefgh") == "; ".join(f"--metric {name}" for name in "abcdef") + "; 2 more"
 
 
 def test_what_was_said_before_training_and_never_again_is_a_setting():

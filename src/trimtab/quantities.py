@@ -476,7 +476,7 @@ def pattern_of(hint: str) -> str:
     return re.sub(r"([.^$*+?{}\[\]\\|()])", r"\\\1", label[0] if label else "") + "([-0-9.e]+)"
 
 
-def offers(names: Iterable[str], hints: Iterable[str] = (), most: int = 3) -> str:
+def offers(names: Iterable[str], hints: Iterable[str] = (), most: int = 6) -> str:
     """What else could judge, each as one writes it for ``--metric``; ``""`` if there is nothing.
 
     >>> offers(["printed val loss"], ["Average wage: 9.00 (20 times)"])

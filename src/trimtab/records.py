@@ -313,7 +313,8 @@ class RunRecord(Record):
     ``latest`` says of every number that the script said in several trainings which of these came last; ``hints`` are printed numbers
     that no rule knows, with how often they came; ``reached`` is what the run came to by its metric, once it has ended.
     ``finished`` is false of a run that is going on, or was killed: what it had until then is there. ``unwatched`` is what was
-    not watched, with the reason: an error of trimtab's own, as a rule. ``measured`` says what the series and profiles are.
+    not watched, with the reason: an error of trimtab's own, as a rule. ``measured`` says what the series and profiles are. ``cut`` are the
+    steps after which it was ended, as was asked for; 0 of a run that came to its own end.
     """
 
     id: str
@@ -333,6 +334,7 @@ class RunRecord(Record):
     finished: bool = True
     unwatched: tuple[str, ...] = ()
     measured: tuple[Measured, ...] = ()
+    cut: int = 0
 
     def _in_short(self) -> str:
         parts = [self.subject, _number(self.main.steps if self.main is not None else 0, "step")]

@@ -35,7 +35,11 @@ def keep(file: Path, text: str, others: str = "") -> None:
         handle, name = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
         with os.fdopen(handle, "w", encoding="utf-8", errors="surrogateescape") as new:
             new.write(text)
-        os.replace(name, file)
+        try:
+            os.replace(name, file)
+        except OSError:
+            os.unlink(name)
+            raise
         for other in file.parent.glob(others) if others else ():
             if other != file:
                 other.unlink(missing_ok=True)

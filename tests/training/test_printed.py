@@ -46,6 +46,7 @@ from trimtab.watching.printed import KEPT, Lines, Printed, printed_numbers
         ("2/40 [00:00<00:05, 6.8it/s, acc=0.59, train=0.8, valid=0.95]", {"accuracy": 0.59, "train": 0.8, "val": 0.95}),  # tqdm sorts
         ("acc=0.66, valid=2.04", {"accuracy": 0.66, "val": 2.04}),
         ("Accuracy 0.66 | train 0.81 | val 0.95", {"accuracy": 0.66, "train": 0.81, "val": 0.95}),
+        ("epoch 3, loss: 0.12, acc: 0.66, val: 0.95", {"loss": 0.12, "accuracy": 0.66, "val": 0.95}),
         ("Accuracy: 0.93, val: 0.91", {"accuracy": 0.93, "val accuracy": 0.91}),
         ("loss=0.5/0.6 train/val acc: train 0.7 val 0.6", {"loss": 0.5, "train accuracy": 0.7, "val accuracy": 0.6}),
         ("train/val acc 0.9", {}),

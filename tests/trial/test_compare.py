@@ -86,7 +86,8 @@ def test_diverged_seeds_are_an_outcome_of_their_own(train, engine):
     wild = found.arm("lr_scale(factor=1000000000000000.0)")
     assert wild.diverged == 3 and wild.values == () and math.isnan(wild.effect)
     mended = found.arm("lr_scale(factor=1e-21)")
-    assert mended.diverged == 0 and mended.seeds == (0, 2)
+    assert mended.diverged == 0 and mended.seeds == (0, 1, 2)
+    assert mended.differences[1] == max(map(abs, mended.differences))  # a win, as large as the largest difference
     assert "Untreated, 1 seed diverged that did not with the recipe" in mended.note
 
 
@@ -364,6 +365,85 @@ def test_the_bar_tells_stages_where_there_is_no_terminal():
                 Trial(subject="s", recipe="dropout(p=[0.5])", seed=seed, status="failed", error="[/]broken"), False
             )
     assert out.getvalue() == "dropout(p=[0.5]), seed 0, failed: [/]broken\ncomparing: 3 of 3 done in 0 s\n"
+
+
+SWALLOWING = """
+import torch
+model = torch.nn.Linear(3, 1)
+optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+steps = 0
+while steps < 60:
+    try:
+        optimizer.zero_grad()
+        loss = model(torch.ones(4, 3)).square().mean()
+        loss.backward()
+        optimizer.step()
+        steps += 1
+    except BaseException:
+        continue  # a bad batch
+    print("val_loss", loss.item())
+"""
+TWO = """
+import torch
+first, second = torch.nn.Linear(2, 2), torch.nn.Linear(2, 1)
+optimizers = [torch.optim.SGD(model.parameters(), lr=0.01) for model in (first, second)]
+for step in range(60):
+    for optimizer, made in zip(optimizers[::-1], (first(torch.ones(4, 2)).detach(), first(torch.ones(4, 2)))):
+        optimizer.zero_grad()
+        second(made).square().mean().backward()
+        optimizer.step()
+    print("val_loss", second(first(torch.ones(4, 2))).square().mean().item())
+"""
+
+
+@pytest.mark.parametrize("script", [SWALLOWING, TWO], ids=["its end is taken for an error", "two models by turns"])
+def test_where_runs_are_ended(train, engine, script):
+    train.write_text(script)
+    with Session(train, engine=engine, steps=20) as session:
+        run = session.watch()
+    assert run.cut == 20 and run.exit_code == 0
+    assert {training.steps for training in run.trainings} == {20}
+    assert {len(series) for training in run.trainings if (series := training.get("printed val loss"))} == {20}
+
+
+@pytest.mark.slow
+def test_a_thread_that_trains_is_ended_and_what_waits_for_it_too(train, engine):
+    body = SWALLOWING.replace("\n", "\n    ").replace("except BaseException", "except ValueError")
+    train.write_text(f"import threading\nover = threading.Event()\ndef work():{body}\n    over.set()\n"
+                     "threading.Thread(target=work, daemon=True).start()\nover.wait()\n")  # fmt: skip
+    with Session(train, engine=engine, steps=20) as session:
+        assert session.watch().main.steps == 20
+
+
+def test_a_run_that_is_taken_must_be_of_what_would_be_tried(train, engine):
+    rate = train.with_name("rate.txt")
+    rate.write_text("0.05")
+    train.write_text(clusters(rate="float(pathlib.Path('rate.txt').read_text())", begin="import pathlib"))
+    with Session(train, engine=engine) as session:
+        whole = session.watch()
+        (first,) = session.trials(["adam"], [0])["adam"]
+    with Session(train, engine=engine) as session:  # trials of either way are the same ones
+        session.take(whole.id)
+        assert session.trials(["adam"], [0])["adam"] == [first] and session.reused == 1
+    alone = tt.watch(train)  # nobody knows what this one has read, until a trial has read it
+    with Session(train, engine=engine) as session:
+        session.take(alone.id)
+        session.trials(["ema"], [0])
+    rate.write_text("0.5  ")
+    for run in (whole, alone):
+        with (
+            Session(train, engine=engine) as session,
+            pytest.raises(TrialError, match=r"rate\.txt changed after the run"),
+        ):
+            session.take(run.id)
+    with Session(train, engine=engine, steps=8) as session:
+        cut = session.watch()
+    for terms in ({}, {"steps": 9}):
+        with Session(train, engine=engine, **terms) as session, pytest.raises(TrialError, match="its first 8 steps"):
+            session.take(cut.id)
+    train.write_text(train.read_text() + "# and more\n")
+    with Session(train, engine=engine) as session, pytest.raises(TrialError, match=r"train\.py changed after the run"):
+        session.take(alone.id)
 
 
 def test_runs_that_are_ended_early(train, engine):

@@ -127,6 +127,28 @@ CALLS = itertools.count()
 PHASE = 0
 
 
+SEEN = {"calls": 0}
+
+
+def in_stages(outputs, y):
+    """A loss that is another one later."""
+    SEEN["calls"] += 1
+    return distance(outputs, y) * (1 if SEEN["calls"] < 10_000 else 3)
+
+
+class Counts(nn.Linear):
+    """A model that counts for all of its kind."""
+
+    seen = 0
+
+    def __init__(self):
+        super().__init__(16, 4)
+
+    def forward(self, x):
+        Counts.seen += 1
+        return super().forward(x)
+
+
 def in_phases(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     global PHASE
     PHASE += 1
@@ -308,6 +330,8 @@ REFUSED = {
     "an optimizer before": (task(model=Pretrained), "something else is trained or evaluated before"),
     "an evaluation before": (task(model=measured_before), "something else is trained or evaluated before"),
     "a count of the file": (task(loss=in_phases), "its functions keep something from one call to the next"),
+    "a count in a dictionary": (task(loss=in_stages), "its functions keep something from one call to the next"),
+    "a count of a class": (task(model=Counts), "its functions keep something from one call to the next"),
     "a count of an object": (task(loss=Phases()), "its functions keep something from one call to the next"),
     "an error": (task(loss=nn.functional.mse_loss), "RuntimeError: "),
 }  # fmt: skip

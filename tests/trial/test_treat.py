@@ -133,7 +133,7 @@ def test_a_script_that_nothing_helps_says_so(train, engine, monkeypatch):
     assert reasons["batch_norm(after='conv')"].startswith(
         "Without effect: batch_norm(after='conv') found nothing to act on"
     )
-    assert reasons["lr_scale(factor=0.3)"] == "No better than untreated at the end of a run."
+    assert reasons["lr_scale(factor=0.3)"] == "No better than untreated at the end of a run: 0.5, not 0.5."
     assert found.words == (
         "No recipe was better than the untreated run on the seed of the search; nothing was confirmed.",
     )

@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     help="How many fresh seeds confirm the winner, at most.",
 )
 @click.option("--thorough", is_flag=True, help="Try all remedies to their end, on three seeds.")
-@click.option("--from", "run", default="", metavar="RUN", help="Start from this run, which was watched before.")
+@click.option("--from", "run", metavar="RUN", help="Start from this run, which was watched before.")
 @trial_command
-def command(open_session: OpenSession, seeds: int, thorough: bool, run: str) -> tuple[RunRecord, Outcome]:
+def command(open_session: OpenSession, seeds: int, thorough: bool, run: str | None) -> tuple[RunRecord, Outcome]:
     """Diagnose SCRIPT, let the remedies race on one seed, and confirm the best on fresh ones.
 
     Everything after SCRIPT belongs to the script. Finished trials are kept in .trimtab/ beside it: start the same command

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Sequence
 
 from trimtab.records import Findings, Remark
@@ -31,6 +32,10 @@ def _of(recipe: str) -> str:
 
 def _part(share: float) -> str:
     return "at the end of a run" if share > 0.95 else f"after {percent(share)} of a run"
+
+
+def _beside(value: float, than: float) -> str:
+    return f": {value:.4g}, not {than:.4g}" if math.isfinite(value) and math.isfinite(than) else ""
 
 
 class English:
@@ -186,10 +191,12 @@ class English:
         return f"The winner is the best of {recipes} proven recipes on the seeds that prove them, which flatters its effect a little."
 
     @staticmethod
-    def plain_rate(gained: float, rate: str, rate_gained: float) -> str:
+    def plain_rate(gained: float, rate: str, rate_gained: float, share: float = 0.0) -> str:
+        where = (
+            f"In the race, {_part(share)}, the winner had gained" if share else "On the search seeds the winner gained"
+        )
         return (
-            f"On the search seeds the winner gained {gained:+.4g}; the best of the plain changes of learning rate, "
-            f"{rate}, gained {rate_gained:+.4g}."
+            f"{where} {gained:+.4g}; the best of the plain changes of learning rate, {rate}, gained {rate_gained:+.4g}."
         )
 
     # -- what was looked for ---------------------------------------------------------------------------------------------
@@ -199,12 +206,20 @@ class English:
         return f"{recipe} leads: {metric} {before:.3g} -> {after:.3g} {_part(share)}, on one seed"
 
     @staticmethod
-    def behind(share: float, leader: str) -> str:
-        return f"Clearly behind {leader} {_part(share)}."
+    def behind(share: float, leader: str, value: float = math.nan, than: float = math.nan) -> str:
+        return f"Clearly behind {leader} {_part(share)}{_beside(value, than)}."
 
     @staticmethod
-    def no_better(share: float) -> str:
-        return f"No better than untreated {_part(share)}."
+    def no_better(share: float, value: float = math.nan, than: float = math.nan) -> str:
+        return f"No better than untreated {_part(share)}{_beside(value, than)}."
+
+    @staticmethod
+    def not_worth(than: str) -> str:
+        return f"Not enough better than {than} to be taken in its place."
+
+    @staticmethod
+    def confirmed_little(seconds: float, seeds: int) -> str:
+        return f"The budget of {seconds:g} s was over after {count(seeds, 'confirming seed')}. Give more, or none."
 
     @staticmethod
     def ended(how: str, why: str) -> str:
@@ -227,10 +242,14 @@ class English:
 
     @staticmethod
     def first_steps(steps: int, of: int) -> str:
-        whole = f" of {of:,}" if of else ""
-        return (
-            f"Every run was ended after its first {steps:,}{whole} steps: nothing is known of what comes behind them."
+        first = (
+            f"first {steps:,} of {count(of, 'step')}"
+            if of
+            else "first step"
+            if steps == 1
+            else f"first {steps:,} steps"
         )
+        return f"Every run was ended after its {first}: nothing is known of what comes behind."
 
     @staticmethod
     def best_rate(steps: int, factor: float) -> str:

@@ -91,6 +91,9 @@ def summed_up(
 ) -> Comparison:
     """The comparison of finished trials: over those of ``seeds`` of which at least one trial was made. It may be one ``look`` of several."""
     assert session.metric is not None
+    if look is not None:  # what a budget has cut off in the middle of a seed was not looked at
+        whole = set.intersection(*({trial.seed for trial in of_recipe} for of_recipe in trials.values()))
+        trials = {recipe: [one for one in of_recipe if one.seed in whole] for recipe, of_recipe in trials.items()}
     by_seed = {trial.seed: trial for trial in trials[""]}
     made = {trial.seed for of_recipe in trials.values() for trial in of_recipe}
     arms = compare_arms(

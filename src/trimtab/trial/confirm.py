@@ -48,7 +48,7 @@ def doubts_of_effect(arm: Arm, **of: str) -> list[Remark]:
         for technique in Recipe.parse(arm.recipe)
         if technique.picks_by_metric
     ]
-    if arm.differences and math.isinf(arm.low):
+    if len(arm.differences) > 1 and math.isinf(arm.low):
         said.append(remark("no_spread", seeds=len(arm.differences), effect=arm.effect, p_sign=arm.p_sign, **of))
     elif not arm.proven and arm.differences:
         said.append(remark("not_proven", **of))

@@ -107,7 +107,8 @@ class TrialBar:
         assert self._task is not None
         recipe = recipe or "untreated"
         if len(recipe) + len(end) > _WIDTH:
-            recipe = recipe[: max(0, _WIDTH - len(end) - 3)] + "..."
+            left = max(0, _WIDTH - len(end) - 3)  # its end tells more than its middle: lr_s...r=1000)
+            recipe = f"{recipe[: left // 3]}...{recipe[len(recipe) - (left - left // 3) :]}"
         self._bar.update(self._task, advance=advance, latest=escape(recipe + end))
 
     def advance(self, trial: Trial, from_store: bool) -> None:
@@ -127,6 +128,8 @@ class TrialBar:
             self._console.print(said, style="yellow", highlight=False, markup=False, soft_wrap=True)
 
     def say(self, sentence: str) -> None:
+        if self._done >= self._total:  # what is said now follows from it
+            self._end_stage()
         self._console.print(sentence.translate(_CONTROL), highlight=False, markup=False, soft_wrap=True)
 
     def left(self) -> float | None:

@@ -21,7 +21,7 @@ KEPT = 1 / 3  # of the arms that run on
 PRICE = 6.0  # runs of the script by itself that a race may cost, if steps cost what they do untreated
 IMPORTS = 2.0  # seconds that a script which is run by itself needs for its imports
 CLEAR = 2.0  # standard deviations of a metric's noise that are clearly behind
-ALIKE = 0.15  # times the cost of a step that another may seem to be
+ALIKE = 1.2  # times as dear as the cheapest, and noise may be the reason
 WORTH = 0.05  # of the gain, that a dearer recipe must bring at least
 RATE = re.compile(r"lr_scale\([^()]*\)")  # a plain change of the learning rate
 BOUNDED = ("accuracy", "auc", "auroc", "f1", "precision", "recall", "iou", "dice", "r2")  # at most 1
@@ -58,12 +58,23 @@ class Race:
             theirs = worst - self.sign * (0.01 * abs(worst) + 1e-9)
         return self.sign * (ours - theirs)
 
+    def share(self, until: int) -> float:
+        """Which share of the steps of a run has been made when so many reports have."""
+        return share_of(self.untreated, until)
+
+    def until(self, recipe: str) -> int:
+        """How many reports an arm has made."""
+        trial = self.trials[recipe]
+        if trial.share == 1 or trial.status != "ok":
+            return self.of
+        return max(1, len(trial.curves.get(self.metric.name, Series())))
+
     def reached(self, recipe: str, until: int) -> float:
         """The level of an arm after so many reports, whether its trial kept them or, of a whole run, a course of other length."""
         trial = self.trials[recipe]
         values = trial.curves.get(self.metric.name, Series()).values
-        part = min(1.0, until / self.of / trial.share)
-        return self.metric.level(values[: max(1, round(part * len(values)))])
+        kept = until if trial.share < 1 else round(until / self.of * len(values))
+        return self.metric.level(values[: max(1, kept)])
 
     @property
     def sign(self) -> int:
@@ -96,18 +107,28 @@ class Race:
 
     def runners(self) -> tuple[Runner, ...]:
         """What the record has of it."""
-        return tuple(
+        untreated = Runner(
+            recipe="",
+            share=1.0,
+            status="ok",
+            value=self.metric.level(self.untreated.values),
+            cost=1.0,
+            reports=self.untreated,
+        )
+        arms = (
             Runner(
                 recipe=recipe,
                 share=trial.share,
                 status=trial.status,
-                value=trial.value,
+                value=self.reached(recipe, self.until(recipe)) if trial.status == "ok" else trial.value,
                 cost=self.cost(recipe),
                 reports=trial.curves.get(self.metric.name, Series()),
                 why=(self.why[recipe],) if recipe in self.why else (),
             )
             for recipe, trial in self.trials.items()
+            if recipe
         )
+        return (untreated, *arms)
 
 
 def heats_of(course: Series, metric: Metric, steps: int) -> tuple[int, ...]:
@@ -124,19 +145,34 @@ def heats_of(course: Series, metric: Metric, steps: int) -> tuple[int, ...]:
     settled = [
         share
         for share in SHARES
-        if len(values) < of or sign * (metric.level(values[: max(1, round(share * of))]) - end) <= margin
+        if len(values) < of or sign * (metric.level(values[: reports_at(course, share)]) - end) <= margin
     ]
     shares = [*(SHARES if len(settled) == len(SHARES) else SHARES[-1:]), 1.0]
     shares = [share for share in shares if share * steps >= LEAST] or [1.0]
-    return tuple(dict.fromkeys(max(1, round(share * of)) for share in shares))
+    return tuple(dict.fromkeys(reports_at(course, share) for share in shares))
 
 
-def field_size(heats: Sequence[int], of: int, most: int, each: float = 1.0) -> int:
-    """How many arms may start for the race to cost no more than ``PRICE``, if a whole trial costs ``each``."""
+def reports_at(course: Series, share: float) -> int:
+    """After how many of its reports a course has made such a share of its steps.
+
+    >>> reports_at(Series(steps=(1, 2, 4, 8, 16, 32), values=(0.0,) * 6), 1 / 2)
+    5
+    """
+    return next(count for count in range(1, len(course) + 1) if share_of(course, count) >= share - 1e-9)
+
+
+def share_of(course: Series, until: int) -> float:
+    """Which share of its steps a course has made after so many reports; they may come at any steps."""
+    first = min(course.steps[0], 1)  # steps may be counted from 0
+    return (course.steps[until - 1] + 1 - first) / (course.steps[-1] + 1 - first) if len(course) > 1 else 1.0
+
+
+def field_size(shares: Sequence[float], most: int, each: float = 1.0) -> int:
+    """How many arms may start for a race to these shares of a run to cost no more than ``PRICE``, if a whole trial costs ``each``."""
     for size in range(most, 2, -1):
         left, price = size, 0.0
-        for until in heats:
-            price += left * each * until / of  # every heat starts anew
+        for share in shares:
+            price += left * each * share  # every heat starts anew
             left = max(2, math.ceil(left * KEPT))
         if price <= PRICE:
             return size
@@ -150,7 +186,7 @@ def begun(session: Session, run: RunRecord, wanted: Sequence[str]) -> Race:
     course = Live.like(run).reports(judged(run, metric), metric)
     found = Race(metric, course, heats_of(course, metric, run.main.steps if run.main else 0))
     each = session.expected / (run.seconds + IMPORTS)
-    found.starters = tuple(wanted[: field_size(found.heats, found.of, len(wanted), each)])
+    found.starters = tuple(wanted[: field_size([*map(found.share, found.heats)], len(wanted), each)])
     return found
 
 
@@ -158,7 +194,7 @@ def expected(session: Session, run: RunRecord, wanted: Sequence[str]) -> float:
     """Seconds that such a race is expected to take, with what confirms its winner."""
     found = begun(session, run, wanted)
     starting = len(found.starters)
-    return session.rounds(1 + starting, found.heats[0] / found.of) + _ahead(session, found, 0, starting)
+    return session.rounds(1 + starting, found.share(found.heats[0])) + _ahead(session, found, 0, starting)
 
 
 def race(session: Session, run: RunRecord, wanted: Sequence[str]) -> Race:
@@ -167,10 +203,11 @@ def race(session: Session, run: RunRecord, wanted: Sequence[str]) -> Race:
     metric, field_ = found.metric, list(found.starters)
     for number, until in enumerate(found.heats):
         recipes = [*([""] if number == 0 else []), *field_]
-        said = f"racing to {_share(until / found.of)}"
+        share = found.share(until)
+        said = f"racing to {_share(share)}"
         session.later = _ahead(session, found, number, len(field_))
         try:
-            trials = session.shares(recipes, SEED, live, until, found.of, said)
+            trials = session.shares(recipes, SEED, live, until, share, said)
         except KeyboardInterrupt:  # the best that is known until now
             found.interrupted = True
             field_ = [recipe for recipe in field_ if recipe in found.trials]
@@ -187,9 +224,7 @@ def race(session: Session, run: RunRecord, wanted: Sequence[str]) -> Race:
         leader, gain = field_[0], found.gain(field_[0], until)
         if gain > found.margin(until):
             theirs, ours = metric.level(found.untreated.values[:until]), found.reached(leader, until)
-            session.say(
-                remark("leads", recipe=leader, metric=metric.name, before=theirs, after=ours, share=until / found.of)
-            )
+            session.say(remark("leads", recipe=leader, metric=metric.name, before=theirs, after=ours, share=share))
         if not last:
             field_ = _stay(found, field_, until)
     found.ranked = field_
@@ -201,12 +236,12 @@ def _ahead(session: Session, found: Race, number: int, starting: int) -> float:
     seconds, left = 0.0, starting
     for until in found.heats[number + 1 :]:
         left = max(2, math.ceil(left * KEPT))
-        seconds += session.rounds(left, until / found.of)
+        seconds += session.rounds(left, found.share(until))
     return seconds + session.rounds(2 * looks.LEAST)
 
 
 def _share(share: float) -> str:
-    return f"1/{round(1 / share)} of a run" if share < 0.75 else "the end"
+    return f"{100 * share:.0f} % of a run" if share < 0.95 else "the end"
 
 
 def _on(race: Race, recipes: list[str], until: int, last: bool) -> list[str]:
@@ -217,7 +252,10 @@ def _on(race: Race, recipes: list[str], until: int, last: bool) -> list[str]:
         if trial.status != "ok":
             race.why[recipe] = remark("ended", how=trial.status, why=trial.error.rstrip("."))
         elif not math.isfinite(gain) or (last and gain <= 0):
-            race.why[recipe] = remark("no_better", share=until / race.of)
+            untreated = race.metric.level(race.untreated.values[:until])
+            race.why[recipe] = remark(
+                "no_better", share=race.share(until), value=race.reached(recipe, until), than=untreated
+            )
         else:
             there.append(recipe)
     return sorted(there, key=lambda recipe: -race.gain(recipe, until))
@@ -230,7 +268,8 @@ def _stay(race: Race, ranked: list[str], until: int) -> list[str]:
     stay = ranked[:some] + [r for r in ranked[some : some + 1] if race.gain(r, until) >= cut - race.margin(until)]
     for recipe in ranked:
         if recipe not in stay:
-            race.why[recipe] = remark("behind", share=until / race.of, leader=ranked[0])
+            values = {"value": race.reached(recipe, until), "than": race.reached(ranked[0], until)}
+            race.why[recipe] = remark("behind", share=race.share(until), leader=ranked[0], **values)
     return stay
 
 
@@ -246,11 +285,9 @@ def winner(race: Race) -> str:
     enough = gain - max(WORTH * gain, race.margin(until))
     rivals = [recipe for recipe in race.ranked if race.gain(recipe, until) >= enough]
 
-    def price(recipe: str) -> float:
-        cost = race.cost(recipe) or 1.0
-        return 1.0 if abs(cost - 1) < ALIKE else round(cost, 1)
-
-    return min(rivals, key=lambda recipe: (price(recipe), -race.gain(recipe, until)))
+    least = min(race.cost(recipe) or 1.0 for recipe in rivals)
+    cheap = [recipe for recipe in rivals if (race.cost(recipe) or 1.0) <= ALIKE * least]
+    return max(cheap, key=lambda recipe: race.gain(recipe, until))
 
 
 def leaves_something(race: Race, recipe: str) -> bool:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import math
-from collections.abc import Callable
+import threading
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,6 +26,8 @@ from trimtab.trial.subjects import Heard, Subject
 from trimtab.watching import Ending, Recorder
 
 BASELINE = ""
+IN_VAIN = 3  # times that a script may take its end for an error
+WAIT = 5.0  # seconds, besides as long as it ran, that it may go on when the thread that trains has ended
 CURVE = 200  # points that a trial keeps of a series at most
 
 
@@ -75,6 +80,7 @@ def run_job(
     store: Keeping | None = None,
     at_end: Callable[[], None] = lambda: None,
     file: Path | None = None,
+    leave: Callable[[Result], None] | None = None,
 ) -> Result:
     """Run a trial in this process. Never raises for what the subject does: that is part of the result.
 
@@ -83,6 +89,7 @@ def run_job(
         store: where a watched run is kept.
         at_end: is called when the subject has come to its end, before what it has said is complete.
         file: where the script of the subject lies, if that is another place in this process.
+        leave: takes the result and ends this process, where the subject does not end although it has made the steps that it was to make.
     """
     recipe = Recipe.parse(job.recipe)
     recorder = Recorder(
@@ -95,6 +102,7 @@ def run_job(
     plain: dict[int, tuple[str, ...]] = {}  # how torch says the same
     refused: list[str] = []
     pace, pulse = Pace(), Pulse(tell)
+    end = _End(job.steps, recorder, lambda: leave(concluded(Ending())) if leave is not None else None)
 
     def on_training(training: Training, code: CodePlace | None) -> None:
         place = len(recorder.samplers)
@@ -111,7 +119,7 @@ def run_job(
         training.on("step", lambda loss: pace.step())
         training.on("step", recorder.guard(pulse.step))
         if job.steps:
-            _end_after(job.steps, training)
+            end.follow(training)
         if follower is not None and not recorder.guard.off:
             follower.follow(training, recorder.samplers[-1])
 
@@ -123,38 +131,78 @@ def run_job(
         at_end=at_end,
         file=file,
     )
+
+    def concluded(outcome: Ending) -> Result:
+        recorder.exit_code, recorder.error = outcome.exit_code, outcome.error
+        run = recorder.close()
+        idle, acted = _idle(job, run, tried, refused)
+        trial = _judge(job, run, idle, acted, recorder.guard.unheard, outcome.error if outcome.refused else "")
+        trial = replace(trial, step_seconds=pace.seconds)
+        if trial.status != "ok":
+            return Result(trial, run)
+        stepped = [index for index, training in tried.items() if training.changes and run.trainings[index].steps]
+        applied = (_applied(tried[index], plain[index]) for index in stepped)
+        return Result(replace(trial, applied=tuple(dict.fromkeys(applied))), run)
+
     with shifted(job.seed), stage.treated.alone():
         try:
             outcome = job.subject.run(heard)
         except Enough:
             outcome = Ending()
-    recorder.exit_code, recorder.error = outcome.exit_code, outcome.error
-    run = recorder.close()
-    idle, acted = _idle(job, run, tried, refused)
-    trial = _judge(job, run, idle, acted, recorder.guard.unheard, outcome.error if outcome.refused else "")
-    trial = replace(trial, step_seconds=pace.seconds)
-    if trial.status != "ok":
-        return Result(trial, run)
-    stepped = [index for index, training in tried.items() if training.changes and run.trainings[index].steps]
-    applied = (_applied(tried[index], plain[index]) for index in stepped)
-    return Result(replace(trial, applied=tuple(dict.fromkeys(applied))), run)
+    with end.once():
+        return concluded(outcome)
 
 
-def _end_after(steps: int, training: Training) -> None:
-    """End the run where a training would go on behind so many steps: what the script measures after the last of them is still heard."""
-    made = 0
+class _End:
+    """Ends a run where a training would step on behind so many steps: what the script measures after the last of them is still heard.
 
-    def count(loss: object) -> None:
-        nonlocal made
-        made += 1
+    A script that goes on all the same, because it takes the end for a bad batch, or waits for the thread that it came to, is left.
+    """
 
-    def look(*_: object) -> None:
-        if made >= steps:
-            raise Enough
+    def __init__(self, steps: int, recorder: Recorder, leave: Callable[[], None]) -> None:
+        self.steps, self.recorder, self.leave = steps, recorder, leave
+        self.began, self.times = time.monotonic(), 0
+        self.timer: threading.Timer | None = None
+        self.lock = threading.Lock()
 
-    training.on("step", count)
-    training.on("backward", look)
-    training.on("before_step", look)
+    def follow(self, training: Training) -> None:
+        made = 0
+
+        def count(loss: object) -> None:
+            nonlocal made
+            made += 1
+
+        def look(*_: object) -> None:
+            if made >= self.steps:
+                self.end()
+
+        training.on("step", count)
+        training.on("before_step", look)
+
+    def end(self) -> None:
+        self.recorder.cut = self.steps
+        self.times += 1
+        if self.times > IN_VAIN:
+            self._leave()
+        if self.times == 1 and threading.current_thread() is not threading.main_thread():
+            self.timer = threading.Timer(
+                WAIT + time.monotonic() - self.began, self._leave
+            )  # it may have to measure yet
+            self.timer.daemon = True
+            self.timer.start()
+        raise Enough
+
+    @contextlib.contextmanager
+    def once(self) -> Iterator[None]:
+        """The run has come to its end by itself."""
+        with self.lock:
+            if self.timer is not None:
+                self.timer.cancel()
+            yield
+
+    def _leave(self) -> None:
+        with self.lock:
+            self.leave()
 
 
 def _applied(training: Training, plain: tuple[str, ...]) -> Applied:

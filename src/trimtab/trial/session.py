@@ -11,6 +11,7 @@ import statistics
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -103,6 +104,9 @@ class Session:
         self._slow: deque[float] = deque(maxlen=8)  # how many times as long as expected the newest trials took
         self.found = ""  # stands for the files that the subject reads
         self.flows: tuple[Flow | None, ...] = ()  # of the models, by training
+        self._unread: tuple[str, RunRecord] | None = (
+            None  # a run that was taken, of which nobody knows what it has read
+        )
         self.reused = 0
         self._fingerprint = self.subject.fingerprint()
 
@@ -168,7 +172,7 @@ class Session:
         """Start from a run of this subject that was watched before; it is the untreated trial of seed 0.
 
         Raises:
-            TrialError: if there is no such run, or it cannot be measured.
+            TrialError: if there is no such run, it cannot be measured, or the subject is another by now.
         """
         run = None
         if self.store is not None:
@@ -177,10 +181,18 @@ class Session:
         if run is None or run.subject != self.subject.label:
             known = f"It is one of {run.subject}." if run is not None else "See trimtab report --list."
             raise TrialError(f"There is no run {name!r} of {self.subject.label} in {self.subject.folder}. {known}")
-        if self.fraction < 1 and not self.steps:
+        if self.fraction < 1 and not self.steps and not run.cut:
             self._cut(run)
+        if run.cut and run.cut != self.steps:
+            raise TrialError(
+                f"The run {name} was ended after its first {run.cut:,} steps, as was asked for, so it is not what other trials would be. "
+                f"Start from one that came to its end, or give --steps {run.cut}."
+            )
         if self.steps:
+            if not run.cut:
+                self.say(f"The first {self.steps:,} steps are watched by themselves: {name} is a whole run.")
             return self._watch("watching one run")
+        self._still_the_same(run)
         self.metric = run.metric
         trial = untreated_trial(self._job("", 0), run)
         if run.metric is None or trial.status == "failed":
@@ -188,6 +200,41 @@ class Session:
         self._kept.put(self._job("", 0).key, trial)
         self._know(run)
         return run
+
+    def _still_the_same(self, run: RunRecord) -> None:
+        """See that nothing that makes the subject what it is was changed behind a run. What it reads is known of runs that a session has
+        watched, and of others once a trial has read it."""
+        own = Job(self.subject, "", 0, asked=self.asked, watch=True).key
+        before = f"{own}|from {run.id}"
+        for key in (own, before):
+            watched = self._kept.read(lambda store, key=key: store.watched(key))  # type: ignore[misc]
+            if watched is not None and watched.run == run.id:
+                self.found = _digest(watched.seen)
+                if watched.outside:
+                    self.engine.one_at_a_time(self.subject, watched.outside)
+                changed = changed_since(watched.seen)
+                break
+        else:
+            self.found, self._unread = f"from {run.id}", (before, run)
+            changed = [str(file) for file in self.subject.sources() if _changed_at(file) > run.started]
+        self._refuse_changed(run, changed)
+
+    def _read_first(self, result: Result) -> None:
+        """The first trial of a session that began with a run of which nobody knows what it has read."""
+        if self._unread is None or not result.deeds.seen:
+            return
+        (key, run), self._unread = self._unread, None
+        seen = result.deeds.seen
+        ended = run.started + run.seconds + 1  # what it wrote itself is of that time
+        self._refuse_changed(run, [path for path, met in seen.items() if not met["anew"] and _changed_at(path) > ended])
+        self.keep(lambda store: store.put_watched(key, Watched(run=run.id, seen=seen, outside=result.deeds.paths)))
+
+    def _refuse_changed(self, run: RunRecord, changed: Sequence[str]) -> None:
+        if changed:
+            raise TrialError(
+                f"{', '.join(changed[:3])} changed after the run {run.id} of {self.subject.label} was watched, so its trials would be of "
+                "something else. Have it watched again: leave --from away."
+            )
 
     def _know(self, run: RunRecord) -> None:
         """What the watched run tells of the trials to come."""
@@ -221,8 +268,12 @@ class Session:
             self.progress.running(job.recipe, job.seed, said.step, of, said.loss)
             return ""
 
+        def ended(job: Job, result: Result) -> None:
+            self._read_first(result)
+            done(job, result)
+
         try:
-            self.engine.run(jobs, done, report=heard, **more)
+            self.engine.run(jobs, ended, report=heard, **more)
         except EngineError as error:
             raise TrialError(f"{self.subject.label} could not be tried: {error}") from error
 
@@ -348,9 +399,9 @@ class Session:
             yield job
 
     def shares(
-        self, recipes: Iterable[str], seed: int, live: Live, until: int, of: int, stage: str
+        self, recipes: Iterable[str], seed: int, live: Live, until: int, share: float, stage: str
     ) -> dict[str, Trial]:
-        """Trials that make only ``until`` of the ``of`` reports that an untreated one makes, by recipe; those that the budget left out are
+        """Trials that make only ``until`` reports, which is a ``share`` of the steps of a run, by recipe; those that the budget left out are
         missing. They are kept and never made again, as whole ones are.
 
         A trial that goes wrong on the way, by its loss, is stopped at once. Those that make all reports are whole ones, which are not
@@ -360,7 +411,7 @@ class Session:
         missing: list[Job] = []
         kept: list[Trial] = []
         for recipe in recipes:
-            job = self._job(recipe, seed) if until >= of else self._job(recipe, seed, live=live, until=until)
+            job = self._job(recipe, seed) if share == 1 else self._job(recipe, seed, live=live, until=until)
             trial, before = self._kept.get(job.key)
             if trial is None:
                 missing.append(job)
@@ -368,7 +419,7 @@ class Session:
             found[recipe] = trial
             if before:
                 kept.append(trial)
-        self._begin(stage, kept, len(missing), until / of)
+        self._begin(stage, kept, len(missing), share)
         paces: dict[str, float] = {}
 
         def report(job: Job, said: Report) -> str:
@@ -381,16 +432,16 @@ class Session:
 
         def done(job: Job, result: Result) -> None:
             self._check_unchanged()
-            trial = _at_share(result.trial, until / of)
+            trial = _at_share(result.trial, share)
             if not trial.step_seconds:
                 trial = msgspec.structs.replace(trial, step_seconds=paces.get(job.recipe, 0.0))
             self._kept.put(job.key, trial)
             found[job.recipe] = trial
-            self._advance(trial, until / of)
+            self._advance(trial, share)
 
-        jobs = self._in_time(missing, until / of)
-        self._run(jobs, done, report, round(until / of * self._steps), stop_at=self.stop_at)
-        if until >= of:
+        jobs = self._in_time(missing, share)
+        self._run(jobs, done, report, round(share * self._steps), stop_at=self.stop_at)
+        if share == 1:
             untreated, _ = self._kept.get(self._job(BASELINE, seed).key)
             same = {seed: untreated} if untreated is not None else {}
             found |= {recipe: unmoved([trial], same)[0] for recipe, trial in found.items() if recipe != BASELINE}
@@ -403,10 +454,15 @@ class Session:
         if not steps:
             return 1.0
         losses = run.main.get("loss") if run.main else Series()
-        found = climb(
-            lambda factors: self._losses_at(factors, seed, steps), Series(losses.steps[:steps], losses.values[:steps])
-        )
-        self.say(remark("best_rate", steps=steps, factor=found))
+        seen: dict[float, Series] = {}
+
+        def losses_at(factors: Sequence[float]) -> dict[float, Series]:
+            seen.update(now := self._losses_at(factors, seed, steps))
+            return now
+
+        found = climb(losses_at, Series(losses.steps[:steps], losses.values[:steps]))
+        if found != 1 or len(seen) > 1:  # else the time was over
+            self.say(remark("best_rate", steps=steps, factor=found))
         return found
 
     def _losses_at(self, factors: Sequence[float], seed: int, steps: int) -> dict[float, Series]:
@@ -503,6 +559,13 @@ class Session:
     def store(self) -> Store | None:
         """Where results are kept; ``None`` where that is not possible."""
         return self._kept.store
+
+
+def _changed_at(path: str | Path) -> float:
+    try:
+        return os.stat(path).st_mtime
+    except OSError:
+        return 0.0
 
 
 BY_DOCTOR = "stopped by the doctor"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import copy
 import itertools
@@ -10,7 +11,8 @@ import pickle
 import random
 import sys
 import time
-from collections.abc import Iterator, Sequence
+import types
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +28,7 @@ from trimtab.trial.run import Job
 from trimtab.trial.subjects import Task
 
 TRIED = 3  # steps that are made both ways
+ITEMS = 1000  # of a container that are looked at
 BESIDE = 0.3  # seconds that a trial takes beside its steps
 CLOSE = 1e-4  # of the largest entry: what a sum in another order may change
 SAME = 1e-6  # of the largest entry: what one step may, from equal weights and gradients
@@ -305,11 +308,45 @@ class Ear(Hearer):
 
 
 def kept_by(task: Task, model: nn.Module) -> tuple:
-    """What the functions of a task may count on: the state of what can be called, and the numbers of the modules that they are from."""
+    """What the functions of a task may count on: the state of what can be called, and all numbers that the modules which they are from, and
+    their classes and containers, hold."""
     called = [getattr(one, "func", one) for one in (task.model, task.data, task.loss, task.optimizer)]
     names = {getattr(one, "__module__", "") for one in (*called, *(type(part) for part in model.modules()))}
-    modules = [vars(sys.modules[name]) for name in sorted(names & sys.modules.keys())]
-    return pickle.dumps(task), [{key: of for key, of in one.items() if isinstance(of, (int, float))} for one in modules]
+    modules = [sys.modules[name] for name in sorted(names & sys.modules.keys()) if not name.startswith("torch.")]
+    return pickle.dumps(task), [numbers_in(vars(one), {one.__name__ for one in modules}) for one in modules]
+
+
+def numbers_in(what: Any, own: set[str], deep: int = 4) -> Any:
+    """The numbers and texts in containers, and in objects and classes of the modules named ``own``, as they are now.
+
+    >>> numbers_in({"seen": 3, "all": [1.5, {"loss": 2}], "model": torch.nn.Linear(1, 1)}, set())
+    (('seen', 3), ('all', ((0, 1.5), (1, (('loss', 2),)))))
+    """
+    if isinstance(what, (int, float, str, bytes)):
+        return what
+    if not deep:
+        return None
+    if isinstance(what, (list, tuple, collections.deque)):
+        what = dict(enumerate(what))
+    elif isinstance(what, (set, frozenset)):
+        what = dict.fromkeys(map(repr, what), True)
+    elif isinstance(what, (type, types.FunctionType)) or not isinstance(what, Mapping):
+        kind = what if isinstance(what, (type, types.FunctionType)) else type(what)
+        if kind.__module__ not in own or isinstance(what, nn.Module):
+            return None
+        what = dict(getattr(what, "__dict__", {}))
+        cells = getattr(kind, "__closure__", None) or ()
+        what |= {f"closure {n}": cell.cell_contents for n, cell in enumerate(cells) if has_contents(cell)}
+    found = ((key, numbers_in(value, own, deep - 1)) for key, value in list(what.items())[:ITEMS])
+    return tuple((key, value) for key, value in found if value is not None)
+
+
+def has_contents(cell: Any) -> bool:
+    """Whether a variable that a function shares has a value."""
+    try:
+        return cell.cell_contents is not None
+    except ValueError:
+        return False
 
 
 def drawn() -> tuple:

@@ -60,6 +60,10 @@ class Here:
         """Installed packages that are imported once instead of in every trial."""
         return []
 
+    def sources(self) -> list[Path]:
+        """The files whose text makes it what it is."""
+        return []
+
     def packed(self) -> Any:
         """The same for a machine that has none of its files."""
         return self
@@ -74,7 +78,7 @@ class Subject(Protocol):
 
     ``fingerprint`` stands for everything that makes two subjects the same; ``folder`` is where their records are kept; ``roots`` are the
     folders that each of its trials shall have to itself. What an engine needs besides: the ``file`` that runs and its ``command`` line,
-    where there are any, which installed packages it ``preloads``, and whether it ``needs_main``, the program that started its trial.
+    where there are any, which installed packages it ``preloads``, the files of its ``sources``, and whether it ``needs_main``, the program that started its trial.
     ``packed`` is the same for a machine that has none of its files.
     """
 
@@ -91,6 +95,7 @@ class Subject(Protocol):
     @property
     def needs_main(self) -> bool: ...
     def preloads(self) -> list[str]: ...
+    def sources(self) -> list[Path]: ...
     def packed(self) -> Subject: ...
     def fingerprint(self) -> str: ...
     def run(self, heard: Heard) -> Ending: ...
@@ -237,10 +242,16 @@ class Script:
         """Of the script's text, that of the modules of its own folder which it imports, and its arguments."""
         digest = hashlib.sha256(_versions().encode())
         digest.update(repr((self.path.name, self.arguments, self.module)).encode())
-        root = Path.cwd() if self.module else self.path.parent
-        for file, text in sorted(_with_imports(self.path, root).items()):
+        for file, text in sorted(self._texts().items()):
             digest.update(f"{file.name} {len(text)} ".encode(errors="surrogateescape") + text)
         return digest.hexdigest()[:16]
+
+    def sources(self) -> list[Path]:
+        """The script, and the modules of its own folder which it imports."""
+        return sorted(self._texts())
+
+    def _texts(self) -> dict[Path, bytes]:
+        return _with_imports(self.path, Path.cwd() if self.module else self.path.parent)
 
     def run(self, heard: Heard) -> Ending:
         return run_script(

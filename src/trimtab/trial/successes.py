@@ -62,7 +62,8 @@ def by_promise(named: Sequence[tuple[str, Sequence[str]]], table: Successes) -> 
                 recipe = str(Recipe.parse(one))
                 known = [success.remedies.get(recipe) for success in table.values() if problem in success.problems]
                 tried = [one for one in known if one is not None]
-                part = (BELIEF * FIRST * NEXT**rank + sum(one.part for one in tried)) / (BELIEF + len(tried))
+                parts = [min(1.0, max(0.0, one.part)) for one in tried]
+                part = (BELIEF * FIRST * NEXT**rank + sum(parts)) / (BELIEF + len(parts))
                 costs = [one.cost for one in tried if one.cost > 0]
                 cost = max(1.0, math.fsum(costs) / len(costs)) if costs else 1.0
                 worth[recipe] = max(worth.get(recipe, 0.0), part / cost)
@@ -90,7 +91,7 @@ def remember(subject: Subject, problems: Sequence[str], race: Race) -> None:
 
 def tried_in(race: Race) -> dict[str, Tried]:
     """How each recipe did where its race ended for it, beside the best that was there; what could not be applied says nothing."""
-    reached = {recipe: max(1, round(trial.share * race.of)) for recipe, trial in race.trials.items() if recipe}
+    reached = {recipe: race.until(recipe) for recipe in race.trials if recipe}
     remedies = {}
     for recipe, until in reached.items():
         if race.trials[recipe].status == "no_effect":
@@ -106,7 +107,7 @@ def tried_in(race: Race) -> dict[str, Tried]:
 def _own() -> Successes:
     try:
         return msgspec.json.decode(_file().read_bytes(), type=Successes)
-    except (OSError, msgspec.MsgspecError):  # none yet, or not ours
+    except (OSError, ValueError, RecursionError):  # none yet, or not ours
         return {}
 
 

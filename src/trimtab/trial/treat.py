@@ -52,7 +52,7 @@ def treat(
     *,
     seeds: int = 8,
     thorough: bool = False,
-    run: str | RunRecord = "",
+    run: str | RunRecord | None = None,
     **terms: Unpack[Terms],
 ) -> Treatment:
     """Find out what helps a training, by how much, and how to keep it.
@@ -86,14 +86,16 @@ def treat(
         TrialError: if the untreated subject crashes, never trains or has no metric.
     """
     with Session(subject, **terms) as session:
-        return treat_watched(session, seeds=seeds, thorough=thorough, run_id=run if isinstance(run, str) else run.id)[1]
+        return treat_watched(
+            session, seeds=seeds, thorough=thorough, run_id=run.id if isinstance(run, RunRecord) else run
+        )[1]
 
 
 def treat_watched(
-    session: Session, *, seeds: int = 8, thorough: bool = False, run_id: str = ""
+    session: Session, *, seeds: int = 8, thorough: bool = False, run_id: str | None = None
 ) -> tuple[RunRecord, Treatment]:
     """:func:`treat` in a session, with the record of the watched run."""
-    run = session.take(run_id) if run_id else session.watch()
+    run = session.watch() if run_id is None else session.take(run_id)
     findings = diagnose(run)
     grave = [finding for finding in findings if finding.severity != "info"]
     for finding in grave or findings:
@@ -172,6 +174,8 @@ def _raced(session: Session, run: RunRecord, start: Treatment, wanted: list[str]
         except KeyboardInterrupt:
             said.append(remark("interrupted", proven=False))
     if confirmation is not None:
+        if (confirmed := len(confirmation.seeds)) < min(LEAST, seeds):
+            said.append(remark("confirmed_little", seconds=session.budget, seeds=confirmed))
         said += pace_of(confirmation, confirmation.arms[0])
         said += _cheaper(found, best)
         said += _rival(found, best)
@@ -244,11 +248,14 @@ def _outermost(session: Session, run: RunRecord, found: Race, best: str) -> str:
             return best
         next_ = str(Recipe.parse(f"lr_scale(factor={rounded(factor, 1 if factor > 1 else -1):g})"))
         try:
-            found.trials |= session.shares([next_], SEED, Live.like(run), until, found.of, "farther the same way")
+            found.trials |= session.shares([next_], SEED, Live.like(run), until, 1.0, "farther the same way")
         except KeyboardInterrupt:
             found.interrupted = True
             return best
-        if next_ not in found.trials or not found.gain(next_, until) > (1 + WORTH) * found.gain(best, until):
+        if next_ not in found.trials:
+            return best
+        if not found.gain(next_, until) > (1 + WORTH) * found.gain(best, until):
+            found.why.setdefault(next_, remark("not_worth", than=best))
             return best
         best = next_
     return best
@@ -269,13 +276,15 @@ def _together(session: Session, run: RunRecord, found: Race, best: str) -> str:
         except RecipeError:  # they clash, or are the same technique at two settings
             continue
         try:
-            trials = session.shares([pair], SEED, Live.like(run), until, found.of, "putting two together")
+            trials = session.shares([pair], SEED, Live.like(run), until, 1.0, "putting two together")
         except KeyboardInterrupt:
             found.interrupted = True
             return best
         found.trials |= trials
         if pair in trials and found.gain(pair, until) > gain + max(WORTH * gain, found.margin(until)):
             return pair
+        if pair in trials:
+            found.why[pair] = remark("not_worth", than=best)
     return best
 
 
@@ -291,13 +300,14 @@ def _cheaper(found: Race, best: str) -> list[Remark]:
 def _rival(found: Race, best: str) -> list[Remark]:
     """How the winner does against the best plain change of the learning rate, where that one left the race."""
     rates = [recipe for recipe in found.trials if RATE.fullmatch(recipe)]
-    at = {recipe: max(1, round(found.trials[recipe].share * found.of)) for recipe in rates}
+    at = {recipe: found.until(recipe) for recipe in rates}
     gains = {recipe: found.gain(recipe, at[recipe]) for recipe in rates if found.trials[recipe].status == "ok"}
     known = {recipe: gain for recipe, gain in gains.items() if math.isfinite(gain)}
     if best in rates or not known:
         return []
     rate = max(known, key=lambda recipe: known[recipe])
-    return [remark("plain_rate", gained=found.gain(best, at[rate]), rate=rate, rate_gained=known[rate])]
+    gained = found.gain(best, at[rate])
+    return [remark("plain_rate", gained=gained, rate=rate, rate_gained=known[rate], share=found.share(at[rate]))]
 
 
 def _searched(session: Session, run: RunRecord, start: Treatment, wanted: list[str], seeds: int) -> Treatment:

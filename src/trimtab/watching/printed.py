@@ -110,6 +110,7 @@ def printed_numbers(line: str, header: str = "") -> dict[str, float]:
     found: dict[str, float] = {}
     bare: list[str] = []
     split_so_far, begin = header, 0
+    single: set[str] = set()  # scores that were named with no part of the data
     carried: str | None = ""  # the score of numbers that have no name but a part of the data; None: something unknown
     for match in _NUMBER.finditer(line):
         if match.start() < begin:  # the second half of a fraction
@@ -127,8 +128,13 @@ def printed_numbers(line: str, header: str = "") -> dict[str, float]:
                 continue  # "accuracy on the 10000 images: 54": the label goes on behind this number
             score, part = named[0], _part(between)
             carried = "score" if score == "loss" and split == "" else score  # "loss: 1.9, train: 0.41" are two things
-            if score != "loss" and split == "" and (between.strip() == "=" or _TRAIN.search(line, match.end())):
-                carried = ""  # "acc=0.66, valid=2.04", "acc 0.66, train 0.81, val 0.95": so are these
+            single |= {score} if split == "" else set()
+            if (
+                score != "loss"
+                and split == ""
+                and (between.strip() == "=" or len(single) > 1 or _TRAIN.search(line, match.end()))
+            ):
+                carried = ""  # "acc=0.66, valid=2.04", "loss 0.1, acc 0.6, val 0.9", "acc 0.6, train 0.8, val 0.9": so are these
         elif split and _rest(words):
             carried = None  # "time: train 3.2, val 0.4"
         elif carried and (split or summary_in(words) == "best"):

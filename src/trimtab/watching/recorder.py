@@ -110,6 +110,7 @@ class Recorder:
         self.kept: Training | None = None  # what lives at least as long: the handle that has begun this
         self.printed: list[str] = []
         self.started = time.time()
+        self.cut = 0  # steps after which the run was ended, as was asked for
         self.error, self.exit_code = "", 0
         self._clock = time.perf_counter()
         self._ended = 0.0
@@ -321,6 +322,7 @@ class Recorder:
             hints=tuple(hint for lines in self._lines.values() for hint in lines.unknown()),
             unwatched=self.guard.told,
             measured=all_measured(),
+            cut=self.cut,
         )
         metric = None if heads else choose(record, self.asked)
         return msgspec.structs.replace(record, metric=metric, reached=reached(record, metric)) if metric else record

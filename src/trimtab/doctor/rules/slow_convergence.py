@@ -33,8 +33,10 @@ def slow_convergence(training: TrainingRecord) -> Iterator[Finding]:
             "lr_scale(factor=0.1)",
             "batch_norm",
             "standardize_inputs",
+            "orthogonal_init",
             "lr_scale(factor=0.01)",
             "adam",
+            "lsuv_init",
         ),
         confidence=0.5,
     )

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from trimtab.records import Arm, Comparison, Finding, Findings, Remark, Runner, Treatment, Tuning
+from trimtab.records import Arm, Comparison, Finding, Findings, Metric, Remark, Runner, Treatment, Tuning
 from trimtab.report.effects import change
 from trimtab.report.outcomes.comparison import comparison_json
 from trimtab.report.sentences import sentences
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _COURSE = """<section><h2>The course of the treatment</h2><ul class="words">{% for sentence in sentences | some %}<li>{{ sentence }}</li>{% endfor %}</ul></section>"""
 
 _RACE = """<section id="race"><h2>Race</h2>
-<p class="lead">Every arm ran on one and the same seed, judged by {{ words.judge(treatment.metric, goal=true) }}; whoever was clearly behind at the same step ran no further. The race picks; only the confirmation on fresh seeds proves.</p>
+<p class="lead">Every arm ran on one and the same seed, judged by {{ words.judge(treatment.metric, goal=true) }}, {{ level }}; whoever was clearly behind at the same step ran no further. The race picks; only the confirmation on fresh seeds proves.</p>
 {% for picture in pictures %}<div class="wide">{{ figure(picture) }}</div>{% endfor %}
 <div class="card scroll"><table class="trials attempts">
 <thead><tr><th scope="col">recipe</th><th scope="col" class="num">ran</th><th scope="col" class="num">{{ treatment.metric.name | spelled }}</th><th scope="col" class="num"><abbr title="of a step, untreated 1">cost</abbr></th><th scope="col">why no further</th></tr></thead>
@@ -110,7 +110,13 @@ class TreatmentTelling(Telling[Treatment]):
                 (runner, ran(runner), cost(runner.cost), " ".join(sentences(runner.why)))
                 for runner in furthest_first(outcome)
             ]
-            yield Part("race", "Race", _RACE, {"treatment": outcome, "rows": rows}, of_run=partial(of_race, outcome))
+            yield Part(
+                "race",
+                "Race",
+                _RACE,
+                {"treatment": outcome, "rows": rows, "level": level_of(outcome.metric) if outcome.metric else ""},
+                of_run=partial(of_race, outcome),
+            )
         if outcome.words:
             yield Part("course", "", _COURSE, {"sentences": outcome.words}, last=True)
 
@@ -151,7 +157,14 @@ def race_view(outcome: Treatment) -> RenderableType:
             as_text(why),
             style="" if runner.recipe else "dim",
         )
-    return Group(as_text(f"{judge(outcome.metric, goal=True)}; cost of a step, untreated 1"), table)
+    return Group(
+        as_text(f"{judge(outcome.metric, goal=True)}; {level_of(outcome.metric)}; cost of a step, untreated 1"), table
+    )
+
+
+def level_of(metric: Metric) -> str:
+    """Which number of a course is compared."""
+    return "the best of a run" if metric.best else "the mean of the last quarter of what was seen of a run"
 
 
 def ran(runner: Runner) -> str:

@@ -42,7 +42,7 @@ from trimtab.trial.views import View, Views, changed_since, folder_name
 
 PRELOAD = "TRIMTAB_PRELOAD"
 TAIL = 20  # lines of a trial's output that are kept when it fails
-GRACE = 5.0  # seconds that a stopped trial has to end by itself
+GRACE, BRIEF = 5.0, 0.5  # seconds that a stopped trial has to end by itself; where the time is over
 
 
 class LocalEngine(Engine):
@@ -113,8 +113,9 @@ class LocalEngine(Engine):
                     else:
                         done(worker.task.job, result)
         finally:
+            _stop([*running.values()], BRIEF if time.monotonic() >= stop_at else GRACE)
             for worker in running.values():
-                worker.stop()
+                worker.log.unlink(missing_ok=True)
                 worker.task.views.close(worker.view)
 
     @property
@@ -255,16 +256,12 @@ class _Worker:
             over = True
         return _result(self.job, self.receiver, self.process, self.log, None) if over else None
 
-    def stop(self) -> None:
-        """End it, with the processes that it has started; a script may catch the first signal."""
-        for number, grace in ((signal.SIGTERM, GRACE), (signal.SIGKILL, None)):
-            with contextlib.suppress(OSError):
-                os.killpg(self.process.pid, number)
-            with contextlib.suppress(OSError):  # before it has a group of its own
-                os.kill(self.process.pid, number)
-            self.process.join(grace)
-            if not self.process.is_alive():
-                return
+    def signal(self, number: int) -> None:
+        """Send a signal to it and to the processes that it has started."""
+        with contextlib.suppress(OSError):
+            os.killpg(self.process.pid, number)
+        with contextlib.suppress(OSError):  # before it has a group of its own
+            os.kill(self.process.pid, number)
 
     def clear(self) -> None:
         """It has ended: so do the processes that the script has left behind."""
@@ -272,10 +269,21 @@ class _Worker:
             os.killpg(self.process.pid, signal.SIGTERM)
 
     def _stopped(self, reason: str) -> Result:
-        self.stop()
+        _stop([self], GRACE)
         self.receiver.close()
         self.log.unlink(missing_ok=True)
         return stopped(self.job, self.reports, reason, time.monotonic() - self.began)
+
+
+def _stop(workers: Sequence[_Worker], grace: float) -> None:
+    """End them, all at once; a script may catch the first signal, and has so many seconds then."""
+    left, until = [*workers], time.monotonic() + grace
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        for worker in left:
+            worker.signal(number)
+        for worker in left:
+            worker.process.join(max(0.0, until - time.monotonic()) if number == signal.SIGTERM else None)
+        left = [worker for worker in left if worker.process.is_alive()]
 
 
 @contextlib.contextmanager
@@ -416,6 +424,16 @@ def _work(job: Job, sender: Connection, place: _Place) -> None:
         if os.getpid() == own:  # a process that the script forks has the pipe, too
             sender.send(what)
 
+    def finish(answer: Any) -> None:
+        if isinstance(answer, Result):
+            answer = dataclasses.replace(answer, trial=structs.replace(answer.trial, memory=_most_memory()))
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(Exception):
+                stream.flush()
+        send(answer)
+        sender.close()
+        os._exit(0)
+
     try:
         here = job.subject.file  # as it is called where the driver is
         as_python_would(place.directory, place.variables, job.subject.command, place.streams)
@@ -425,17 +443,11 @@ def _work(job: Job, sender: Connection, place: _Place) -> None:
 
         torch.set_num_threads(place.threads)
         file = None if here is None else place.view.place(here)
-        answer: Any = work(job, send, at_end=end_as_python_would, file=file)
-        answer = dataclasses.replace(answer, trial=structs.replace(answer.trial, memory=_most_memory()))
+        answer: Any = work(job, send, at_end=end_as_python_would, file=file, leave=finish)
     except BaseException as error:
         traceback.print_exc()
         answer = f"trimtab failed in this trial: {type(error).__name__}: {error}"
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(Exception):
-            stream.flush()
-    send(answer)
-    sender.close()
-    os._exit(0)
+    finish(answer)
 
 
 def _most_memory() -> float:

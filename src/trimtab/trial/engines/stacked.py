@@ -279,6 +279,8 @@ def _run_of(job: Job, run: RunRecord, training: TrainingRecord, seeds: int) -> R
     said = {name.removeprefix(own): series for name, series in training.series.items() if name.startswith(own)}
     rates = {name: series for name, series in training.series.items() if name.split()[0] == "lr"}
     loss = said.pop("loss", Series())
+    made = sum(step < training.steps for step in loss.steps)  # where the run was ended, the last one was of no step
+    loss = Series(steps=loss.steps[:made], values=loss.values[:made])
     facts = {**training.facts}
     for step, number in zip(loss.steps, loss.values, strict=True):
         if not math.isfinite(number):
