@@ -57,7 +57,7 @@ def test_texts_that_older_versions_stored_are_told_as_they_were():
 
 
 def test_remarks_are_stored_as_codes_with_values():
-    said = (remark("not_reached", seconds=8.0, recipes=["adam", "ema"]), remark("one_tested"))
+    said = (remark("not_reached", seconds=8.0, recipes=["adam", "ema"]), remark("none_better", of="remedy"))
     treatment = Treatment(subject="train.py", findings=(), remarks=said)
     stored = to_bytes(treatment)
     assert b"did not reach" not in stored and b"not_reached" in stored

@@ -270,11 +270,13 @@ def test_the_rate_of_the_first_steps_races_before_the_controls():
     remedies = ["batch_norm", "adam", "ema", "dropout"]
     wanted = TREAT._by_turns([*remedies, *TREAT.CONTROLS])
     assert TREAT._with_rate(wanted, 1.0) == wanted == [*remedies[:3], *TREAT.CONTROLS, "dropout"]
-    assert TREAT._with_rate(wanted, 10.0) == [*remedies[:3], "lr_scale(factor=10)", *TREAT.CONTROLS, "dropout"]
+    assert TREAT._with_rate(wanted, 10.0) == [*remedies[:3], "lr_scale(factor=10)", "lr_scale(factor=3)", "dropout"]
     rates = ["lr_scale(factor=100)", "lr_scale(factor=10)"]  # where it is far, with the one on the way there
     assert TREAT._with_rate(["lr_scale(factor=1000)", "adam"], 100.0) == [*rates, "lr_scale(factor=1000)", "adam"]
     assert TREAT._with_rate([*reversed(rates), "adam"], 100.0) == [*rates, "adam"]
     assert TREAT._with_rate(["adam"], 0.01) == ["adam", "lr_scale(factor=0.01)", "lr_scale(factor=0.1)"]
+    assert TREAT._with_rate(wanted, 0.01) == [*remedies[:3], "lr_scale(factor=0.01)", "lr_scale(factor=0.1)", "dropout"]
+    assert TREAT._with_rate(list(TREAT.CONTROLS), 0.1) == ["lr_scale(factor=0.1)", "lr_scale(factor=0.3)"]
 
 
 @pytest.mark.parametrize(

@@ -387,7 +387,6 @@ def test_words_of_one_recipe_at_five_seeds() -> None:
         "With 5 paired seeds the smallest p an exact two-sided sign-flip test can reach is 0.0625; to reach 0.05 takes 6 seeds.",
         "The 95 % t interval assumes roughly normal differences; "
         "with skewed ones at few seeds it covers the true mean less often than 95 %.",
-        "One recipe was tested here, so Holm's correction changes nothing.",
         DATA,
     )
 

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from trimtab.trial.session import Session
     from trimtab.trial.subjects import Script
 
-CLOSING = 1.5  # seconds for the summary and the page, behind the last trial
+CLOSING = 1.5  # seconds for the summary and the page, behind the last trial, at least: the start took about as long
 # Everything after SCRIPT belongs to the script, options too.
 OF_SCRIPT = {"allow_interspersed_args": False, "ignore_unknown_options": False}
 
@@ -193,9 +193,10 @@ def trial_command(body: Callable) -> Callable:
         def open_session() -> Iterator[Session]:
             engine = LocalEngine(workers, keep_files)
             bar = TrialBar(errors, engine.workers)
+            closing = max(CLOSING, time.monotonic() - began)
             with (
                 bar,
-                Session(subject, metric, engine, bar, budget, steps or 0, fraction, fresh, began, CLOSING) as session,
+                Session(subject, metric, engine, bar, budget, steps or 0, fraction, fresh, began, closing) as session,
             ):
                 opened.append(session)
                 yield session

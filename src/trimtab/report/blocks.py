@@ -67,7 +67,8 @@ class _Arms:
 
     def __init__(self, comparison: Comparison) -> None:
         self.comparison = comparison
-        self.headings = ["mean", f"effect [{comparison.level * 100:g} %]", "p sign", "p Holm", "wins"]
+        of_t = "p Holm" if len(comparison.arms) > 1 else "p t"
+        self.headings = ["mean", f"effect [{comparison.level * 100:g} %]", "p sign", of_t, "wins"]
         self.rows: list[tuple[str, list[str], str]] = []  # recipe, numbers, style
         arms, lost_seeds = comparison.arms, []
         if arms:

@@ -134,10 +134,6 @@ class English:
         return "No recipe has two paired seeds, so there is no interval and no test: run more seeds."
 
     @staticmethod
-    def one_tested() -> str:
-        return "One recipe was tested here, so Holm's correction changes nothing."
-
-    @staticmethod
     def several_tested(recipes: int) -> str:
         return (
             f"With {recipes} recipes tested, one looks good by chance more easily: p Holm corrects for that. "
@@ -283,12 +279,16 @@ class English:
         return f"The budget of {seconds:g} s was over before a {of} could be tried. Give more, or none."
 
     @staticmethod
+    def few_raced(raced: int, of: int) -> str:
+        return f"Of the {of} remedies that the notes name, those {raced} of which most was expected were tried."
+
+    @staticmethod
     def not_reached(seconds: float, recipes: Sequence[str]) -> str:
         return f"The budget of {seconds:g} s did not reach for: {'; '.join(recipes)}."
 
     @staticmethod
     def trials_cut(seconds: float, missing: int, of: int) -> str:
-        return f"The budget of {seconds:g} s was over before {missing} of {of} trials had begun."
+        return f"The budget of {seconds:g} s was over before {missing} of {of} trials had ended."
 
     @staticmethod
     def searched(seed: int, recipes: int, by_doctor: int, **ends: int) -> str:

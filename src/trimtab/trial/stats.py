@@ -258,8 +258,8 @@ def limits(comparison: Comparison) -> tuple[Remark, ...]:
     elif arms:
         said.append(remark("no_pairs"))
     tested = sum(not math.isnan(arm.p) for arm in arms)
-    if tested:
-        said.append(remark("one_tested") if tested == 1 else remark("several_tested", recipes=tested))
+    if tested > 1:
+        said.append(remark("several_tested", recipes=tested))
     if any(arm.diverged + arm.failed + arm.no_effect + arm.baseline_diverged for arm in arms):
         said.append(remark("lost_seeds_counted"))
     if arms:

@@ -109,6 +109,9 @@ def treat_watched(
     if not grave and (factor >= FAR or factor <= 1 / FAR):
         wanted = wanted or list(CONTROLS)
     said = [] if grave else [_no_fault(findings, bool(wanted))]
+    named = len({recipe for finding in told for recipe in finding.remedies} - set(CONTROLS))
+    if told and not grave and named > FEW:
+        said.append(remark("few_raced", raced=FEW, of=named))
     if wanted and thorough:
         treatment = _searched(session, run, start, wanted, seeds)
     elif wanted:
@@ -222,13 +225,15 @@ def _what_would_decide(session: Session, confirmation: Comparison) -> list[Remar
 
 def _with_rate(wanted: list[str], factor: float) -> list[str]:
     """With the rate that the first steps speak for, and the one before it on the way there, which may do better over a whole run: before all
-    others where the first is a change of rate, too, else behind the first three."""
+    others where the first is a change of rate, too, else behind the first three. They stand for the controls that lie nearer than both, or the
+    other way."""
+    if factor == 1:
+        return wanted
     before = factor / FAR if factor > 1 else factor * FAR
-    rates = [
-        str(Recipe.parse(f"lr_scale(factor={rounded(by):g})")) for by in (factor, before) if not math.isclose(by, 1)
-    ]
-    rates = [] if factor == 1 else rates
-    others = [recipe for recipe in wanted if recipe not in rates]
+    far = not math.isclose(before, 1)
+    rates = [str(Recipe.parse(f"lr_scale(factor={rounded(by):g})")) for by in (factor, before)[: 1 + far]]
+    idle = [control for control in CONTROLS if far or (_factor(control) > 1) != (factor > 1)]
+    others = [recipe for recipe in wanted if recipe not in (*rates, *idle)]
     return [*rates, *others] if RATE.fullmatch(wanted[0]) else [*others[:3], *rates, *others[3:]]
 
 
