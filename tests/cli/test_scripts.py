@@ -212,6 +212,20 @@ def test_compare_tells_and_writes_every_arm(trimtab, train):
     assert found["seeds"] == [0, 1]
 
 
+def test_compare_tells_of_edits(trimtab, train):
+    train.write_text(SICK.replace("0.05", "float(sys.argv[1]) if sys.argv[1:] else float(os.environ.get('RATE', 0.5))")
+                     .replace("import torch\n", "import os, sys, torch\n", 1))  # fmt: skip
+    shown = trimtab(
+        "compare", "--seeds", "2", "--args", "0.01", "--env", "RATE=0.01", "--json", "found.json", "train.py"
+    )
+    assert shown.exit_code == 0, shown.output
+    arms = read(train.with_name("found.json"))["comparison"]["arms"]
+    assert [arm["recipe"] for arm in arms] == ["0.01", "RATE=0.01"] and arms[0]["values"] == arms[1]["values"]
+    wrong = trimtab("compare", "--against", "nowhere", "train.py")
+    assert wrong.exit_code == 2
+    assert "Error: train.py lies in no git repository, and there is no file 'nowhere'" in wrong.stderr
+
+
 # -- interrupted, and full disks -------------------------------------------------------------------------------------
 
 

@@ -51,7 +51,7 @@ def test_a_module_that_is_not_there(trimtab, train):
         (["treat", "--workers", "0", "train.py"], "Invalid value for '--workers': 0 is not in the range x>=1."),
         (["treat", "--epochs", "3", "train.py"], "No such option '--epochs'"),
         (["treat"], "Missing argument 'SCRIPT'."),
-        (["compare", "train.py"], "Missing option '--with'."),
+        (["compare", "train.py"], "There is nothing to compare with. Give --with RECIPE, --against VERSION, --args TEXT or --env TEXT."),
         (["compare", "--with", "", "train.py"], "compare needs at least one recipe, and none of them empty: \"batch_norm, clip_norm(1.0)\"."),
         (["compare", "--with", "dropout(p=2)", "train.py"], "dropout: p=2 must lie strictly between 0 and 1: it is the probability of dropping a unit."),
         (["train.py"], "'train.py' is a script, not a command. Did you mean: trimtab treat train.py"),

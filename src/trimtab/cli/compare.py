@@ -18,16 +18,39 @@ if TYPE_CHECKING:
     "--with",
     "recipes",
     multiple=True,
-    required=True,
     metavar="RECIPE",
     help='What to try, for example "batch_norm, clip_norm(1.0)". Repeat for more arms.',
+)
+@click.option(
+    "--against",
+    "versions",
+    multiple=True,
+    metavar="VERSION",
+    help="Another version of SCRIPT: a file, or a revision of its git repository (HEAD~1). Repeat for more arms.",
+)
+@click.option(
+    "--args",
+    "command_lines",
+    multiple=True,
+    metavar="TEXT",
+    help='SCRIPT with these arguments of its own behind those given: "--lr 0.1 --width 64". Repeat for more arms.',
+)
+@click.option(
+    "--env",
+    "environments",
+    multiple=True,
+    metavar="TEXT",
+    help='SCRIPT with these variables of the environment: "WIDTH=64 DEPTH=3". Repeat for more arms.',
 )
 @click.option(
     "--seeds", default=5, show_default=True, type=click.IntRange(2), metavar="N", help="How many paired seeds."
 )
 @trial_command
-def command(open_session: OpenSession, recipes: tuple[str, ...], seeds: int) -> tuple[RunRecord, Outcome]:
-    """Run SCRIPT as it is and under each RECIPE on the same seeds, and compare.
+def command(
+    open_session: OpenSession, recipes: tuple[str, ...], versions: tuple[str, ...], command_lines: tuple[str, ...],
+    environments: tuple[str, ...], seeds: int,
+) -> tuple[RunRecord, Outcome]:  # fmt: skip
+    """Run SCRIPT as it is, under each RECIPE, and with each edit on the same seeds, and compare.
 
     Everything after SCRIPT belongs to the script. For the techniques that recipes are made of: trimtab catalogue.
     Finished trials are kept in .trimtab/ beside SCRIPT and not repeated.
@@ -38,8 +61,22 @@ def command(open_session: OpenSession, recipes: tuple[str, ...], seeds: int) -> 
       1  the untreated script failed
       2  wrong usage
     """
-    from trimtab.trial.compare import compare_watched, recipe_texts
+    from trimtab.trial.compare import compare_watched, recipe_texts, versions_of
+    from trimtab.trial.edits import with_arguments, with_variables
+    from trimtab.trial.subjects import Script, SubjectError
 
-    texts = recipe_texts(recipes)  # before anything runs
+    if not (recipes or versions or command_lines or environments):
+        raise click.UsageError(
+            "There is nothing to compare with. Give --with RECIPE, --against VERSION, --args TEXT or --env TEXT."
+        )
+    texts = recipe_texts(recipes) if recipes else []  # before anything runs
     with open_session() as session:
-        return compare_watched(session, texts, seeds=seeds)
+        script = session.subject
+        assert isinstance(script, Script)
+        try:
+            edits = versions_of(script, versions)
+            edits += [(text, with_arguments(script, text)) for text in command_lines]
+            edits += [(text, with_variables(script, text)) for text in environments]
+        except SubjectError as error:
+            raise click.UsageError(str(error)) from None
+        return compare_watched(session, texts, edits, seeds=seeds)

@@ -11,23 +11,25 @@ import msgspec
 
 from trimtab.recipe import Recipe, RecipeError, Technique
 from trimtab.records import Arm, Comparison, RunRecord, Trial, remark
+from trimtab.trial.edits import Edits, difference, version_of
 from trimtab.trial.looks import Look
 from trimtab.trial.permanent import permanent_lines
 from trimtab.trial.session import Session
 from trimtab.trial.stats import compare_arms, limits
-from trimtab.trial.subjects import Subject
+from trimtab.trial.subjects import Script, Subject, SubjectError, subject_of
 from trimtab.trial.terms import Terms, with_terms
 
 
 @with_terms()
 def compare(
     subject: Subject | str | os.PathLike,
-    recipes: str | Technique | Recipe | Sequence[str | Technique | Recipe],
+    recipes: str | Technique | Recipe | Sequence[str | Technique | Recipe] = (),
     *,
+    against: str | os.PathLike | Script | Sequence[str | os.PathLike | Script] = (),
     seeds: int | Sequence[int] = 5,
     **terms: Unpack[Terms],
 ) -> Comparison:
-    """Run the subject untreated and under each recipe on the same seeds, and compare.
+    """Run the subject as it is, under each recipe, and in each other version on the same seeds, and compare.
 
     The record of the watched run stays in ``.trimtab/`` beside the subject, and so does every finished trial: called again,
     ``compare`` runs only what is missing.
@@ -35,17 +37,36 @@ def compare(
     Args:
         subject: the path of a script, a :class:`Script` (with arguments) or a :class:`Task`.
         recipes: what to try, as text or as techniques; one or several.
+        against: other versions of a script: a file, a revision of its repository (``"HEAD~1"``), or a :class:`Script`, with other arguments
+            for example; one or several.
         seeds: how many (0, 1, 2 ...), or which. Seed 0 is the script as it stands.
         terms: see Terms.
 
     Raises:
-        SubjectError: if there is no such script.
-        RecipeError: if a recipe does not read.
+        SubjectError: if there is no such script, or no such version of it.
+        RecipeError: if a recipe does not read, or there is nothing to compare with.
         TrialError: if the untreated subject crashes, never trains or has no metric.
     """
-    texts = recipe_texts(recipes)  # before anything runs
+    subject = subject_of(subject)  # before anything runs
+    edits = versions_of(subject, [against] if isinstance(against, (str, os.PathLike, Script)) else against)
+    texts = [] if edits and not recipes else recipe_texts(recipes)
     with Session(subject, **terms) as session:
-        return compare_watched(session, texts, seeds=seeds)[1]
+        return compare_watched(session, texts, edits, seeds=seeds)[1]
+
+
+def versions_of(subject: Subject, others: Sequence[str | os.PathLike | Script]) -> Edits:
+    """Other versions of a script, by the names that they have in tables.
+
+    Raises:
+        SubjectError: if there is no such version, or the subject is no script.
+    """
+    if others and not isinstance(subject, Script):
+        raise SubjectError(f"Other versions are those of a script, and {subject.label} is none.")
+    named = []
+    for other in others:
+        script = other if isinstance(other, Script) else version_of(subject, os.fspath(other))  # type: ignore[arg-type]
+        named.append((script.label if isinstance(other, Script) else os.fspath(other), script))
+    return named
 
 
 def recipe_texts(recipes: str | Technique | Recipe | Sequence[str | Technique | Recipe]) -> list[str]:
@@ -62,12 +83,13 @@ def recipe_texts(recipes: str | Technique | Recipe | Sequence[str | Technique | 
 
 
 def compare_watched(
-    session: Session, recipes: Sequence[str], *, seeds: int | Sequence[int] = 5
+    session: Session, recipes: Sequence[str], edits: Edits | None = None, *, seeds: int | Sequence[int] = 5
 ) -> tuple[RunRecord, Comparison]:
     """:func:`compare` in a session, with the record of the watched run of the untreated subject."""
     wanted = list(range(seeds)) if isinstance(seeds, int) else list(dict.fromkeys(seeds))
+    session.edits = dict(edits or ())
     run = session.watch()
-    comparison = of_trials(session, recipes, wanted, "comparing")
+    comparison = of_trials(session, [*recipes, *session.edits], wanted, "comparing")
     missing = len(wanted) * (len(comparison.arms) + 1) - len(comparison.trials)
     if missing:
         of = missing + len(comparison.trials)
@@ -107,14 +129,14 @@ def summed_up(
         metric=session.metric,
         seeds=tuple(seed for seed in seeds if seed in made),
         baseline=tuple(by_seed[seed].value if seed in by_seed else math.nan for seed in seeds if seed in made),
-        arms=tuple(_completed(arm, trials[arm.recipe]) for arm in arms),
+        arms=tuple(_completed(arm, trials[arm.recipe], session) for arm in arms),
         trials=tuple(trial for recipe in trials for trial in trials[recipe]),
         looks=look.made if look else (),
     )
     return msgspec.structs.replace(comparison, remarks=limits(comparison))
 
 
-def _completed(arm: Arm, trials: Sequence[Trial]) -> Arm:
+def _completed(arm: Arm, trials: Sequence[Trial], session: Session) -> Arm:
     """The arm, its remarks saying why trials of it failed or changed nothing, each reason once; with the lines that keep it, if it is proven."""
     said = [
         ("idle_part" if trial.status == "ok" else "reason", trial.error.rstrip("."))
@@ -122,5 +144,9 @@ def _completed(arm: Arm, trials: Sequence[Trial]) -> Arm:
         if trial.status in ("ok", "failed", "no_effect") and trial.error
     ]
     reasons = [remark(code, said=text) for code, text in dict.fromkeys(said)]
-    lines = permanent_lines(arm.recipe, trials) if arm.helped else ()
-    return msgspec.structs.replace(arm, remarks=(*arm.remarks, *reasons), lines=lines)
+    lines: Sequence[str] = ()
+    if arm.recipe in session.edits:
+        lines = difference(session.subject, session.edits[arm.recipe]) if arm.helped else ()  # type: ignore[arg-type]
+    elif arm.helped:
+        lines = permanent_lines(arm.recipe, trials)
+    return msgspec.structs.replace(arm, remarks=(*arm.remarks, *reasons), lines=tuple(lines))

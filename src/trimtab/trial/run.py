@@ -35,7 +35,7 @@ CURVE = 200  # points that a trial keeps of a series at most
 class Job:
     """A trial to run. With ``watch``, layers and gradients are measured too and the run is kept in the store; with ``live``, it tells
     of itself while it runs, and may be stopped; with ``until`` it is to make so many reports only, and with ``steps`` so many steps. A ``probe`` is there for its losses alone. ``found`` stands for the files that the subject reads, as they are;
-    ``flows`` are what was seen of the models of each training before."""
+    ``flows`` are what was seen of the models of each training before. An ``arm`` that is no recipe has a name."""
 
     subject: Subject
     recipe: str
@@ -49,6 +49,12 @@ class Job:
     probe: bool = False
     found: str = ""
     flows: tuple[Flow | None, ...] = ()
+    arm: str = ""
+
+    @property
+    def name(self) -> str:
+        """What its trial goes by: its recipe, or the name of an arm that is no recipe."""
+        return self.arm or self.recipe
 
     @property
     def key(self) -> str:
@@ -280,7 +286,7 @@ def _judge(job: Job, run: RunRecord, idle: list[str], acted: bool, off: str, ref
         curves[metric.name] = thinned(series)
     return Trial(
         subject=job.subject.label,
-        recipe=job.recipe,
+        recipe=job.name,
         seed=job.seed,
         status=status,  # type: ignore[arg-type]
         value=result,

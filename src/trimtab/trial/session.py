@@ -108,7 +108,8 @@ class Session:
             None  # a run that was taken, of which nobody knows what it has read
         )
         self.reused = 0
-        self._fingerprint = self.subject.fingerprint()
+        self._edits: dict[str, Subject] = {}
+        self._fingerprint, self._edited = self.subject.fingerprint(), dict[str, str]()
 
     def __enter__(self) -> Session:
         if not self._told:
@@ -236,6 +237,19 @@ class Session:
                 "something else. Have it watched again: leave --from away."
             )
 
+    @property
+    def edits(self) -> dict[str, Subject]:
+        """Other subjects that are arms beside recipes, by their names."""
+        return self._edits
+
+    @edits.setter
+    def edits(self, edits: dict[str, Subject]) -> None:
+        self._edits = edits
+        self._edited = self._prints()
+
+    def _prints(self) -> dict[str, str]:
+        return {name: edit.fingerprint() for name, edit in self._edits.items()}
+
     def _know(self, run: RunRecord) -> None:
         """What the watched run tells of the trials to come."""
         self.metric, self.flows = run.metric, tuple(training.flow for training in run.trainings)
@@ -249,9 +263,12 @@ class Session:
         return math.ceil(trials / self.engine.workers) * (START + share * (self.expected - START) * slow)
 
     def _job(self, recipe: str, seed: int, **more: Any) -> Job:
+        """A job under a recipe; or, under the name of an edit, of that as it is."""
         job = Job(
             self.subject, recipe, seed, self.metric, self.asked, steps=self.steps, found=self.found, flows=self.flows
         )
+        if recipe in self.edits:
+            job = dataclasses.replace(job, subject=self.edits[recipe], recipe=BASELINE, arm=recipe, flows=())
         return dataclasses.replace(job, **more)
 
     def _run(
@@ -265,7 +282,7 @@ class Session:
         def heard(job: Job, said: Report) -> str:
             if said.loss is None:
                 return report(job, said)
-            self.progress.running(job.recipe, job.seed, said.step, of, said.loss)
+            self.progress.running(job.name, job.seed, said.step, of, said.loss)
             return ""
 
         def ended(job: Job, result: Result) -> None:
@@ -327,7 +344,7 @@ class Session:
         return said
 
     def _check_unchanged(self) -> None:
-        if self.subject.fingerprint() != self._fingerprint:
+        if self.subject.fingerprint() != self._fingerprint or self._prints() != self._edited:
             raise TrialError(
                 f"{self.subject.label} was changed while its trials were running, so they are not of one and the same "
                 "subject. Start again: trials of the changed subject are kept apart."
@@ -356,6 +373,7 @@ class Session:
                 if trial is None:
                     missing.append(job)
                     continue
+                trial = msgspec.structs.replace(trial, recipe=recipe)  # an edit may have been the script itself before
                 found[recipe].append(trial)
                 if before:
                     kept.append(trial)
@@ -364,7 +382,7 @@ class Session:
         def done(job: Job, result: Result) -> None:
             self._check_unchanged()
             self._kept.put(job.key, result.trial)
-            found[job.recipe].append(result.trial)
+            found[job.name].append(result.trial)
             self._advance(result.trial)
 
         self._run(self._in_time(missing), done, of=self._steps, stop_at=self.stop_at)

@@ -225,9 +225,8 @@ class Script:
 
     def packed(self) -> Packed:
         """With the files of its own folder that it imports; data files do not go along."""
-        root = Path.cwd() if self.module else self.path.parent
-        files = {os.path.relpath(file, root): text for file, text in _with_imports(self.path, root).items()}
-        target = self.target if self.module else os.path.relpath(self.path, root)
+        files = {os.path.relpath(file, self.root): text for file, text in self.texts().items()}
+        target = self.target if self.module else os.path.relpath(self.path, self.root)
         return Packed(target, self.arguments, self.module, self.label, self.fingerprint(), files)
 
     @property
@@ -242,16 +241,22 @@ class Script:
         """Of the script's text, that of the modules of its own folder which it imports, and its arguments."""
         digest = hashlib.sha256(_versions().encode())
         digest.update(repr((self.path.name, self.arguments, self.module)).encode())
-        for file, text in sorted(self._texts().items()):
+        for file, text in sorted(self.texts().items()):
             digest.update(f"{file.name} {len(text)} ".encode(errors="surrogateescape") + text)
         return digest.hexdigest()[:16]
 
     def sources(self) -> list[Path]:
         """The script, and the modules of its own folder which it imports."""
-        return sorted(self._texts())
+        return sorted(self.texts())
 
-    def _texts(self) -> dict[Path, bytes]:
-        return _with_imports(self.path, Path.cwd() if self.module else self.path.parent)
+    def texts(self) -> dict[Path, bytes]:
+        """The text of each of them."""
+        return with_imports(self.path, self.root)
+
+    @property
+    def root(self) -> Path:
+        """The folder from which it imports."""
+        return Path.cwd() if self.module else self.path.parent
 
     def run(self, heard: Heard) -> Ending:
         return run_script(
@@ -348,8 +353,12 @@ def _versions() -> str:
     return f"{own} {torch.__version__} "
 
 
-def _with_imports(path: Path, root: Path) -> dict[Path, bytes]:
-    """The text of a file and of all files under ``root`` that it imports by name, directly or not."""
+def with_imports(path: Path, root: Path, read: Callable[[Path], bytes] = Path.read_bytes) -> dict[Path, bytes]:
+    """The text of a file and of all files under ``root`` that it imports by name, directly or not.
+
+    Args:
+        read: gives the text of a file, or raises OSError where there is none.
+    """
     found: dict[Path, bytes] = {}
     waiting = [path]
     while waiting:
@@ -357,7 +366,7 @@ def _with_imports(path: Path, root: Path) -> dict[Path, bytes]:
         if file in found:
             continue
         try:
-            found[file] = file.read_bytes()
+            found[file] = read(file)
         except OSError:
             continue
         for base, name in _imported(found[file], file, root):
@@ -366,9 +375,7 @@ def _with_imports(path: Path, root: Path) -> dict[Path, bytes]:
             for place in (whole, *whole.parents):
                 if place in (root, root.parent):
                     break
-                waiting += [
-                    p for p in (place.with_name(place.name + ".py"), place / "__init__.py") if os.path.isfile(p)
-                ]
+                waiting += [place.with_name(place.name + ".py"), place / "__init__.py"]
     return found
 
 

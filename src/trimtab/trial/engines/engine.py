@@ -105,7 +105,7 @@ def stopped(job: Job, reports: Sequence[Report], reason: str, seconds: float) ->
     assert job.metric is not None
     trial = Trial(
         subject=job.subject.label,
-        recipe=job.recipe,
+        recipe=job.name,
         seed=job.seed,
         status="diverged" if reports and reports[-1].diverged else "pruned",
         seconds=seconds,
@@ -119,6 +119,6 @@ def ended(job: Job, code: int | None, log: str, error: str = "") -> Result:
     """The result of a job whose process ended with this code without an answer, or with an error of ours."""
     how = f"was killed by signal {signal.Signals(-code).name}" if code and code < 0 else f"ended with exit code {code}"
     error = error or f"the process of the trial {how}"
-    trial = Trial(subject=job.subject.label, recipe=job.recipe, seed=job.seed, status="failed", error=error)
+    trial = Trial(subject=job.subject.label, recipe=job.name, seed=job.seed, status="failed", error=error)
     run = RunRecord(id="", subject=job.subject.label, exit_code=code or 1, error=error, output_tail=log)
     return Result(trial=trial, run=run, log=log)

@@ -145,7 +145,7 @@ class LocalEngine(Engine):
     def _start(self, task: _Task) -> _Worker:
         job = task.job
         # The first trial of a subject runs alone, and shows what it writes where.
-        view = task.views.open(folder_name(job.recipe, job.seed, job.key), alone=task.views.alone or job.watch)
+        view = task.views.open(folder_name(job.name, job.seed, job.key), alone=task.views.alone or job.watch)
         log = _log_path(job)
         place = _Place(os.getcwd(), environment(os.environ), _streams(), view, log, self.threads)
         context = mp.get_context("forkserver")

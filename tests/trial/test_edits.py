@@ -1,0 +1,159 @@
+"""Edits as arms: other arguments, another environment, another version of the files, from another file or from git."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+
+import pytest
+
+import trimtab as tt
+from trimtab.records import to_json
+from trimtab.trial.edits import at_revision, difference, version_of, with_arguments, with_variables
+from trimtab.trial.session import Session
+from trimtab.trial.subjects import Script, SubjectError
+
+SCRIPT = """\
+import os, sys, torch
+from parts.rates import rate
+torch.manual_seed(0)
+x = torch.randn(64, 4)
+y = x.sum(1, keepdim=True)
+model = torch.nn.Linear(4, 1)
+scale = float(sys.argv[1]) if len(sys.argv) > 1 else 1.0
+optimizer = torch.optim.SGD(model.parameters(), lr=rate() * scale * float(os.environ.get("SCALE", "1")))
+for step in range(24):
+    batch = torch.randint(64, (16,))
+    optimizer.zero_grad()
+    torch.nn.functional.mse_loss(model(x[batch]), y[batch]).backward()
+    optimizer.step()
+    print("val_loss", torch.nn.functional.mse_loss(model(x), y).item())
+"""
+RATES = "def rate():\n    return 0.02\n"
+
+
+def git(folder, *command: str) -> str:
+    who = ("-c", "user.name=a", "-c", "user.email=a@example.org")
+    return subprocess.run(["git", *who, *command], cwd=folder, check=True, capture_output=True, text=True).stdout
+
+
+@pytest.fixture
+def repository(tmp_path, monkeypatch):
+    """A folder of a repository with a script and a package beside it, edited since the only commit; a new file, and something staged."""
+    folder = tmp_path / "below"
+    (folder / "parts").mkdir(parents=True)
+    (folder / "train.py").write_text(SCRIPT)
+    (folder / "parts" / "__init__.py").write_text("")
+    (folder / "parts" / "rates.py").write_text(RATES)
+    git(tmp_path, "init", "--quiet")
+    git(tmp_path, "add", ".")
+    git(tmp_path, "commit", "--quiet", "--message", "before")
+    (folder / "parts" / "rates.py").write_text("from parts.more import RATE\n\ndef rate():\n    return RATE\n")
+    (folder / "parts" / "more.py").write_text("RATE = 0.1\n")
+    (folder / "notes.txt").write_text("staged")
+    git(tmp_path, "add", "below/notes.txt")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def state(folder) -> dict:
+    """All that git and the folder have."""
+    files = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and ".trimtab" not in path.parts}
+    return {path: text for path, text in files.items() if "__pycache__" not in path.parts}
+
+
+def test_edits_are_arms_on_the_same_seeds_and_touch_nothing(repository, engine):
+    before = state(repository)
+    script, old = Script("below/train.py"), repository / "old"
+    shutil.copytree(repository / "below", old)
+    (old / "parts" / "rates.py").write_text(RATES)
+    versions = ["HEAD", "old/train.py", with_arguments(script, "0.2"), with_variables(script, "SCALE=0.2")]
+    found = tt.compare(script, "clip_norm", against=versions, seeds=2, engine=engine)
+    assert [arm.recipe for arm in found.arms] == [
+        "clip_norm",
+        "HEAD",
+        "old/train.py",
+        "below/train.py 0.2",
+        "below/train.py",
+    ]
+    clipped, head, other, fewer, weaker = found.arms
+    assert (
+        head.values == other.values == fewer.values == weaker.values != found.baseline
+    )  # all of them have a fifth of the rate
+    assert clipped.values not in (head.values, found.baseline) and head.effect < 0 and not head.lines
+    shutil.rmtree(old)
+    assert state(repository) == before
+    assert b"HEAD" in to_json(found)
+    again = tt.compare(script, against="HEAD", seeds=2, engine=engine)
+    assert again.arms[0].values == head.values
+
+
+def test_another_version_is_written_into_the_view_where_that_is_a_copy(repository, engine, monkeypatch):
+    monkeypatch.setenv("TRIMTAB_VIEWS", "copy")
+    before = state(repository)
+    script = Script("below/train.py")
+    with Session(script, engine=engine) as session:
+        session.edits = {"HEAD": at_revision(script, "HEAD")}
+        session.watch()
+        trials = session.trials(["", "HEAD"], [0])
+    assert trials["HEAD"][0].status == "ok", trials["HEAD"][0].error
+    assert trials["HEAD"][0].value > trials[""][0].value
+    assert state(repository) == before
+
+
+def test_a_version_is_what_its_text_and_arguments_make_it(repository):
+    script = Script("below/train.py", ("0.5",))
+    head = at_revision(script, "HEAD")
+    assert head.arguments == ("0.5",) and set(head.texts()) == {
+        (repository / "below" / name) for name in ("train.py", "parts/__init__.py", "parts/rates.py")
+    }
+    git(repository, "stash", "--include-untracked", "--quiet")
+    assert (
+        head.fingerprint()
+        == Script("below/train.py", ("0.5",)).fingerprint()
+        == at_revision(script, "HEAD~0").fingerprint()
+    )
+    git(repository, "stash", "pop", "--quiet", "--index")
+    assert head.fingerprint() not in (script.fingerprint(), with_variables(script, "A=1").fingerprint())
+    assert with_variables(script, "A=1").fingerprint() != with_variables(script, "A=2").fingerprint()
+    told = difference(script, head)
+    assert "-from parts.more import RATE" in told and "+    return 0.02" in told and "-RATE = 0.1" in told
+    assert difference(script, with_arguments(script, "--name 'a b'")) == ["below/train.py 0.5 --name 'a b'"]
+    assert difference(script, with_variables(script, "A='b c'")) == ["A='b c' below/train.py 0.5"]
+
+
+@pytest.mark.parametrize(
+    ("make", "why"),
+    [
+        (lambda script: version_of(script, "HEAD~7"), "neither a file 'HEAD~7' nor a revision"),
+        (lambda script: version_of(script, "--help"), "neither a file '--help' nor a revision"),
+        (lambda script: version_of(script, "gone.py"), "no file gone.py"),
+        (lambda script: at_revision(Script("new.py"), "HEAD"), r"HEAD \(\w{12}\) has no new.py in this folder"),
+        (lambda script: with_arguments(script, "--lr '0.1"), "no command line: No closing quotation"),
+        (lambda script: with_arguments(script, " "), "changes nothing"),
+        (lambda script: with_variables(script, "WIDTH 3"), "Write NAME=VALUE"),
+        (lambda script: with_variables(script, "A=1").packed(), "do not go along to other machines"),
+        (lambda script: tt.compare(tt.Task("t", model=torch_model, data=torch_model), against="HEAD"), "t is none"),
+    ],
+)
+def test_versions_that_are_none(repository, make, why):
+    (repository / "new.py").write_text("print()")
+    with pytest.raises(SubjectError, match=why):
+        make(Script("below/train.py"))
+
+
+def torch_model() -> None:
+    """Never called."""
+
+
+def test_without_a_repository_that_is_said(tmp_path, monkeypatch):
+    (tmp_path / "train.py").write_text("print()")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    with pytest.raises(SubjectError, match="lies in no git repository"):
+        version_of(Script("train.py"), "HEAD")
+
+
+def test_there_must_be_something_to_compare_with(repository):
+    with pytest.raises(tt.RecipeError, match="at least one recipe"):
+        tt.compare("below/train.py")
