@@ -111,9 +111,9 @@ class English:
     @staticmethod
     def looks(made: Sequence[int], level: float) -> str:
         *before, last = made
-        seeds = f"{', '.join(map(str, before))} and {last}" if before else str(last)
+        seeds = f"{', '.join(map(str, before))} and {count(last, 'seed')}" if before else count(last, "seed")
         return (
-            f"It was looked at after {seeds} seeds, to end as soon as it was decided: the {100 * level:g} % interval "
+            f"It was looked at after {seeds}, to end as soon as it was decided: the {100 * level:g} % interval "
             "is so wide that it holds at all looks together. The sign-flip p speaks of the last look alone."
         )
 

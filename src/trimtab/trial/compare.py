@@ -116,6 +116,7 @@ def summed_up(
     if look is not None:  # what a budget has cut off in the middle of a seed was not looked at
         whole = set.intersection(*({trial.seed for trial in of_recipe} for of_recipe in trials.values()))
         trials = {recipe: [one for one in of_recipe if one.seed in whole] for recipe, of_recipe in trials.items()}
+        look = look._replace(made=tuple(dict.fromkeys(min(made, len(whole)) for made in look.made)))
     by_seed = {trial.seed: trial for trial in trials[""]}
     made = {trial.seed for of_recipe in trials.values() for trial in of_recipe}
     arms = compare_arms(
