@@ -93,6 +93,7 @@ def test_at_a_look_intervals_are_wider_and_p_is_fair_for_all_looks():
         ([0.3, -0.4, 0.2, -0.3], 4, "unclear"),
         ([-1.0, -1.01, -0.99], 3, "worse"),
         ([1.0, math.nan, 1.0], 3, "lost"),
+        ([1.0, 0.9], 2, "unclear"),  # the time was over
     ],
 )
 def test_a_confirmation_ends_when_it_knows(monkeypatch, differences, seeds, standing):
@@ -108,16 +109,20 @@ def test_a_confirmation_ends_when_it_knows(monkeypatch, differences, seeds, stan
         return {"": theirs, "adam": ours}
 
     session = SimpleNamespace(
-        engine=SimpleNamespace(workers=2), metric=ACCURACY, trials=run, later=0.0, subject=SimpleNamespace(label="s")
+        engine=SimpleNamespace(workers=2),
+        metric=ACCURACY,
+        trials=run,
+        later=0.0,
+        subject=SimpleNamespace(label="s"),
+        edits={},
     )
     found = confirm_until_decided(session, "adam", 8)
     (arm,) = found.arms
     assert len(found.seeds) == seeds and arm.standing == standing
     assert [stage for stage, _ in asked] == ["confirming on fresh seeds", *["confirming further"] * (len(asked) - 1)]
-    if found.looks[-1] == seeds:
-        assert found.looks == looks_up_to(8)[: len(found.looks)]
-    (said, *_) = sentences(found.remarks)
-    assert said.startswith("It was looked at after 3")
+    made = [look for look in looks_up_to(8) if look <= seeds] or [seeds]
+    assert found.looks == tuple(made)
+    assert sentences(found.remarks)[0].startswith(f"It was looked at after {made[0]}")
 
 
 @pytest.mark.parametrize("looks", [(), (1, 2), (3, 3), (5, 4)])
