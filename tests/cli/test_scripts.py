@@ -12,6 +12,8 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from tests.trial.conftest import DEEP, clusters, mark
 from trimtab.store import Store
 
@@ -298,6 +300,7 @@ def test_watch_on_a_disk_that_fills_up(train):
     assert "Traceback" not in errors
 
 
+@pytest.mark.slow
 def test_treat_on_a_full_disk(train):
     train.write_text(LONG)
     process = trimtab_process("compare", "--seeds", "2", "--with", "batch_norm", "train.py", limit=120_000)

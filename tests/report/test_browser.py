@@ -259,7 +259,7 @@ def test_names_that_are_code_stay_text(opened):
     check_pictures(page, curves=2, heatmap=4)
 
 
-WORD = "w" * 5000
+WORD = "w" * 1000
 
 
 def test_a_long_word_makes_no_page_wider_than_the_screen(opened):
