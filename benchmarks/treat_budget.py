@@ -3,6 +3,9 @@
 Each treats a copy of the script in a folder of its own, as a user would; its progress bar is read off every tenth of a second.
 
     python benchmarks/treat_budget.py [--save] [SCRIPT ...]
+
+With ``--save`` each script is written as soon as it is known, and those that are written already are taken as they are: delete the file to
+measure anew.
 """
 
 from __future__ import annotations
@@ -82,8 +85,10 @@ def main() -> None:
         *(ROOT / "examples" / f"{name}.py" for name in EXAMPLES),
         *(ROOT / "benchmarks" / "faulty" / f"{name}.py" for name in FAULTY),
     ]
-    rows = []
+    rows = json.loads(RESULTS.read_text()) if asked.save and RESULTS.exists() else []
     for script in scripts:
+        if any(row["script"] == script.name for row in rows):
+            continue
         plain = min(spent([sys.executable, str(script)], script.parent)[1] for _ in range(2))
         for runs in BUDGETS:
             row = {"script": script.name, "plain_seconds": plain, "runs": runs, **treated(script, runs * plain)}
@@ -94,13 +99,13 @@ def main() -> None:
                 f"half time was off by {off}; {row['recipe']}",
                 flush=True,
             )
+        if asked.save:
+            RESULTS.write_text(json.dumps(rows, indent=1) + "\n")
     offs = sorted(abs(row["off"]) for row in rows if row["off"] is not None)
     print(
         f"most {max(row['ratio'] for row in rows):.2f} of the budget; half time within 25 % in {sum(off <= 0.25 for off in offs)} of "
         f"{len(rows)}"
     )
-    if asked.save:
-        RESULTS.write_text(json.dumps(rows, indent=1) + "\n")
 
 
 if __name__ == "__main__":
