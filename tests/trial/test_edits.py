@@ -9,6 +9,7 @@ import pytest
 
 import trimtab as tt
 from trimtab.records import to_json
+from trimtab.trial.compare import compare_watched
 from trimtab.trial.edits import at_revision, difference, version_of, with_arguments, with_variables
 from trimtab.trial.session import Session
 from trimtab.trial.subjects import Script, SubjectError
@@ -27,7 +28,7 @@ for step in range(24):
     optimizer.zero_grad()
     torch.nn.functional.mse_loss(model(x[batch]), y[batch]).backward()
     optimizer.step()
-    print("val_loss", torch.nn.functional.mse_loss(model(x), y).item())
+    print(os.environ.get("CALLED", "val_loss"), torch.nn.functional.mse_loss(model(x), y).item())
 """
 RATES = "def rate():\n    return 0.02\n"
 
@@ -68,24 +69,30 @@ def test_edits_are_arms_on_the_same_seeds_and_touch_nothing(repository, engine):
     shutil.copytree(repository / "below", old)
     (old / "parts" / "rates.py").write_text(RATES)
     versions = ["HEAD", "old/train.py", with_arguments(script, "0.2"), with_variables(script, "SCALE=0.2")]
-    found = tt.compare(script, "clip_norm", against=versions, seeds=2, engine=engine)
-    assert [arm.recipe for arm in found.arms] == [
-        "clip_norm",
+    silent = with_variables(script, "CALLED=test_loss")
+    found = tt.compare(script, "clip_norm", against=[*versions, silent], seeds=2, engine=engine)
+    called = [
         "HEAD",
         "old/train.py",
         "below/train.py 0.2",
-        "below/train.py",
+        "SCALE=0.2 below/train.py",
+        "CALLED=test_loss below/train.py",
     ]
-    clipped, head, other, fewer, weaker = found.arms
-    assert (
-        head.values == other.values == fewer.values == weaker.values != found.baseline
-    )  # all of them have a fifth of the rate
+    assert [arm.recipe for arm in found.arms] == ["clip_norm", *called]
+    clipped, head, other, fewer, weaker, named = found.arms
+    assert head.values == other.values == fewer.values == weaker.values  # all of them have a fifth of the rate
+    assert head.values != found.baseline
+    assert named.failed == 2, named.note
+    assert "the run has no printed val loss; it has printed test loss, val loss" in named.note
     assert clipped.values not in (head.values, found.baseline) and head.effect < 0 and not head.lines
     shutil.rmtree(old)
     assert state(repository) == before
     assert b"HEAD" in to_json(found)
     again = tt.compare(script, against="HEAD", seeds=2, engine=engine)
     assert again.arms[0].values == head.values
+    with pytest.raises(SubjectError, match="Two arms are called 'HEAD'"):
+        with Session(script, engine=engine) as session:
+            compare_watched(session, [], [("HEAD", script), ("HEAD", with_arguments(script, "2"))])
 
 
 def test_another_version_is_written_into_the_view_where_that_is_a_copy(repository, engine, monkeypatch):

@@ -88,6 +88,9 @@ def compare_watched(
     """:func:`compare` in a session, with the record of the watched run of the untreated subject."""
     wanted = list(range(seeds)) if isinstance(seeds, int) else list(dict.fromkeys(seeds))
     session.edits = dict(edits or ())
+    for name, edit in edits or ():
+        if session.edits[name] != edit or name in recipes:
+            raise SubjectError(f"Two arms are called {name!r}, and are not the same. Compare them one after the other.")
     run = session.watch()
     comparison = of_trials(session, [*recipes, *session.edits], wanted, "comparing")
     missing = len(wanted) * (len(comparison.arms) + 1) - len(comparison.trials)

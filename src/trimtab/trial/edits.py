@@ -30,6 +30,11 @@ class Edited(Script):
     files: tuple[tuple[str, bytes], ...] = ()
     variables: tuple[tuple[str, str], ...] = ()
 
+    @property
+    def label(self) -> str:
+        """How it is called, on a command line."""
+        return " ".join([*(f"{name}={shlex.quote(value)}" for name, value in self.variables), super().label])
+
     def texts(self) -> dict[Path, bytes]:
         """The text of each of its files."""
         return {self.root / name: text for name, text in self.files} or super().texts()

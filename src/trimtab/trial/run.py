@@ -28,6 +28,7 @@ from trimtab.watching import Ending, Recorder
 BASELINE = ""
 IN_VAIN = 3  # times that a script may take its end for an error
 WAIT = 5.0  # seconds, besides as long as it ran, that it may go on when the thread that trains has ended
+NAMED = 5  # numbers that are named where the one that judges is missing
 CURVE = 200  # points that a trial keeps of a series at most
 
 
@@ -274,7 +275,7 @@ def _judge(job: Job, run: RunRecord, idle: list[str], acted: bool, off: str, ref
     elif idle and not acted:
         status, error = "no_effect", "; ".join(idle)
     elif metric is None or not len(series):
-        status, error = "failed", f"the run has no {metric.name if metric else 'metric'}"
+        status, error = "failed", f"the run has no {metric.name}{_instead(run)}" if metric else "the run has no metric"
     else:
         result, error = value(run, metric), "; ".join(idle)
         if not math.isfinite(result) or broken is not None:
@@ -296,6 +297,12 @@ def _judge(job: Job, run: RunRecord, idle: list[str], acted: bool, off: str, ref
         changed=run.applied,
         numbers=_numbers(run),
     )
+
+
+def _instead(run: RunRecord) -> str:
+    """What a run has that could judge it, where what is to judge it is missing."""
+    names = dict.fromkeys(name for training in run.trainings for name in training.series if may_judge(name))
+    return f"; it has {', '.join(list(names)[:NAMED])}" if names else ""
 
 
 def _numbers(run: RunRecord) -> str:
