@@ -11,7 +11,7 @@ import trimtab as tt
 from trimtab.records import to_json
 from trimtab.trial.compare import compare_watched
 from trimtab.trial.edits import at_revision, difference, version_of, with_arguments, with_variables
-from trimtab.trial.session import Session
+from trimtab.trial.session import Session, TrialError
 from trimtab.trial.subjects import Script, SubjectError
 
 SCRIPT = """\
@@ -82,6 +82,10 @@ def test_edits_are_arms_on_the_same_seeds_and_touch_nothing(repository, engine):
     clipped, head, other, fewer, weaker, named = found.arms
     assert head.values == other.values == fewer.values == weaker.values  # all of them have a fifth of the rate
     assert head.values != found.baseline
+    assert (
+        head.note
+        == "Of this version are the script and 2 modules that it imports; other files, data and configuration, are as they are now."
+    )
     assert named.failed == 2, named.note
     assert "the run has no printed val loss; it has printed test loss, val loss" in named.note
     assert clipped.values not in (head.values, found.baseline) and head.effect < 0 and not head.lines
@@ -105,6 +109,16 @@ def test_another_version_is_written_into_the_view_where_that_is_a_copy(repositor
         trials = session.trials(["", "HEAD"], [0])
     assert trials["HEAD"][0].status == "ok", trials["HEAD"][0].error
     assert trials["HEAD"][0].value > trials[""][0].value
+    assert state(repository) == before
+
+
+def test_where_trials_have_no_views_other_files_are_written_nowhere(repository, engine, monkeypatch):
+    monkeypatch.setenv("TRIMTAB_VIEWS", "shared")
+    before = state(repository)
+    with pytest.raises(
+        TrialError, match="the version HEAD has other files, and trials have no view of the folder here"
+    ):
+        tt.compare("below/train.py", against="HEAD", seeds=2, engine=engine)
     assert state(repository) == before
 
 

@@ -90,6 +90,11 @@ class English:
         return f"With the recipe, {count(seeds, 'seed')} diverged that did not untreated (exact two-sided McNemar p = {p:.3g})."
 
     @staticmethod
+    def of_version(files: int) -> str:
+        modules = f" and {count(files - 1, 'module')} that it imports" if files > 1 else ""
+        return f"Of this version are the script{modules}; other files, data and configuration, are as they are now."
+
+    @staticmethod
     def reason(said: str) -> str:
         return f"Reason: {said}."
 

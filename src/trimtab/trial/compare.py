@@ -150,6 +150,8 @@ def _completed(arm: Arm, trials: Sequence[Trial], session: Session) -> Arm:
     reasons = [remark(code, said=text) for code, text in dict.fromkeys(said)]
     lines: Sequence[str] = ()
     if arm.recipe in session.edits:
+        files = len(getattr(session.edits[arm.recipe], "files", ()))
+        reasons += [remark("of_version", files=files)] * bool(files)
         lines = difference(session.subject, session.edits[arm.recipe]) if arm.helped else ()  # type: ignore[arg-type]
     elif arm.helped:
         lines = permanent_lines(arm.recipe, trials)

@@ -31,6 +31,11 @@ class Edited(Script):
     variables: tuple[tuple[str, str], ...] = ()
 
     @property
+    def rewrites(self) -> bool:  # type: ignore[override]
+        """Whether it writes its files before it runs: only where nobody else sees that."""
+        return bool(self.files)
+
+    @property
     def label(self) -> str:
         """How it is called, on a command line."""
         return " ".join([*(f"{name}={shlex.quote(value)}" for name, value in self.variables), super().label])
@@ -119,7 +124,8 @@ def version_of(script: Script, version: str) -> Script:
 
 
 def at_revision(script: Script, revision: str) -> Edited:
-    """The script and the modules that it imports as a revision of its repository has them, read from there: no file is touched.
+    """The script and the modules that it imports as a revision of its repository has them, read from there: no file is touched. Others that
+    it reads, such as data and configuration, are those that are there.
 
     Raises:
         SubjectError: if it lies in no repository, or there is no such revision, or that has no such script.
@@ -128,7 +134,7 @@ def at_revision(script: Script, revision: str) -> Edited:
     top = _git(folder, "rev-parse", "--show-toplevel")
     if top is None:
         raise SubjectError(
-            f"{script.target} lies in no git repository, and there is no file {revision!r}: give one of them to compare with."
+            f"{script.target} lies in no git repository that git reads, and there is no file {revision!r}: give one of them to compare with."
         )
     commit = _git(folder, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}")
     if commit is None:

@@ -55,6 +55,7 @@ class Here:
     file: Path | None = None
     command: list[str] = []
     needs_main = True
+    rewrites = False
 
     def preloads(self) -> list[str]:
         """Installed packages that are imported once instead of in every trial."""
@@ -78,7 +79,8 @@ class Subject(Protocol):
 
     ``fingerprint`` stands for everything that makes two subjects the same; ``folder`` is where their records are kept; ``roots`` are the
     folders that each of its trials shall have to itself. What an engine needs besides: the ``file`` that runs and its ``command`` line,
-    where there are any, which installed packages it ``preloads``, the files of its ``sources``, and whether it ``needs_main``, the program that started its trial.
+    where there are any, which installed packages it ``preloads``, the files of its ``sources``, whether it ``needs_main``, the
+    program that started its trial, and whether it ``rewrites`` files of the folder first.
     ``packed`` is the same for a machine that has none of its files.
     """
 
@@ -94,6 +96,8 @@ class Subject(Protocol):
     def command(self) -> list[str]: ...
     @property
     def needs_main(self) -> bool: ...
+    @property
+    def rewrites(self) -> bool: ...
     def preloads(self) -> list[str]: ...
     def sources(self) -> list[Path]: ...
     def packed(self) -> Subject: ...
@@ -212,6 +216,7 @@ class Script:
         return [self.target, *self.arguments]
 
     needs_main = False
+    rewrites = False
 
     def preloads(self) -> list[str]:
         """Installed packages that the script imports."""

@@ -148,6 +148,11 @@ class LocalEngine(Engine):
         view = task.views.open(folder_name(job.name, job.seed, job.key), alone=task.views.alone or job.watch)
         log = _log_path(job)
         place = _Place(os.getcwd(), environment(os.environ), _streams(), view, log, self.threads)
+        if view.how == "shared" and job.subject.rewrites:
+            task.views.close(view)
+            raise EngineError(
+                f"the version {job.name} has other files, and trials have no view of the folder here to write them into ({task.views.why})."
+            )
         context = mp.get_context("forkserver")
         context.set_forkserver_preload(["trimtab.trial.engines.preload"])
         for attempt in range(2):
