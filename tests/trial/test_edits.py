@@ -112,6 +112,26 @@ def test_another_version_is_written_into_the_view_where_that_is_a_copy(repositor
     assert state(repository) == before
 
 
+def test_trials_of_an_edit_are_kept_as_long_as_what_it_reads_is_the_same(repository, engine):
+    script, more = Script("below/train.py"), repository / "scale.txt"
+    (repository / "below" / "train.py").write_text(
+        SCRIPT.replace("sys.argv[1])", "pathlib.Path(sys.argv[1]).read_text())").replace(
+            "import os", "import pathlib, os"
+        )
+    )
+
+    def reused(seeds: int) -> int:
+        with Session(script, engine=engine) as session:
+            found = compare_watched(session, [], [("other", with_arguments(script, "scale.txt"))], seeds=seeds)[1]
+            assert {trial.status for trial in found.trials} == {"ok"}
+            return session.reused
+
+    more.write_text("0.5")
+    assert [reused(2), reused(2)] == [0, 4]
+    more.write_text("0.25")
+    assert reused(2) == 2  # those of the script as it is
+
+
 def test_where_trials_have_no_views_other_files_are_written_nowhere(repository, engine, monkeypatch):
     monkeypatch.setenv("TRIMTAB_VIEWS", "shared")
     before = state(repository)

@@ -109,6 +109,7 @@ class Session:
         )
         self.reused = 0
         self._edits: dict[str, Subject] = {}
+        self._edits_read: dict[str, str] = {}  # stands for the files that each of them reads
         self._fingerprint, self._edited = self.subject.fingerprint(), dict[str, str]()
 
     def __enter__(self) -> Session:
@@ -244,8 +245,16 @@ class Session:
 
     @edits.setter
     def edits(self, edits: dict[str, Subject]) -> None:
-        self._edits = edits
+        self._edits, self._edits_read = edits, {}
         self._edited = self._prints()
+        for name in edits:  # what each of them has read before, if that is still as it was
+            watched = self._kept.read(lambda store, name=name: store.watched(self._reads(name)))  # type: ignore[misc]
+            if watched is not None and not changed_since(watched.seen):
+                self._edits_read[name] = _digest(watched.seen)
+
+    def _reads(self, name: str) -> str:
+        """Under which it is kept what an edit reads."""
+        return f"{self._edited[name]}|read"
 
     def _prints(self) -> dict[str, str]:
         return {name: edit.fingerprint() for name, edit in self._edits.items()}
@@ -268,7 +277,14 @@ class Session:
             self.subject, recipe, seed, self.metric, self.asked, steps=self.steps, found=self.found, flows=self.flows
         )
         if recipe in self.edits:
-            job = dataclasses.replace(job, subject=self.edits[recipe], recipe=BASELINE, arm=recipe, flows=())
+            job = dataclasses.replace(
+                job,
+                subject=self.edits[recipe],
+                recipe=BASELINE,
+                arm=recipe,
+                flows=(),
+                found=self._edits_read.get(recipe, ""),
+            )
         return dataclasses.replace(job, **more)
 
     def _run(
@@ -287,6 +303,10 @@ class Session:
 
         def ended(job: Job, result: Result) -> None:
             self._read_first(result)
+            if job.arm and job.arm not in self._edits_read and result.deeds.seen:
+                seen = result.deeds.seen
+                self._edits_read[job.arm] = _digest(seen)
+                self.keep(lambda store: store.put_watched(self._reads(job.arm), Watched(run="", seen=seen)))
             done(job, result)
 
         try:
@@ -381,7 +401,7 @@ class Session:
 
         def done(job: Job, result: Result) -> None:
             self._check_unchanged()
-            self._kept.put(job.key, result.trial)
+            self._kept.put(self._job(job.name, job.seed).key, result.trial)  # what an edit reads is known by now
             found[job.name].append(result.trial)
             self._advance(result.trial)
 
