@@ -225,7 +225,7 @@ def test_compare_tells_of_edits(trimtab, train):
     assert [arm["recipe"] for arm in arms] == ["0.01", "RATE=0.01"] and arms[0]["values"] == arms[1]["values"]
     wrong = trimtab("compare", "--against", "nowhere", "train.py")
     assert wrong.exit_code == 2
-    assert "Error: train.py lies in no git repository that git reads, and there is no file 'nowhere'" in wrong.stderr
+    assert "Error: There is no file 'nowhere', and train.py lies in no git repository that git reads" in wrong.stderr
 
 
 # -- interrupted, and full disks -------------------------------------------------------------------------------------

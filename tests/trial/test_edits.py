@@ -9,7 +9,7 @@ import pytest
 
 import trimtab as tt
 from trimtab.records import to_json
-from trimtab.trial.compare import compare_watched
+from trimtab.trial.compare import by_name, compare_watched
 from trimtab.trial.edits import at_revision, difference, version_of, with_arguments, with_variables
 from trimtab.trial.session import Session, TrialError
 from trimtab.trial.subjects import Script, SubjectError
@@ -82,10 +82,7 @@ def test_edits_are_arms_on_the_same_seeds_and_touch_nothing(repository, engine):
     clipped, head, other, fewer, weaker, named = found.arms
     assert head.values == other.values == fewer.values == weaker.values  # all of them have a fifth of the rate
     assert head.values != found.baseline
-    assert (
-        head.note
-        == "Of this version are the script and 2 modules that it imports; other files, data and configuration, are as they are now."
-    )
+    assert head.note == "1 Python file of this version is another one; data and configuration are as they are now."
     assert named.failed == 2, named.note
     assert "the run has no printed val loss; it has printed test loss, val loss" in named.note
     assert clipped.values not in (head.values, found.baseline) and head.effect < 0 and not head.lines
@@ -110,6 +107,47 @@ def test_another_version_is_written_into_the_view_where_that_is_a_copy(repositor
     assert trials["HEAD"][0].status == "ok", trials["HEAD"][0].error
     assert trials["HEAD"][0].value > trials[""][0].value
     assert state(repository) == before
+
+
+def test_a_revision_has_what_it_had_and_nothing_is_written_outside(tmp_path, monkeypatch, engine):
+    project, shared = tmp_path / "project", tmp_path / "shared"
+    project.mkdir(), shared.mkdir()
+    script = SCRIPT.replace(
+        "from parts.rates import rate", "try:\n    from fast import rate\nexcept ImportError:\n    rate = lambda: 0.02"
+    )
+    (project / "train.py").write_text(f"import common\n{script}")
+    (shared / "common.py").write_text("A = 1\n")
+    (project / "common.py").symlink_to("../shared/common.py")
+    git(tmp_path, "init", "--quiet")
+    git(tmp_path, "add", ".")
+    git(tmp_path, "commit", "--quiet", "--message", "before")
+    (project / "fast.py").write_text("def rate():\n    return 0.1\n")
+    (shared / "common.py").write_text("A = 2\n")
+    git(tmp_path, "add", ".")
+    git(tmp_path, "commit", "--quiet", "--message", "a module more, and another text outside of the folder")
+    before = state(tmp_path)
+    monkeypatch.chdir(project)
+    found = tt.compare("train.py", against="HEAD~1", seeds=2, engine=engine)
+    (old,) = found.arms
+    assert old.effect < 0 and not old.no_effect  # fast.py is not there
+    assert "so are shared/common.py, which trials do not have to themselves" in old.note
+    assert not any("outside" in word for word in found.words)
+    assert state(tmp_path) == before
+
+
+def test_a_file_of_another_folder_is_another_trial_though_its_text_is_the_same(tmp_path, monkeypatch, engine):
+    script = SCRIPT.replace(
+        "from parts.rates import rate",
+        "import pathlib\nrate = lambda: float(pathlib.Path(__file__).with_name('rate').read_text())",
+    )
+    for name, rate in {"one": "0.1", "two": "0.02"}.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "train.py").write_text(script)
+        (tmp_path / name / "rate").write_text(rate)
+    monkeypatch.chdir(tmp_path / "one")
+    for _ in range(2):  # and so are those that are kept
+        found = tt.compare("train.py", against="../two/train.py", seeds=2, engine=engine)
+        assert found.arms[0].effect < 0 and found.arms[0].wins == 0
 
 
 def test_trials_of_an_edit_are_kept_as_long_as_what_it_reads_is_the_same(repository, engine):
@@ -148,6 +186,9 @@ def test_a_version_is_what_its_text_and_arguments_make_it(repository):
     assert head.arguments == ("0.5",) and set(head.texts()) == {
         (repository / "below" / name) for name in ("train.py", "parts/__init__.py", "parts/rates.py")
     }
+    assert head.files == (
+        ("parts/rates.py", RATES.encode()),
+    )  # more.py is not tracked: git does not know whether it was there
     git(repository, "stash", "--include-untracked", "--quiet")
     assert (
         head.fingerprint()
@@ -168,11 +209,17 @@ def test_a_version_is_what_its_text_and_arguments_make_it(repository):
     [
         (lambda script: version_of(script, "HEAD~7"), "neither a file 'HEAD~7' nor a revision"),
         (lambda script: version_of(script, "--help"), "neither a file '--help' nor a revision"),
-        (lambda script: version_of(script, "gone.py"), "no file gone.py"),
-        (lambda script: at_revision(Script("new.py"), "HEAD"), r"HEAD \(\w{12}\) has no new.py in this folder"),
+        (lambda script: version_of(script, "gone.py"), "neither a file 'gone.py' nor a revision"),
+        (lambda script: at_revision(Script("new.py"), "HEAD"), r"HEAD \(\w{12}\) has no new.py\."),
         (lambda script: with_arguments(script, "--lr '0.1"), "no command line: No closing quotation"),
         (lambda script: with_arguments(script, " "), "changes nothing"),
         (lambda script: with_variables(script, "WIDTH 3"), "Write NAME=VALUE"),
+        (lambda script: with_variables(script, "A=1 PYTHONPATH=x"), "PYTHONPATH is read before a script starts"),
+        (
+            lambda script: version_of(Script("below.train", module=True), "new.py"),
+            "runs as a module: name its other version",
+        ),
+        (lambda script: by_name([("a", script), ("b", script)], []), "'a' and 'b' are the same version"),
         (lambda script: with_variables(script, "A=1").packed(), "do not go along to other machines"),
         (lambda script: tt.compare(tt.Task("t", model=torch_model, data=torch_model), against="HEAD"), "t is none"),
     ],

@@ -61,7 +61,7 @@ def command(
       1  the untreated script failed
       2  wrong usage
     """
-    from trimtab.trial.compare import compare_watched, recipe_texts, versions_of
+    from trimtab.trial.compare import by_name, compare_watched, recipe_texts, versions_of
     from trimtab.trial.edits import with_arguments, with_variables
     from trimtab.trial.subjects import Script, SubjectError
 
@@ -77,6 +77,7 @@ def command(
             edits = versions_of(script, versions)
             edits += [(text, with_arguments(script, text)) for text in command_lines]
             edits += [(text, with_variables(script, text)) for text in environments]
+            by_name(edits, texts)
         except SubjectError as error:
             raise click.UsageError(str(error)) from None
         return compare_watched(session, texts, edits, seeds=seeds)

@@ -90,9 +90,10 @@ class English:
         return f"With the recipe, {count(seeds, 'seed')} diverged that did not untreated (exact two-sided McNemar p = {p:.3g})."
 
     @staticmethod
-    def of_version(files: int) -> str:
-        modules = f" and {count(files - 1, 'module')} that it imports" if files > 1 else ""
-        return f"Of this version are the script{modules}; other files, data and configuration, are as they are now."
+    def of_version(files: int, elsewhere: Sequence[str] = ()) -> str:
+        said = f"{count(files, 'Python file')} of this version {'are others' if files != 1 else 'is another one'}; data and configuration are "
+        more = ", ".join(elsewhere[:3]) + (f" and {len(elsewhere) - 3} more" if len(elsewhere) > 3 else "")
+        return f"{said}as they are now{f', and so are {more}, which trials do not have to themselves' if more else ''}."
 
     @staticmethod
     def reason(said: str) -> str:

@@ -82,15 +82,28 @@ def recipe_texts(recipes: str | Technique | Recipe | Sequence[str | Technique | 
     return list(dict.fromkeys(texts))
 
 
+def by_name(edits: Edits, recipes: Sequence[str]) -> dict[str, Subject]:
+    """Edits by the names that they have in tables.
+
+    Raises:
+        SubjectError: if two arms have the same name, or are the same version.
+    """
+    named: dict[str, Subject] = {}
+    for name, edit in edits:
+        if name in named or name in recipes:
+            raise SubjectError(f"Two arms are called {name!r}. Compare them one after the other.")
+        if same := [other for other, known in named.items() if known == edit]:
+            raise SubjectError(f"{same[0]!r} and {name!r} are the same version: give one of them.")
+        named[name] = edit
+    return named
+
+
 def compare_watched(
     session: Session, recipes: Sequence[str], edits: Edits | None = None, *, seeds: int | Sequence[int] = 5
 ) -> tuple[RunRecord, Comparison]:
     """:func:`compare` in a session, with the record of the watched run of the untreated subject."""
     wanted = list(range(seeds)) if isinstance(seeds, int) else list(dict.fromkeys(seeds))
-    session.edits = dict(edits or ())
-    for name, edit in edits or ():
-        if session.edits[name] != edit or name in recipes:
-            raise SubjectError(f"Two arms are called {name!r}, and are not the same. Compare them one after the other.")
+    session.edits = by_name(edits or [], recipes)
     run = session.watch()
     comparison = of_trials(session, [*recipes, *session.edits], wanted, "comparing")
     missing = len(wanted) * (len(comparison.arms) + 1) - len(comparison.trials)
@@ -150,8 +163,9 @@ def _completed(arm: Arm, trials: Sequence[Trial], session: Session) -> Arm:
     reasons = [remark(code, said=text) for code, text in dict.fromkeys(said)]
     lines: Sequence[str] = ()
     if arm.recipe in session.edits:
-        files = len(getattr(session.edits[arm.recipe], "files", ()))
-        reasons += [remark("of_version", files=files)] * bool(files)
+        edit = session.edits[arm.recipe]
+        files, elsewhere = len(getattr(edit, "files", ())), getattr(edit, "elsewhere", ())
+        reasons += [remark("of_version", files=files, elsewhere=elsewhere)] * bool(files or elsewhere)
         lines = difference(session.subject, session.edits[arm.recipe]) if arm.helped else ()  # type: ignore[arg-type]
     elif arm.helped:
         lines = permanent_lines(arm.recipe, trials)

@@ -10,11 +10,17 @@ import hashlib
 import os
 import shlex
 import subprocess
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from trimtab.trial.subjects import Heard, Packed, Script, SubjectError, with_imports
+from trimtab.trial.views import outermost
 from trimtab.watching import Ending
+
+LINK = "120000"  # the mode of a symbolic link in git
+BEFORE = ("PYTHON", "OMP_", "MKL_", "KMP_", "OPENBLAS_", "LD_", "MALLOC_", "TORCH_", "TRIMTAB_")
+"""Variables of the environment that begin so are read before a script starts, and not again."""
 
 
 @dataclass(frozen=True)
@@ -22,13 +28,14 @@ class Edited(Script):
     """A script with other texts of its files, or other variables of the environment.
 
     Args:
-        files: the script and what it imports, each as its path from the folder it imports from and its text; nothing for those that are
-            there.
+        files: those that are others, each as its path from the folder of the script and its text, or nothing for one that is not there.
         variables: of the environment, each as its name and its value.
+        elsewhere: files of the version that are others, too, and stay as they are: they lie outside of what a trial has to itself.
     """
 
-    files: tuple[tuple[str, bytes], ...] = ()
+    files: tuple[tuple[str, bytes | None], ...] = ()
     variables: tuple[tuple[str, str], ...] = ()
+    elsewhere: tuple[str, ...] = ()
 
     @property
     def rewrites(self) -> bool:  # type: ignore[override]
@@ -41,17 +48,26 @@ class Edited(Script):
         return " ".join([*(f"{name}={shlex.quote(value)}" for name, value in self.variables), super().label])
 
     def texts(self) -> dict[Path, bytes]:
-        """The text of each of its files."""
-        return {self.root / name: text for name, text in self.files} or super().texts()
+        """The text of the script and of what it imports, in this version."""
+        others = {Path(os.path.normpath(self.path.parent / name)): text for name, text in self.files}
+
+        def read(path: Path) -> bytes:
+            text = others[path] if path in others else path.read_bytes()
+            if text is None:
+                raise FileNotFoundError(path)
+            return text
+
+        return with_imports(self.path, self.root, read)
 
     def fingerprint(self) -> str:
-        """That of a script of this text, and of the variables."""
-        own = super().fingerprint()
-        return hashlib.sha256(repr((own, self.variables)).encode()).hexdigest()[:16] if self.variables else own
-
-    def sources(self) -> list[Path]:
-        """Those of its files that can change."""
-        return [] if self.files else super().sources()
+        """That of a script of this text; and of other files of the version, and of variables, where there are any."""
+        own, imported = super().fingerprint(), {os.path.relpath(path, self.path.parent) for path in self.texts()}
+        more = [(name, text) for name, text in self.files if name not in imported]
+        return (
+            hashlib.sha256(repr((own, more, self.variables)).encode()).hexdigest()[:16]
+            if more or self.variables
+            else own
+        )
 
     def packed(self) -> Packed:
         """As that of a script; the environment of another machine is its own."""
@@ -63,11 +79,11 @@ class Edited(Script):
 
     def run(self, heard: Heard) -> Ending:
         """Run it in the view of a trial, where its files may be written."""
-        file = self.path if heard.file is None else heard.file  # the view may be a copy that lies elsewhere
-        root = file.parents[len(self.path.relative_to(self.root).parts) - 1]
+        folder = (self.path if heard.file is None else heard.file).parent  # the view may be a copy that lies elsewhere
         for name, text in self.files:
-            place = root / name
-            if not (place.is_file() and place.read_bytes() == text):
+            place = Path(os.path.normpath(folder / name))
+            place.unlink(missing_ok=True)  # what is behind a link stays as it is
+            if text is not None:
                 place.parent.mkdir(parents=True, exist_ok=True)
                 place.write_bytes(text)
         os.environ.update(self.variables)
@@ -106,6 +122,11 @@ def with_variables(script: Script, text: str) -> Edited:
             f"{text!r} sets no variables of the environment. Write NAME=VALUE, several with blanks between them."
         )
     variables = tuple((name, value) for name, _, value in pairs)
+    if early := [name for name, _ in variables if name.startswith(BEFORE)]:
+        raise SubjectError(
+            f"{early[0]} is read before a script starts, so a trial cannot have one of its own: set it for the whole command, and compare "
+            "what commands with another one say."
+        )
     return Edited(script.target, script.arguments, script.module, variables=variables)
 
 
@@ -115,26 +136,28 @@ def version_of(script: Script, version: str) -> Script:
     Raises:
         SubjectError: if there is neither.
     """
-    path = Path(version)
-    if path.is_file():
-        return Script(version, script.arguments)
-    if path.suffix == ".py":
-        raise SubjectError(f"There is no file {version} to compare with.")
-    return at_revision(script, version)
+    if not Path(version).is_file():
+        return at_revision(script, version)
+    if script.module:
+        raise SubjectError(
+            f"{version} is a file, and {script.target} runs as a module: name its other version by a revision."
+        )
+    return Script(version, script.arguments)
 
 
 def at_revision(script: Script, revision: str) -> Edited:
-    """The script and the modules that it imports as a revision of its repository has them, read from there: no file is touched. Others that
-    it reads, such as data and configuration, are those that are there.
+    """The script, and all Python files of the folders that a trial has to itself, as a revision of its repository has them, read from there:
+    no file is touched. Those that the revision does not have are not there. Files that git does not track, data and configuration are
+    those that are there now.
 
     Raises:
         SubjectError: if it lies in no repository, or there is no such revision, or that has no such script.
     """
-    folder = script.path.parent
+    folder = Path(os.path.realpath(script.path.parent))
     top = _git(folder, "rev-parse", "--show-toplevel")
     if top is None:
         raise SubjectError(
-            f"{script.target} lies in no git repository that git reads, and there is no file {revision!r}: give one of them to compare with."
+            f"There is no file {revision!r}, and {script.target} lies in no git repository that git reads: give one of them to compare with."
         )
     commit = _git(folder, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}")
     if commit is None:
@@ -142,21 +165,47 @@ def at_revision(script: Script, revision: str) -> Edited:
             f"There is neither a file {revision!r} nor a revision of that name in {top.decode().strip()}."
         )
     name, real = commit.decode().strip(), Path(os.path.realpath(top.decode().rstrip("\n")))
+    then = {path: (mode, blob) for mode, blob, path in _tree(real, name) if path.endswith(".py")}
+    own = os.path.relpath(folder / script.path.name, real)
+    if own not in then:
+        raise SubjectError(f"{revision} ({name[:12]}) has no {own}.")
+    tracked = (_git(real, "ls-files", "-z") or b"").decode(errors="surrogateescape").split("\0")
+    now = {path for path in tracked if path.endswith(".py") and os.path.lexists(real / path)}
+    roots = outermost([*script.roots, folder])
+    around = next((root for root in roots if root == folder or root in folder.parents), folder)
+    files: list[tuple[str, bytes | None]] = []
+    elsewhere = []
+    for path in sorted({*then, *now}):
+        mode, blob = then.get(path, ("", ""))
+        place = real / path
+        if mode and _is(place, blob):
+            continue
+        inside = around in place.parents and Path(os.path.realpath(place.parent)) == place.parent
+        if not inside or mode == LINK:
+            elsewhere.append(path)
+            continue
+        text = _git(real, "cat-file", "blob", blob) if mode else None
+        files.append((os.path.relpath(place, folder), text))
+    return Edited(script.target, script.arguments, script.module, files=tuple(files), elsewhere=tuple(elsewhere))
 
-    def read(path: Path) -> bytes:
-        inside = Path(os.path.realpath(path.parent)) / path.name
-        if real not in inside.parents:
-            raise FileNotFoundError(path)
-        text = _git(folder, "cat-file", "blob", f"{name}:{inside.relative_to(real).as_posix()}")
-        if text is None:
-            raise FileNotFoundError(path)
-        return text
 
-    files = with_imports(script.path, script.root, read)
-    if not files:
-        raise SubjectError(f"{revision} ({name[:12]}) has no {script.path.name} in this folder.")
-    named = sorted((os.path.relpath(path, script.root), text) for path, text in files.items())
-    return Edited(script.target, script.arguments, script.module, files=tuple(named))
+def _tree(top: Path, commit: str) -> Iterator[tuple[str, str, str]]:
+    """The mode, the blob and the path of all files of a commit."""
+    listed = _git(top, "ls-tree", "-r", "-z", "--full-tree", commit) or b""
+    for entry in listed.decode(errors="surrogateescape").split("\0"):
+        about, _, path = entry.partition("\t")
+        if path and about.split()[1] == "blob":
+            yield about.split()[0], about.split()[2], path
+
+
+def _is(place: Path, blob: str) -> bool:
+    """Whether a file is what git calls so."""
+    try:
+        text = os.readlink(place).encode() if place.is_symlink() else place.read_bytes()
+    except OSError:
+        return False
+    digest = hashlib.sha256 if len(blob) == 64 else hashlib.sha1
+    return digest(b"blob %d\0" % len(text) + text).hexdigest() == blob
 
 
 def difference(script: Script, other: Script) -> list[str]:

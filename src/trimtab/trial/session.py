@@ -276,15 +276,10 @@ class Session:
         job = Job(
             self.subject, recipe, seed, self.metric, self.asked, steps=self.steps, found=self.found, flows=self.flows
         )
-        if recipe in self.edits:
-            job = dataclasses.replace(
-                job,
-                subject=self.edits[recipe],
-                recipe=BASELINE,
-                arm=recipe,
-                flows=(),
-                found=self._edits_read.get(recipe, ""),
-            )
+        if (edit := self.edits.get(recipe)) is not None:
+            there = "" if edit.folder == self.subject.folder else f"{edit.folder} "  # it reads what lies there
+            read = there + self._edits_read.get(recipe, "")
+            job = dataclasses.replace(job, subject=edit, recipe=BASELINE, arm=recipe, flows=(), found=read)
         return dataclasses.replace(job, **more)
 
     def _run(
