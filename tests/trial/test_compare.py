@@ -105,7 +105,7 @@ def test_the_budget_ends_a_comparison_between_seeds(train, engine):
     session = Session(train, engine=engine, budget=4)
     from trimtab.trial.compare import compare_watched
 
-    _, found = compare_watched(session, ["he_init"], seeds=50)
+    _, found = compare_watched(session, ["he_init"], {}, seeds=50)
     assert session.seconds < 4 + 5
     assert 1 <= len(found.trials) < 100
     assert len(found.seeds) == len(found.baseline) < 50

@@ -92,8 +92,7 @@ def test_edits_are_arms_on_the_same_seeds_and_touch_nothing(repository, engine):
     again = tt.compare(script, against="HEAD", seeds=2, engine=engine)
     assert again.arms[0].values == head.values
     with pytest.raises(SubjectError, match="Two arms are called 'HEAD'"):
-        with Session(script, engine=engine) as session:
-            compare_watched(session, [], [("HEAD", script), ("HEAD", with_arguments(script, "2"))])
+        by_name([("HEAD", script), ("HEAD", with_arguments(script, "2"))], [])
 
 
 def test_another_version_is_written_into_the_view_where_that_is_a_copy(repository, engine, monkeypatch):
@@ -101,7 +100,7 @@ def test_another_version_is_written_into_the_view_where_that_is_a_copy(repositor
     before = state(repository)
     script = Script("below/train.py")
     with Session(script, engine=engine) as session:
-        session.edits = {"HEAD": at_revision(script, "HEAD")}
+        session.admit({"HEAD": at_revision(script, "HEAD")})
         session.watch()
         trials = session.trials(["", "HEAD"], [0])
     assert trials["HEAD"][0].status == "ok", trials["HEAD"][0].error
@@ -118,11 +117,15 @@ def test_a_revision_has_what_it_had_and_nothing_is_written_outside(tmp_path, mon
     (project / "train.py").write_text(f"import common\n{script}")
     (shared / "common.py").write_text("A = 1\n")
     (project / "common.py").symlink_to("../shared/common.py")
+    (project / "later.py").write_text("B = 1\n")
     git(tmp_path, "init", "--quiet")
     git(tmp_path, "add", ".")
     git(tmp_path, "commit", "--quiet", "--message", "before")
     (project / "fast.py").write_text("def rate():\n    return 0.1\n")
     (shared / "common.py").write_text("A = 2\n")
+    (shared / "later.py").write_text("B = 2\n")
+    (project / "later.py").unlink()
+    (project / "later.py").symlink_to("../shared/later.py")  # to be written in the view, not behind the link
     git(tmp_path, "add", ".")
     git(tmp_path, "commit", "--quiet", "--message", "a module more, and another text outside of the folder")
     before = state(tmp_path)
@@ -130,7 +133,7 @@ def test_a_revision_has_what_it_had_and_nothing_is_written_outside(tmp_path, mon
     found = tt.compare("train.py", against="HEAD~1", seeds=2, engine=engine)
     (old,) = found.arms
     assert old.effect < 0 and not old.no_effect  # fast.py is not there
-    assert "so are shared/common.py, which trials do not have to themselves" in old.note
+    assert "so are shared/common.py, shared/later.py, which trials do not have to themselves" in old.note
     assert not any("outside" in word for word in found.words)
     assert state(tmp_path) == before
 
@@ -160,7 +163,7 @@ def test_trials_of_an_edit_are_kept_as_long_as_what_it_reads_is_the_same(reposit
 
     def reused(seeds: int) -> int:
         with Session(script, engine=engine) as session:
-            found = compare_watched(session, [], [("other", with_arguments(script, "scale.txt"))], seeds=seeds)[1]
+            found = compare_watched(session, [], {"other": with_arguments(script, "scale.txt")}, seeds=seeds)[1]
             assert {trial.status for trial in found.trials} == {"ok"}
             return session.reused
 
@@ -173,9 +176,7 @@ def test_trials_of_an_edit_are_kept_as_long_as_what_it_reads_is_the_same(reposit
 def test_where_trials_have_no_views_other_files_are_written_nowhere(repository, engine, monkeypatch):
     monkeypatch.setenv("TRIMTAB_VIEWS", "shared")
     before = state(repository)
-    with pytest.raises(
-        TrialError, match="the version HEAD has other files, and trials have no view of the folder here"
-    ):
+    with pytest.raises(TrialError, match="HEAD cannot be tried here: it has other files, and a trial has no view"):
         tt.compare("below/train.py", against="HEAD", seeds=2, engine=engine)
     assert state(repository) == before
 

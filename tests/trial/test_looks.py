@@ -44,7 +44,7 @@ def test_all_looks_together_err_as_often_as_one_interval_may(looks):
     error = 4 * math.sqrt(0.05 * 0.95 / COURSES) + 0.001  # four standard errors here, and what the levels are known to
     assert decided.any(1).mean() == pytest.approx(0.05, abs=error)
     if len(looks) > 1:
-        assert decided[:, 0].mean() == pytest.approx(FIRST, abs=4 * math.sqrt(FIRST / COURSES))
+        assert decided[:, 0].mean() == pytest.approx(FIRST * 0.05, abs=4 * math.sqrt(FIRST * 0.05 / COURSES))
 
 
 def test_what_is_obvious_takes_three_seeds_and_looking_early_costs_little_of_what_is_found():
@@ -114,7 +114,7 @@ def test_a_confirmation_ends_when_it_knows(monkeypatch, differences, seeds, stan
         trials=run,
         later=0.0,
         subject=SimpleNamespace(label="s"),
-        edits={},
+        sources=SimpleNamespace(edits={}),
     )
     found = confirm_until_decided(session, "adam", 8)
     (arm,) = found.arms

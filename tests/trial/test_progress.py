@@ -125,3 +125,24 @@ def test_the_time_left_counts_what_follows_the_stage(time):
     for _ in range(2):
         bar.advance(trial(20), False)
     assert bar.left() == 50 and "00:50" in lines(bar)[0]
+
+
+def test_a_long_recipe_is_cut_in_its_middle(time):
+    bar, _ = bar_of(time, 2)
+    bar.stage("racing", 2)
+    bar.running("layer_norm, dropout, lr_scale(factor=1000)", 1002, 2099, 2500, 0.003)
+    (line,) = lines(bar)
+    bar.running("lr_scale(factor=1000)", 1002, 2099, 2500, 0.003)
+    (whole,) = lines(bar)
+    assert " layer_...e(factor=1000) seed 1002: 2,099/2,500 steps, loss 0.003" in line
+    assert " lr_scale(factor=1000) seed 1002: 2,099/2,500 steps, loss 0.003" in whole
+
+
+def test_what_follows_from_a_stage_is_said_behind_it(time):
+    bar, said = bar_of(time, 2, terminal=False)
+    with bar:
+        bar.stage("watching one run", 1)
+        bar.say("meanwhile")
+        bar.advance(trial(1.0), False)
+        bar.say("error: it diverges")
+    assert said.getvalue() == "meanwhile\nwatching one run: 1 of 1 done in 0 s\nerror: it diverges\n"

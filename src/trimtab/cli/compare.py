@@ -58,7 +58,7 @@ def command(
     \b
     Exit codes:
       0  compared
-      1  the untreated script failed
+      1  the untreated script failed, or a version cannot be tried here
       2  wrong usage
     """
     from trimtab.trial.compare import by_name, compare_watched, recipe_texts, versions_of
@@ -74,10 +74,10 @@ def command(
         script = session.subject
         assert isinstance(script, Script)
         try:
-            edits = versions_of(script, versions)
-            edits += [(text, with_arguments(script, text)) for text in command_lines]
-            edits += [(text, with_variables(script, text)) for text in environments]
-            by_name(edits, texts)
+            named = versions_of(script, versions)
+            named += [(text, with_arguments(script, text)) for text in command_lines]
+            named += [(text, with_variables(script, text)) for text in environments]
+            edits = by_name(named, texts)
         except SubjectError as error:
             raise click.UsageError(str(error)) from None
         return compare_watched(session, texts, edits, seeds=seeds)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Unpack
 
 import msgspec
 
 from trimtab.recipe import Recipe, RecipeError, Technique
 from trimtab.records import Arm, Comparison, RunRecord, Trial, remark
-from trimtab.trial.edits import Edits, difference, version_of
+from trimtab.trial.edits import Edited, difference, version_of
 from trimtab.trial.looks import Look
 from trimtab.trial.permanent import permanent_lines
 from trimtab.trial.session import Session
@@ -48,25 +48,27 @@ def compare(
         TrialError: if the untreated subject crashes, never trains or has no metric.
     """
     subject = subject_of(subject)  # before anything runs
-    edits = versions_of(subject, [against] if isinstance(against, (str, os.PathLike, Script)) else against)
-    texts = [] if edits and not recipes else recipe_texts(recipes)
+    versions = versions_of(subject, [against] if isinstance(against, (str, os.PathLike, Script)) else against)
+    texts = [] if versions and not recipes else recipe_texts(recipes)
+    edits = by_name(versions, texts)
     with Session(subject, **terms) as session:
         return compare_watched(session, texts, edits, seeds=seeds)[1]
 
 
-def versions_of(subject: Subject, others: Sequence[str | os.PathLike | Script]) -> Edits:
-    """Other versions of a script, by the names that they have in tables.
+def versions_of(subject: Subject, others: Sequence[str | os.PathLike | Script]) -> list[tuple[str, Script]]:
+    """Other versions of a script, each with the name that it has in tables.
 
     Raises:
         SubjectError: if there is no such version, or the subject is no script.
     """
-    if others and not isinstance(subject, Script):
+    if not others:
+        return []
+    if not isinstance(subject, Script):
         raise SubjectError(f"Other versions are those of a script, and {subject.label} is none.")
-    named = []
-    for other in others:
-        script = other if isinstance(other, Script) else version_of(subject, os.fspath(other))  # type: ignore[arg-type]
-        named.append((script.label if isinstance(other, Script) else os.fspath(other), script))
-    return named
+    return [
+        (other.label, other) if isinstance(other, Script) else (os.fspath(other), version_of(subject, os.fspath(other)))
+        for other in others
+    ]
 
 
 def recipe_texts(recipes: str | Technique | Recipe | Sequence[str | Technique | Recipe]) -> list[str]:
@@ -82,13 +84,13 @@ def recipe_texts(recipes: str | Technique | Recipe | Sequence[str | Technique | 
     return list(dict.fromkeys(texts))
 
 
-def by_name(edits: Edits, recipes: Sequence[str]) -> dict[str, Subject]:
-    """Edits by the names that they have in tables.
+def by_name(edits: Iterable[tuple[str, Script]], recipes: Sequence[str]) -> dict[str, Script]:
+    """Edits by the names that they have in tables, beside these recipes.
 
     Raises:
         SubjectError: if two arms have the same name, or are the same version.
     """
-    named: dict[str, Subject] = {}
+    named: dict[str, Script] = {}
     for name, edit in edits:
         if name in named or name in recipes:
             raise SubjectError(f"Two arms are called {name!r}. Compare them one after the other.")
@@ -99,13 +101,13 @@ def by_name(edits: Edits, recipes: Sequence[str]) -> dict[str, Subject]:
 
 
 def compare_watched(
-    session: Session, recipes: Sequence[str], edits: Edits | None = None, *, seeds: int | Sequence[int] = 5
+    session: Session, recipes: Sequence[str], edits: Mapping[str, Script], *, seeds: int | Sequence[int] = 5
 ) -> tuple[RunRecord, Comparison]:
     """:func:`compare` in a session, with the record of the watched run of the untreated subject."""
     wanted = list(range(seeds)) if isinstance(seeds, int) else list(dict.fromkeys(seeds))
-    session.edits = by_name(edits or [], recipes)
+    session.admit(edits)
     run = session.watch()
-    comparison = of_trials(session, [*recipes, *session.edits], wanted, "comparing")
+    comparison = of_trials(session, [*recipes, *edits], wanted, "comparing")
     missing = len(wanted) * (len(comparison.arms) + 1) - len(comparison.trials)
     if missing:
         of = missing + len(comparison.trials)
@@ -139,7 +141,7 @@ def summed_up(
         session.metric,
         list(trials[""]),
         {recipe: list(t) for recipe, t in trials.items() if recipe},
-        at_look=look.level if look else 0.0,
+        at_look=look.level if look else None,
     )
     comparison = Comparison(
         subject=session.subject.label,
@@ -161,12 +163,17 @@ def _completed(arm: Arm, trials: Sequence[Trial], session: Session) -> Arm:
         if trial.status in ("ok", "failed", "no_effect") and trial.error
     ]
     reasons = [remark(code, said=text) for code, text in dict.fromkeys(said)]
-    lines: Sequence[str] = ()
-    if arm.recipe in session.edits:
-        edit = session.edits[arm.recipe]
-        files, elsewhere = len(getattr(edit, "files", ())), getattr(edit, "elsewhere", ())
-        reasons += [remark("of_version", files=files, elsewhere=elsewhere)] * bool(files or elsewhere)
-        lines = difference(session.subject, session.edits[arm.recipe]) if arm.helped else ()  # type: ignore[arg-type]
-    elif arm.helped:
-        lines = permanent_lines(arm.recipe, trials)
-    return msgspec.structs.replace(arm, remarks=(*arm.remarks, *reasons), lines=tuple(lines))
+    edit = session.sources.edits.get(arm.recipe)
+    if isinstance(edit, Edited) and (edit.files or edit.elsewhere):
+        reasons.append(remark("of_version", files=len(edit.files), elsewhere=edit.elsewhere))
+    return msgspec.structs.replace(
+        arm, remarks=(*arm.remarks, *reasons), lines=_lines(arm, trials, session) if arm.helped else ()
+    )
+
+
+def _lines(arm: Arm, trials: Sequence[Trial], session: Session) -> tuple[str, ...]:
+    """What keeps an arm that is proven: the lines to add of a recipe, the difference of an edit."""
+    edit, script = session.sources.edits.get(arm.recipe), session.subject
+    if edit is None or not isinstance(script, Script):
+        return permanent_lines(arm.recipe, trials)
+    return tuple(difference(script, edit))

@@ -237,7 +237,3 @@ def _git(folder: Path, *command: str) -> bytes | None:
     except OSError:
         return None
     return ended.stdout if ended.returncode == 0 else None
-
-
-Edits = list[tuple[str, Script]]
-"""Arms that are edits, by the names that they have in tables."""

@@ -22,7 +22,7 @@ import numpy as np
 from trimtab.trial.stats import paired_t
 
 LEAST = 3  # seeds before the first look
-FIRST = 0.01  # how often the first look may err; the others share the rest evenly
+FIRST = 0.2  # part of all errors that the first look may make; the others share the rest evenly
 GROWTH = 1.2  # of the number of seeds from look to look
 DRAWS = 200_000  # courses that are simulated: 0.05 is met within 0.001
 HOPE = 0.35  # part of the last critical value that the course so far must point at
@@ -69,7 +69,7 @@ def levels(looks: Sequence[int], error: float = 0.05) -> tuple[float, ...]:
         raise ValueError(f"looks must be increasing numbers of seeds, two at least, but are {tuple(looks)}.")
     if len(looks) == 1:
         return (1 - error,)
-    first = min(FIRST, error / len(looks)) if error < 2 * FIRST else FIRST
+    first = FIRST * error
     each = (error - first) / (len(looks) - 1)
     d = np.random.default_rng(0).standard_normal((DRAWS, looks[-1]))
     inside = np.ones(DRAWS, dtype=bool)
@@ -92,11 +92,11 @@ def hopeless(differences: Sequence[float], most: int, last: float) -> bool:
     >>> hopeless([0.1, -0.2, 0.1, -0.1], 10, 0.98), hopeless([0.1, 0.2, 0.1, -0.1], 10, 0.98)
     (True, False)
     """
-    n = len(differences)
-    mean, low, *_ = paired_t(differences, last)
-    if n <= LEAST or not math.isfinite(low) or low == mean:
-        return n > LEAST and mean <= 0
     from scipy import special
 
-    t = mean / ((mean - low) / float(special.stdtrit(n - 1, (1 + last) / 2)))
+    n = len(differences)
+    if n <= LEAST:
+        return False
+    mean, _, _, p = paired_t(differences)
+    t = math.copysign(float(special.stdtrit(n - 1, 1 - p / 2)), mean)
     return t * math.sqrt(most / n) < HOPE * float(special.stdtrit(most - 1, (1 + last) / 2))

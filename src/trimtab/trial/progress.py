@@ -17,7 +17,7 @@ from rich.text import Text
 from trimtab.records import Trial
 from trimtab.trial.terms import Progress
 
-_WIDTH = 48  # of the newest result, so that the line does not jump
+_WIDTH = 64  # of the newest result, so that the line does not jump
 _CONTROL = {
     code: "\ufffd" for code in (*range(0x20), *range(0x7F, 0xA0))
 }  # what a recorded text must not do to a terminal
@@ -53,7 +53,7 @@ class TrialBar:
     ) -> None:
         self._bar = Bar(
             TextColumn("{task.description:<26}"),
-            BarColumn(bar_width=20),
+            BarColumn(bar_width=12),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             _Left(self),

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
 import math
 import os
 import statistics
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -27,7 +25,8 @@ from trimtab.trial.live import Live, Report
 from trimtab.trial.progress import shown_bar
 from trimtab.trial.rates import climb, steps_of
 from trimtab.trial.run import BASELINE, Job, Result, untreated_trial
-from trimtab.trial.subjects import Subject, subject_of
+from trimtab.trial.sources import Sources
+from trimtab.trial.subjects import Script, Subject, subject_of
 from trimtab.trial.terms import Progress, Silent
 from trimtab.trial.views import changed_since
 
@@ -98,19 +97,14 @@ class Session:
         self.budget = budget
         self.stop_at = self.started + budget - closing
         self.metric: Metric | None = None
+        self._taken: RunRecord | None = None  # the run that the session began with
         self.expected = 0.0  # seconds of an untreated trial
         self.later = 0.0  # seconds that are expected to follow the next stage
         self._steps = self._longest = 0  # of an untreated run: of all its trainings, and of the longest
         self._slow: deque[float] = deque(maxlen=8)  # how many times as long as expected the newest trials took
-        self.found = ""  # stands for the files that the subject reads
         self.flows: tuple[Flow | None, ...] = ()  # of the models, by training
-        self._unread: tuple[str, RunRecord] | None = (
-            None  # a run that was taken, of which nobody knows what it has read
-        )
+        self.sources = Sources(self.subject, self._kept)
         self.reused = 0
-        self._edits: dict[str, Subject] = {}
-        self._edits_read: dict[str, str] = {}  # stands for the files that each of them reads
-        self._fingerprint, self._edited = self.subject.fingerprint(), dict[str, str]()
 
     def __enter__(self) -> Session:
         if not self._told:
@@ -121,6 +115,17 @@ class Session:
         self._bar.close()
         self.engine.close()
         self._kept.close()
+
+    def admit(self, edits: Mapping[str, Script]) -> None:
+        """These edits of the subject are arms beside recipes, by the names that they have in tables.
+
+        Raises:
+            TrialError: if one cannot be tried here.
+        """
+        for name, edit in edits.items():
+            if why := self.engine.refuses(edit):
+                raise TrialError(f"The version {name} cannot be tried here: {why}.")
+        self.sources.add(edits)
 
     def watch(self) -> RunRecord:
         """Run the subject as it is, once and watched, and settle the metric. A watched run of the same subject is reused.
@@ -135,7 +140,8 @@ class Session:
     def _cut(self, run: RunRecord) -> None:
         """Runs are to be a fraction of this one."""
         self.whole = run.main.steps if run.main else 0
-        self.steps, self.found = max(1, round(self.fraction * self.whole)), ""
+        self.steps = max(1, round(self.fraction * self.whole))
+        self.sources.settle(None)
 
     def _watch(self, stage: str) -> RunRecord:
         left = self.stop_at - time.monotonic()  # with a budget, that is known
@@ -160,7 +166,8 @@ class Session:
             if trial.status == "failed":
                 raise TrialError(self._explain(results[0]))
             assert run.metric is not None
-            self.metric, self.found = run.metric, _digest(deeds.seen)
+            self.metric = run.metric
+            self.sources.settle(deeds.seen)
             # the watched run is the untreated trial of seed 0: watching changes nothing
             self._kept.put(self._job("", 0).key, trial)
             watched = Watched(run=run.id, seen=deeds.seen, outside=deeds.paths)
@@ -194,8 +201,11 @@ class Session:
             if not run.cut:
                 self.say(f"The first {self.steps:,} steps are watched by themselves: {name} is a whole run.")
             return self._watch("watching one run")
-        self._still_the_same(run)
-        self.metric = run.metric
+        changed, watched = self.sources.take(run, Job(self.subject, "", 0, asked=self.asked, watch=True).key)
+        self._refuse_changed(changed, run)
+        if watched is not None and watched.outside:
+            self.engine.one_at_a_time(self.subject, watched.outside)
+        self._taken, self.metric = run, run.metric
         trial = untreated_trial(self._job("", 0), run)
         if run.metric is None or trial.status == "failed":
             raise TrialError(self._explain(Result(trial, run)))
@@ -203,61 +213,12 @@ class Session:
         self._know(run)
         return run
 
-    def _still_the_same(self, run: RunRecord) -> None:
-        """See that nothing that makes the subject what it is was changed behind a run. What it reads is known of runs that a session has
-        watched, and of others once a trial has read it."""
-        own = Job(self.subject, "", 0, asked=self.asked, watch=True).key
-        before = f"{own}|from {run.id}"
-        for key in (own, before):
-            watched = self._kept.read(lambda store, key=key: store.watched(key))  # type: ignore[misc]
-            if watched is not None and watched.run == run.id:
-                self.found = _digest(watched.seen)
-                if watched.outside:
-                    self.engine.one_at_a_time(self.subject, watched.outside)
-                changed = changed_since(watched.seen)
-                break
-        else:
-            self.found, self._unread = f"from {run.id}", (before, run)
-            changed = [str(file) for file in self.subject.sources() if _changed_at(file) > run.started]
-        self._refuse_changed(run, changed)
-
-    def _read_first(self, result: Result) -> None:
-        """The first trial of a session that began with a run of which nobody knows what it has read."""
-        if self._unread is None or not result.deeds.seen:
-            return
-        (key, run), self._unread = self._unread, None
-        seen = result.deeds.seen
-        ended = run.started + run.seconds + 1  # what it wrote itself is of that time
-        self._refuse_changed(run, [path for path, met in seen.items() if not met["anew"] and _changed_at(path) > ended])
-        self.keep(lambda store: store.put_watched(key, Watched(run=run.id, seen=seen, outside=result.deeds.paths)))
-
-    def _refuse_changed(self, run: RunRecord, changed: Sequence[str]) -> None:
-        if changed:
+    def _refuse_changed(self, changed: Sequence[str], run: RunRecord | None) -> None:
+        if changed and run is not None:
             raise TrialError(
                 f"{', '.join(changed[:3])} changed after the run {run.id} of {self.subject.label} was watched, so its trials would be of "
                 "something else. Have it watched again: leave --from away."
             )
-
-    @property
-    def edits(self) -> dict[str, Subject]:
-        """Other subjects that are arms beside recipes, by their names."""
-        return self._edits
-
-    @edits.setter
-    def edits(self, edits: dict[str, Subject]) -> None:
-        self._edits, self._edits_read = edits, {}
-        self._edited = self._prints()
-        for name in edits:  # what each of them has read before, if that is still as it was
-            watched = self._kept.read(lambda store, name=name: store.watched(self._reads(name)))  # type: ignore[misc]
-            if watched is not None and not changed_since(watched.seen):
-                self._edits_read[name] = _digest(watched.seen)
-
-    def _reads(self, name: str) -> str:
-        """Under which it is kept what an edit reads."""
-        return f"{self._edited[name]}|read"
-
-    def _prints(self) -> dict[str, str]:
-        return {name: edit.fingerprint() for name, edit in self._edits.items()}
 
     def _know(self, run: RunRecord) -> None:
         """What the watched run tells of the trials to come."""
@@ -273,13 +234,10 @@ class Session:
 
     def _job(self, recipe: str, seed: int, **more: Any) -> Job:
         """A job under a recipe; or, under the name of an edit, of that as it is."""
-        job = Job(
-            self.subject, recipe, seed, self.metric, self.asked, steps=self.steps, found=self.found, flows=self.flows
-        )
-        if (edit := self.edits.get(recipe)) is not None:
-            there = "" if edit.folder == self.subject.folder else f"{edit.folder} "  # it reads what lies there
-            read = there + self._edits_read.get(recipe, "")
-            job = dataclasses.replace(job, subject=edit, recipe=BASELINE, arm=recipe, flows=(), found=read)
+        read = self.sources.read(recipe)
+        job = Job(self.subject, recipe, seed, self.metric, self.asked, steps=self.steps, found=read, flows=self.flows)
+        if (edit := self.sources.edits.get(recipe)) is not None:
+            job = dataclasses.replace(job, subject=edit, recipe=BASELINE, arm=recipe, flows=())
         return dataclasses.replace(job, **more)
 
     def _run(
@@ -297,11 +255,7 @@ class Session:
             return ""
 
         def ended(job: Job, result: Result) -> None:
-            self._read_first(result)
-            if job.arm and job.arm not in self._edits_read and result.deeds.seen:
-                seen = result.deeds.seen
-                self._edits_read[job.arm] = _digest(seen)
-                self.keep(lambda store: store.put_watched(self._reads(job.arm), Watched(run="", seen=seen)))
+            self._refuse_changed(self.sources.met(job, result), self._taken)
             done(job, result)
 
         try:
@@ -315,13 +269,14 @@ class Session:
 
     def _watched_before(self, key: str) -> tuple[RunRecord | None, Trial | None]:
         """The watched run of an earlier session, if all that it read is still as it was."""
-        watched = self._kept.read(lambda store: store.watched(key))
+        watched = self.sources.watched(key)
         if watched is None or changed_since(watched.seen):
             return None, None
         run = self._kept.read(lambda store: store.run(watched.run))
         if run is None or run.metric is None:
             return None, None
-        self.metric, self.found = run.metric, _digest(watched.seen)
+        self.metric = run.metric
+        self.sources.settle(watched.seen)
         trial, _ = self._kept.get(self._job("", 0).key)
         if trial is None:
             return None, None
@@ -359,7 +314,7 @@ class Session:
         return said
 
     def _check_unchanged(self) -> None:
-        if self.subject.fingerprint() != self._fingerprint or self._prints() != self._edited:
+        if self.sources.changed():
             raise TrialError(
                 f"{self.subject.label} was changed while its trials were running, so they are not of one and the same "
                 "subject. Start again: trials of the changed subject are kept apart."
@@ -594,13 +549,6 @@ class Session:
         return self._kept.store
 
 
-def _changed_at(path: str | Path) -> float:
-    try:
-        return os.stat(path).st_mtime
-    except OSError:
-        return 0.0
-
-
 BY_DOCTOR = "stopped by the doctor"
 _AT_ITS_SHARE = "this was its share"
 
@@ -633,9 +581,3 @@ def unmoved(trials: list[Trial], untreated: dict[int, Trial]) -> list[Trial]:
 
 def _alike(one: Trial, other: Trial | None) -> bool:
     return other is not None and bool(one.numbers) and one.numbers == other.numbers
-
-
-def _digest(seen: dict[str, dict]) -> str:
-    """Stands for files as they were seen."""
-    states = sorted((path, sorted(met["state"].items())) for path, met in seen.items())
-    return hashlib.sha256(repr(states).encode()).hexdigest()[:16]

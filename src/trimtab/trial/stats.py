@@ -192,7 +192,7 @@ def compare_arms(
     arms: Mapping[str, Sequence[Trial]],
     level: float = 0.95,
     generator: np.random.Generator | None = None,
-    at_look: float = 0.0,
+    at_look: float | None = None,
 ) -> tuple[Arm, ...]:
     """Each arm against the baseline, seed by seed, with Holm's correction over the arms.
 
@@ -231,7 +231,17 @@ def compare_arms(
     found = []
     for recipe, trials in arms.items():
         random = np.random.default_rng(0) if generator is None else generator
-        found.append(_arm(metric, untreated, recipe, _by_seed(recipe, trials), level, random, at_look or level))
+        found.append(
+            _arm(
+                metric,
+                untreated,
+                recipe,
+                _by_seed(recipe, trials),
+                level,
+                random,
+                level if at_look is None else at_look,
+            )
+        )
     corrected = holm([arm.p for arm in found])
     return tuple(msgspec.structs.replace(arm, p_holm=p) for arm, p in zip(found, corrected, strict=True))
 

@@ -18,11 +18,9 @@ from trimtab.user_folders import keep, state_folder
 
 SHIPPED = Path(__file__).with_name("successes.json")
 MOST = 200  # subjects that are remembered, the newest
-FIRST, NEXT = (
-    0.6,
-    0.8,
-)  # part of the best gain that the first remedy of a rule is thought to bring, and each behind it of that before
-BELIEF = 3.0  # trials that this counts for
+FIRST = 0.6  # part of the best gain that the first remedy of a rule is thought to bring
+NEXT = 0.8  # part of that which each is thought to bring behind the one before
+BELIEF = 3.0  # trials that these two count for
 
 
 class Tried(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -61,8 +61,8 @@ def treat(
        error a few of what the notes name are tried, and that rate; where there is nothing of the kind nothing is, and the words give a
        comparison that tries what often helps.
     2. Let the remedies race on one seed, those first of which most is expected after what helped before, and two changes of learning
-       rate that need no diagnosis with them as controls: whoever is clearly behind at the same step of the run goes no further. A cheaper recipe beats one that is as good or hardly better; two
-       remedies are put together where one leaves something to be gained.
+       rate that need no diagnosis with them as controls: whoever is clearly behind at the same step of the run goes no further. A
+       cheaper recipe beats one that is as good or hardly better; two remedies are put together where one leaves something to be gained.
     3. Confirm the winner against the untreated subject on fresh seeds, three at least, and until they prove it or show that ``seeds`` will
        not: the reported effect is theirs alone, so it is not the luck of having been picked, and its interval holds whenever that was.
 

@@ -72,6 +72,10 @@ class Engine:
         """Files that trials have read and that somebody has changed since."""
         return []
 
+    def refuses(self, subject: Subject) -> str:
+        """Why trials of a subject cannot be run here, where that is known before; else nothing."""
+        return ""
+
     def one_at_a_time(self, subject: Subject, outside: Sequence[str]) -> None:
         """It is known from before that trials of this subject write there, which cannot be kept apart."""
 

@@ -127,6 +127,12 @@ class LocalEngine(Engine):
         """Files that trials have read and that somebody has changed since."""
         return [path for views in self._views.values() for path in changed_since(views.seen, anew=False)]
 
+    def refuses(self, subject: Subject) -> str:
+        """As :meth:`Engine.refuses`: what writes other files into its folder needs one of its own."""
+        if not subject.rewrites or (views := self._views_of(subject)).how != "shared":
+            return ""
+        return f"it has other files, and a trial has no view of the folder of its own to write them into ({views.why})"
+
     def one_at_a_time(self, subject: Subject, outside: Sequence[str]) -> None:
         """It is known from before that trials of this subject write there, which cannot be kept apart."""
         views = self._views_of(subject)
@@ -148,11 +154,6 @@ class LocalEngine(Engine):
         view = task.views.open(folder_name(job.name, job.seed, job.key), alone=task.views.alone or job.watch)
         log = _log_path(job)
         place = _Place(os.getcwd(), environment(os.environ), _streams(), view, log, self.threads)
-        if view.how == "shared" and job.subject.rewrites:
-            task.views.close(view)
-            raise EngineError(
-                f"the version {job.name} has other files, and trials have no view of the folder here to write them into ({task.views.why})."
-            )
         context = mp.get_context("forkserver")
         context.set_forkserver_preload(["trimtab.trial.engines.preload"])
         for attempt in range(2):
@@ -261,7 +262,7 @@ class _Worker:
             over = True
         return _result(self.job, self.receiver, self.process, self.log, None) if over else None
 
-    def signal(self, number: int) -> None:
+    def send(self, number: int) -> None:
         """Send a signal to it and to the processes that it has started."""
         with contextlib.suppress(OSError):
             os.killpg(self.process.pid, number)
@@ -285,7 +286,7 @@ def _stop(workers: Sequence[_Worker], grace: float) -> None:
     left, until = [*workers], time.monotonic() + grace
     for number in (signal.SIGTERM, signal.SIGKILL):
         for worker in left:
-            worker.signal(number)
+            worker.send(number)
         for worker in left:
             worker.process.join(max(0.0, until - time.monotonic()) if number == signal.SIGTERM else None)
         left = [worker for worker in left if worker.process.is_alive()]
