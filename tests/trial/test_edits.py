@@ -151,6 +151,9 @@ def test_a_file_of_another_folder_is_another_trial_though_its_text_is_the_same(t
     for _ in range(2):  # and so are those that are kept
         found = tt.compare("train.py", against="../two/train.py", seeds=2, engine=engine)
         assert found.arms[0].effect < 0 and found.arms[0].wins == 0
+    with Session(Script("train.py"), engine=engine) as session:  # also before anything is known of what they read
+        session.admit({"other": Script("../two/train.py"), "near": Script("train.py", ("1",))})
+        assert session.sources.read("other") != session.sources.read("near") == session.sources.read("") == ""
 
 
 def test_trials_of_an_edit_are_kept_as_long_as_what_it_reads_is_the_same(repository, engine):

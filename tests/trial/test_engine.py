@@ -97,6 +97,17 @@ def test_a_process_that_the_script_leaves_behind_is_not_waited_for(train, engine
     assert time.monotonic() - began < 15
 
 
+def test_scripts_that_do_not_want_to_end_are_ended_together_when_the_time_is_over(train, engine):
+    stubborn = "import os, signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); open(os.environ['MARKS'] + f'/{os.getpid()}', 'w')"
+    train.write_text(clusters(begin=f"{stubborn}; time.sleep(60)"))
+    jobs = [Job(Script(str(train)), "", seed) for seed in (1, 2)]
+    ended = []
+    stop_at = time.monotonic() + 4
+    engine.run(jobs, lambda job, result: ended.append(result), stop_at=stop_at)
+    assert not ended and time.monotonic() - stop_at < 2.5  # each by itself would have 5 seconds
+    assert len(list(mark(".").iterdir())) == 2  # both had begun
+
+
 def test_a_script_that_stops_itself_at_nan_has_diverged(train, engine):
     train.write_text(clusters(rate=1e30, end="assert val_loss == val_loss, 'NaN'"))
     trial = run(engine, train)["", 0].trial

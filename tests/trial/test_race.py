@@ -133,7 +133,7 @@ def test_shares_are_those_of_the_steps_where_reports_come_irregularly():
 
 
 def test_arms_are_shown_with_the_numbers_that_were_compared():
-    found = race(LOSS, [4.0, 3, 2, 2, 2, 2, 1, 2], worse=[4.0, 3, 2, 2, 2, 2, 1.9, 1.9])
+    found = race(LOSS, [4.0, 3, 2, 2, 2, 2, 1, 2], worse=[4.0, 3, 2, 2, 2, 2, 1.7, 2.1])
     found.trials[""] = ran(LOSS, "", [4.0, 3], share=0.25)
     module._on(found, ["worse"], 8, last=True)
     untreated, worse = found.runners()

@@ -50,9 +50,8 @@ class Sources:
         """Stands for the files that a recipe, or an edit, reads: part of what makes its trials the same."""
         if (edit := self.edits.get(arm)) is None:
             return self._read.get(BASELINE, "")
-        there = (
-            "" if edit.folder == self.subject.folder else f"{edit.folder} "
-        )  # the same name may be another file there
+        # in another folder the same name may be another file
+        there = "" if edit.folder == self.subject.folder else f"{edit.folder} "
         return there + self._read.get(arm, "")
 
     def watched(self, key: str) -> Watched | None:

@@ -323,9 +323,8 @@ def _arm(
     every = [*baseline, *(seed for seed in trials if seed not in baseline)]
     outcomes = {seed: (_outcome(baseline.get(seed)), _outcome(trials.get(seed))) for seed in every}
     both = [seed for seed in every if outcomes[seed] == ("ok", "ok")]
-    rescues = (
-        both and ("ok", "diverged") not in outcomes.values()
-    )  # where both sides have lost seeds, nobody has won them
+    # where the arm has lost seeds that the untreated run has not, those that it has won do not count
+    rescues = both and ("ok", "diverged") not in outcomes.values()
     pairs = [seed for seed in every if seed in both or (rescues and outcomes[seed] == ("diverged", "ok"))]
     never = all(outcomes[seed][0] == "diverged" for seed in every)
     seeds = pairs or [seed for seed in every if never and outcomes[seed][1] == "ok"]
