@@ -143,7 +143,7 @@ def test_a_file_of_another_folder_is_another_trial_though_its_text_is_the_same(t
         "from parts.rates import rate",
         "import pathlib\nrate = lambda: float(pathlib.Path(__file__).with_name('rate').read_text())",
     )
-    for name, rate in {"one": "0.1", "two": "0.02"}.items():
+    for name, rate in {"one": "0.1", "two": "0.02", "three": "0.02"}.items():
         (tmp_path / name).mkdir()
         (tmp_path / name / "train.py").write_text(script)
         (tmp_path / name / "rate").write_text(rate)
@@ -152,8 +152,9 @@ def test_a_file_of_another_folder_is_another_trial_though_its_text_is_the_same(t
         found = tt.compare("train.py", against="../two/train.py", seeds=2, engine=engine)
         assert found.arms[0].effect < 0 and found.arms[0].wins == 0
     with Session(Script("train.py"), engine=engine) as session:  # also before anything is known of what they read
-        session.admit({"other": Script("../two/train.py"), "near": Script("train.py", ("1",))})
-        assert session.sources.read("other") != session.sources.read("near") == session.sources.read("") == ""
+        session.admit({"other": Script("../three/train.py"), "near": Script("train.py", ("1",))})
+        assert session.sources.read("near") == session.sources.read("") == ""
+        assert session.sources.read("other") == f"{tmp_path}/three/.trimtab "
 
 
 def test_trials_of_an_edit_are_kept_as_long_as_what_it_reads_is_the_same(repository, engine):

@@ -48,11 +48,9 @@ class Sources:
 
     def read(self, arm: str) -> str:
         """Stands for the files that a recipe, or an edit, reads: part of what makes its trials the same."""
-        if (edit := self.edits.get(arm)) is None:
+        if arm not in self.edits:
             return self._read.get(BASELINE, "")
-        # in another folder the same name may be another file
-        there = "" if edit.folder == self.subject.folder else f"{edit.folder} "
-        return there + self._read.get(arm, "")
+        return self._there(arm) + self._read.get(arm, "")
 
     def watched(self, key: str) -> Watched | None:
         """What was read when something was run that is kept under this key."""
@@ -99,7 +97,12 @@ class Sources:
         return now != self._prints
 
     def _key(self, name: str) -> str:
-        return f"{self._prints[name]}|read"
+        return f"{self._prints[name]}|{self._there(name)}read"
+
+    def _there(self, name: str) -> str:
+        """Where an edit lies that is not beside the subject: what it reads by the same name may be another file there."""
+        folder = self.edits[name].folder
+        return "" if folder == self.subject.folder else f"{folder} "
 
 
 def _time(state: dict[str, Any]) -> int:
