@@ -450,7 +450,8 @@ class Arm(Record):
 
     ``low``/``high`` bound the mean paired difference (t interval at ``Comparison.level``), ``p_sign`` is the exact two-sided
     sign-flip probability, ``p_holm`` the t-test probability after Holm's correction over the arms. ``remarks`` are what no number says;
-    ``lines`` keep the recipe of an arm that is proven. ``cost`` is how many times as long as untreated a step takes, ``memory`` how many
+    ``lines`` keep the recipe of an arm that is proven; of an ``edit``, which is another version of the subject and no recipe, they are the
+    difference. ``cost`` is how many times as long as untreated a step takes, ``memory`` how many
     times as much the process needs.
     """
 
@@ -474,6 +475,7 @@ class Arm(Record):
     lines: tuple[str, ...] = ()
     cost: float = 0.0
     memory: float = 0.0
+    edit: bool = False
 
     def _in_short(self) -> str:
         interval = f" [{_short(self.low)}, {_short(self.high)}]"

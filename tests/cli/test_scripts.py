@@ -221,6 +221,9 @@ def test_compare_tells_of_edits(trimtab, train):
         "compare", "--seeds", "2", "--args", "0.01", "--env", "RATE=0.01", "--json", "found.json", "train.py"
     )
     assert shown.exit_code == 0, shown.output
+    assert shown.stdout.startswith("None of the 2 arms is proven to help")
+    page = (train.parent / ".trimtab" / "report.html").read_text()
+    assert "Every arm runs on the same seeds" in page
     arms = read(train.with_name("found.json"))["comparison"]["arms"]
     assert [arm["recipe"] for arm in arms] == ["0.01", "RATE=0.01"] and arms[0]["values"] == arms[1]["values"]
     wrong = trimtab("compare", "--against", "nowhere", "train.py")

@@ -80,6 +80,8 @@ def test_edits_are_arms_on_the_same_seeds_and_touch_nothing(repository, engine):
     ]
     assert [arm.recipe for arm in found.arms] == ["clip_norm", *called]
     clipped, head, other, fewer, weaker, named = found.arms
+    assert [arm.edit for arm in found.arms] == [False, *[True] * 5]
+    assert any(word.startswith("With 5 arms tested") for word in found.words)  # the one without a number is not
     assert head.values == other.values == fewer.values == weaker.values  # all of them have a fifth of the rate
     assert head.values != found.baseline
     assert head.note == "1 Python file of this version is another one; data and configuration are as they are now."

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from trimtab.records import Arm, Comparison, Finding, Metric
 from trimtab.report.words import (
+    arm_noun,
     baseline_mean,
     by_severity,
     cost,
@@ -56,7 +57,7 @@ def comparison_view(comparison: Comparison, words: bool = True, lines: bool = Tr
             noted.setdefault(arm.note, []).append(arm.recipe)
     notes = [hanging("-", as_text(f"{'; '.join(recipes)}: {note}")) for note, recipes in noted.items()]
     sentences = comparison.words if words else ()
-    kept = [part for arm in helped(comparison) if lines for part in to_add(arm.lines, f" for {arm.recipe}")]
+    kept = [part for arm in helped(comparison) if lines for part in to_add(arm.lines, f"for {arm.recipe}", arm.edit)]
     return Group(_Arms(comparison), *notes, *(hanging("-", as_text(sentence)) for sentence in sentences), *kept)
 
 
@@ -102,7 +103,7 @@ class _Arms:
                 yield self._line(numbers, widths, style)
             return
         table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-        table.add_column("recipe", overflow="fold", ratio=1)
+        table.add_column(arm_noun(self.comparison), overflow="fold", ratio=1)
         for heading in self.headings:
             table.add_column(heading, justify="left" if heading == "lost seeds" else "right", no_wrap=True)
         for recipe, numbers, style in self.rows:
@@ -117,12 +118,13 @@ class _Arms:
         return as_text("  " + "  ".join(said).rstrip(), style=style)
 
 
-def to_add(lines: Sequence[str], of: str = "") -> list[RenderableType]:
-    """Lines to add, flush left and unbroken, to be copied as they are."""
+def to_add(lines: Sequence[str], of: str = "", edit: bool = False) -> list[RenderableType]:
+    """Lines to add, or the difference that an edit is, flush left and unbroken, to be copied as they are."""
     if not lines:
         return []
+    title = " ".join(filter(None, ("The difference" if edit else "Lines to add", of)))
     return [
-        as_text(f"Lines to add{of}:", style="bold"),
+        as_text(f"{title}:", style="bold"),
         *(as_text(line, style="green", no_wrap=True, overflow="ignore") for line in lines),
     ]
 

@@ -93,6 +93,7 @@ def page(story: Story | RunRecord) -> str:
             sections=sections, kept=[one for one in (kind.kept(outcome) if kind is not None else ()) if one[1]], short=short,
             main=next((section for section in sections if section.training is run.main), None),
             verdict=verdict(story), tone=tone(story),
+            edits=shown is not None and words.arm_noun(shown[0]) == "arm",
             before=words.baseline_mean(*shown) if shown else None, headline=shown, places=words.decimals(shown[1]) if shown else 2,
             judged_by=words.judged_by(metric, run.hints) if run.trainings or outcome is not None else "",
             alone=metric is None or metric.name == "loss", reached=value(run, run.metric) if run.metric is not None else math.nan,

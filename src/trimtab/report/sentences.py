@@ -140,10 +140,11 @@ class English:
         return "No recipe has two paired seeds, so there is no interval and no test: run more seeds."
 
     @staticmethod
-    def several_tested(recipes: int) -> str:
+    def several_tested(recipes: int, edits: bool = False) -> str:
+        noun = "arm" if edits else "recipe"
         return (
-            f"With {recipes} recipes tested, one looks good by chance more easily: p Holm corrects for that. "
-            "Intervals and sign-flip p do not; each holds for one recipe alone."
+            f"With {recipes} {noun}s tested, one looks good by chance more easily: p Holm corrects for that. "
+            f"Intervals and sign-flip p do not; each holds for one {noun} alone."
         )
 
     @staticmethod

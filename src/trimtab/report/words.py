@@ -207,6 +207,11 @@ def mean(comparison: Comparison, value: float) -> str:
     return fixed(value, max(min(places, _readable(usual)), 0))
 
 
+def arm_noun(comparison: Comparison) -> str:
+    """What the arms of a comparison are called: recipes, unless some are edits."""
+    return "arm" if any(arm.edit for arm in comparison.arms) else "recipe"
+
+
 def baseline_mean(comparison: Comparison, arm: Arm | None = None) -> float:
     """Mean of the untreated subject over the arm's seeds, or all seeds; NaN if none of them ended with a number.
 

@@ -166,9 +166,8 @@ def _completed(arm: Arm, trials: Sequence[Trial], session: Session) -> Arm:
     edit = session.sources.edits.get(arm.recipe)
     if isinstance(edit, Edited) and (edit.files or edit.elsewhere):
         reasons.append(remark("of_version", files=len(edit.files), elsewhere=edit.elsewhere))
-    return msgspec.structs.replace(
-        arm, remarks=(*arm.remarks, *reasons), lines=_lines(arm, trials, session) if arm.helped else ()
-    )
+    lines = _lines(arm, trials, session) if arm.helped else ()
+    return msgspec.structs.replace(arm, remarks=(*arm.remarks, *reasons), lines=lines, edit=edit is not None)
 
 
 def _lines(arm: Arm, trials: Sequence[Trial], session: Session) -> tuple[str, ...]:

@@ -269,7 +269,7 @@ def limits(comparison: Comparison) -> tuple[Remark, ...]:
         said.append(remark("no_pairs"))
     tested = sum(not math.isnan(arm.p) for arm in arms)
     if tested > 1:
-        said.append(remark("several_tested", recipes=tested))
+        said.append(remark("several_tested", recipes=tested, edits=any(arm.edit for arm in arms)))
     if any(arm.diverged + arm.failed + arm.no_effect + arm.baseline_diverged for arm in arms):
         said.append(remark("lost_seeds_counted"))
     if arms:

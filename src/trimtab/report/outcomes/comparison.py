@@ -10,7 +10,7 @@ import msgspec
 from trimtab.records import Arm, Comparison, Finding
 from trimtab.report.effects import best, change
 from trimtab.report.telling import Telling
-from trimtab.report.words import helped
+from trimtab.report.words import arm_noun, count, helped
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -29,7 +29,7 @@ class ComparisonTelling(Telling[Comparison]):
         arm = best(outcome)
         if arm.helped or len(outcome.arms) == 1:
             return change(outcome, arm, "paired seed")
-        return f"None of the {len(outcome.arms)} recipes is proven to help; the best: {change(outcome, arm, 'paired seed')}"
+        return f"None of the {count(len(outcome.arms), arm_noun(outcome))} is proven to help; the best: {change(outcome, arm, 'paired seed')}"
 
     def helped(self, outcome: Comparison) -> bool:
         return any(arm.helped for arm in outcome.arms)

@@ -87,7 +87,7 @@ class TreatmentTelling(Telling[Treatment]):
             else:
                 yield hanging("-", as_text(sentence))
         proven = outcome.confirmation is None or self.helped(outcome)
-        yield from to_add(outcome.lines, "" if proven else " to try it, since it is not proven")
+        yield from to_add(outcome.lines, "" if proven else "to try it, since it is not proven")
 
     def tables(self, outcome: Treatment) -> Iterator[Table]:
         from trimtab.report.tables import table
