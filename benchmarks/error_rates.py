@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from trimtab.records import Metric, Trial
-from trimtab.trial.looks import hopeless, levels, looks_up_to
+from trimtab.trial.looks import hopeless, looks_up_to, plan
 from trimtab.trial.stats import compare_arms
 
 ROOT = Path(__file__).parents[1]
@@ -53,18 +53,18 @@ def at_once(numbers: np.ndarray) -> list:
 
 def confirmed(numbers: np.ndarray, give_up: bool) -> tuple:
     """An arm when a confirmation ends, after how many seeds, and as it was at each look."""
-    looks = looks_up_to(MOST)
-    at, seen = LEVELS, []
-    for seeds, level in zip(looks, at, strict=True):
+    seen = []
+    for look in PLAN:
+        seeds = look.made[-1]
         untreated, treated = numbers[:, :seeds]
-        (arm,) = compare_arms(LOSS, trials("", untreated), {"a": trials("a", treated)}, at_look=level)
+        (arm,) = compare_arms(LOSS, trials("", untreated), {"a": trials("a", treated)}, looks={"a": look}, margin=0.0)
         seen.append(arm)
-        if arm.standing != "unclear" or (give_up and hopeless(arm.differences, MOST, at[-1])):
+        if arm.standing != "unclear" or (give_up and hopeless(arm.differences, MOST, PLAN[-1].level)):
             break
     return arm, seeds, seen
 
 
-LEVELS = levels(looks_up_to(MOST))
+PLAN = plan(looks_up_to(MOST))
 
 
 def without(times: int, kind: str) -> dict:

@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 Severity = Literal["info", "warning", "error"]
 Goal = Literal["max", "min"]
 Status = Literal["ok", "diverged", "failed", "no_effect", "pruned"]
-Standing = Literal["proven", "rescued", "unclear", "worse", "lost"]
+Standing = Literal["proven", "rescued", "same", "unclear", "worse", "lost"]
+Verdict = Literal["better", "worse", "same", "undecided"]
+ERROR = 0.05  # how often something may be called an effect that is none
 
 
 # What a terminal obeys, but for line breaks and tabs, or what hides from its reader: control characters, marks that turn the direction
@@ -449,7 +451,8 @@ class Arm(Record):
     """A recipe against the baseline over paired seeds. Effects are oriented so that positive is better.
 
     ``low``/``high`` bound the mean paired difference (t interval at ``Comparison.level``), ``p_sign`` is the exact two-sided
-    sign-flip probability, ``p_holm`` the t-test probability after Holm's correction over the arms. ``remarks`` are what no number says;
+    sign-flip probability, ``p_holm`` the t-test probability after Holm's correction over the arms. Differences below ``margin`` count as none
+    (0: every difference counts). ``remarks`` are what no number says;
     ``lines`` keep the recipe of an arm that is proven; of an ``edit``, which is another version of the subject and no recipe, they are the
     difference. ``cost`` is how many times as long as untreated a step takes, ``memory`` how many
     times as much the process needs.
@@ -476,6 +479,7 @@ class Arm(Record):
     cost: float = 0.0
     memory: float = 0.0
     edit: bool = False
+    margin: float = 0.0
 
     def _in_short(self) -> str:
         interval = f" [{_short(self.low)}, {_short(self.high)}]"
@@ -493,13 +497,31 @@ class Arm(Record):
         """What the trials say of it.
 
         ``"lost"``: seeds were lost with it. ``"rescued"``: it ended with a number on every seed, and the untreated subject on none.
-        ``"proven"``: the interval of the improvement excludes zero. ``"worse"``: it lies below zero. ``"unclear"``: none of these.
+        ``"proven"``: the interval of the improvement excludes zero, and so does the test after Holm's correction over the arms.
+        ``"worse"``: the same of a change for the worse. ``"same"``: the interval excludes all differences of ``margin`` and more.
+        ``"unclear"``: none of these.
         """
         if self.diverged + self.failed + self.no_effect:
             return "lost"
         if self.values and not self.differences:
             return "rescued"
-        return "proven" if self.low > 0 else "worse" if self.high < 0 else "unclear"
+        if (self.low > 0 or self.high < 0) and not self.p_holm > ERROR:  # it is NaN where nothing was to correct
+            return "proven" if self.low > 0 else "worse"
+        return "same" if -self.margin < self.low <= self.high < self.margin else "unclear"
+
+    @property
+    def verdict(self) -> Verdict:
+        """The same in one of four words, for decisions.
+
+        ``"better"``: proven, or it alone trains. ``"worse"``: proven, or no seed is left of those on which the untreated subject ended with
+        a number. ``"same"``: differences of ``margin`` and more are excluded, or every number of every run is that of the untreated one.
+        ``"undecided"``: none of these.
+        """
+        if self.standing != "lost":
+            return _VERDICTS[self.standing]
+        if not self.values and not self.baseline_diverged:
+            return "same" if self.no_effect and not self.diverged + self.failed else "worse"
+        return "worse" if self.high < 0 else "undecided"
 
     @property
     def proven(self) -> bool:
@@ -510,6 +532,15 @@ class Arm(Record):
     def helped(self) -> bool:
         """Whether it is proven to help, or the subject trains with it alone."""
         return self.standing in ("proven", "rescued")
+
+
+_VERDICTS: dict[Standing, Verdict] = {
+    "proven": "better",
+    "rescued": "better",
+    "worse": "worse",
+    "same": "same",
+    "unclear": "undecided",
+}
 
 
 class Outcome(Record, frozen=True, kw_only=True):
@@ -558,6 +589,17 @@ class Comparison(Outcome):
     def variant(self) -> str:
         """Its recipes."""
         return "; ".join(arm.recipe for arm in self.arms)
+
+    @property
+    def best(self) -> Arm | None:
+        """The arm with the largest effect, one that helped before all others."""
+        key = lambda arm: (arm.helped, arm.effect if math.isfinite(arm.effect) else -math.inf)  # noqa: E731
+        return max(self.arms, key=key, default=None)
+
+    @property
+    def verdict(self) -> Verdict:
+        """That of the best arm; ``"undecided"`` if there is none."""
+        return self.best.verdict if self.best is not None else "undecided"
 
     def arm(self, recipe: str) -> Arm:
         """The arm of that recipe, with its techniques in whatever order.

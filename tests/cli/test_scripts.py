@@ -205,13 +205,28 @@ def test_our_options_behind_the_script_are_noticed(trimtab, train):
 def test_compare_tells_and_writes_every_arm(trimtab, train):
     train.write_text(SICK)
     arms = ["--with", "batch_norm", "--with", "batch_norm(after='conv')"]
-    shown = trimtab("compare", "--seeds", "2", *arms, "--json", "found.json", "train.py")
+    shown = trimtab("compare", "--seeds", "2", "--exit-code", *arms, "--json", "found.json", "train.py")
     assert shown.exit_code == 0, shown.output
     assert "Reason: batch_norm(after='conv') found nothing to act on" in " ".join(shown.stdout.split())
     found = read(train.with_name("found.json"))["comparison"]
     assert [arm["recipe"] for arm in found["arms"]] == ["batch_norm", "batch_norm(after='conv')"]
     assert found["arms"][1]["no_effect"] == 2 and found["arms"][1]["effect"] is None
     assert found["seeds"] == [0, 1]
+    assert (found["verdict"], [arm["verdict"] for arm in found["arms"]]) == ("better", ["better", "same"])
+
+
+def test_compare_goes_on_until_it_is_decided_and_can_end_with_the_verdict(trimtab, train):
+    train.write_text(SICK)
+    asked = ["compare", "--until-decided", "--seeds", "8", "--exit-code", "--json", "found.json"]
+    shown = trimtab(*asked, "--with", "batch_norm", "train.py")
+    found = read(train.with_name("found.json"))["comparison"]
+    assert (shown.exit_code, found["verdict"], found["seeds"], found["looks"]) == (0, "better", [0, 1, 2], [3]), (
+        shown.output
+    )
+    shown = trimtab(*asked, "--margin", "1000", "--with", "adam(lr=1e-9)", "train.py")
+    found = read(train.with_name("found.json"))["comparison"]
+    assert (shown.exit_code, found["verdict"], found["arms"][0]["margin"]) == (4, "same", 1000.0), shown.output
+    assert "Differences below 1e+03, count as none" in " ".join(shown.stdout.split())
 
 
 def test_compare_tells_of_edits(trimtab, train):

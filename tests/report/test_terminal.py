@@ -66,18 +66,18 @@ def mixed() -> Comparison:
 def test_a_tiny_effect_and_a_narrow_terminal_leave_the_table_readable():
     assert rendered(comparison_view(mixed()), 80) == (
         "eval loss (less is better), 3 paired seeds\n"
-        "    mean           effect [95 %]  p sign  p Holm  wins  lost seeds\n"
+        "    mean           effect [95 %]    verdict  p sign  p Holm  wins  lost seeds\n"
         "untreated\n"
         "  1.2979\n"
         "adam\n"
-        "  1.2979  -2e-08 [-5e-08, 1e-08]    0.25     0.3   2/3\n"
+        "  1.2979  -2e-08 [-5e-08, 1e-08]  undecided    0.25     0.3   2/3\n"
         "lr_scale(factor=3)\n"
-        "  1.1000   +0.20 [-0.0004, 0.24]    0.25     0.3   2/3\n"
+        "  1.1000   +0.20 [-0.0004, 0.24]  undecided    0.25     0.3   2/3\n"
         f"{LONG}\n"
-        "   2e+25  -2e+25 [-9e+25, 4e+25]    0.25     0.3   2/3  1 diverged\n"
+        "   2e+25  -2e+25 [-9e+25, 4e+25]  undecided    0.25     0.3   2/3  1 diverged\n"
     )
     wide = rendered(comparison_view(mixed()), 130).splitlines()
-    assert wide[3].split() == ["adam", "1.2979", "-2e-08", "[-5e-08,", "1e-08]", "0.25", "0.3", "2/3"]
+    assert wide[3].split() == ["adam", "1.2979", "-2e-08", "[-5e-08,", "1e-08]", "undecided", "0.25", "0.3", "2/3"]
     assert len(wide) == 6
 
 

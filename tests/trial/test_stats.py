@@ -13,8 +13,19 @@ from hypothesis import strategies as st
 from scipy import stats as scipy_stats
 
 from trimtab.records import Arm, Comparison, Metric, Trial
+from trimtab.report.effects import change
 from trimtab.report.sentences import sentences
-from trimtab.trial.stats import DRAWS, compare_arms, holm, limits, mcnemar, paired_t, sign_flip, smallest_p
+from trimtab.trial.stats import (
+    DRAWS,
+    compare_arms,
+    holm,
+    limits,
+    mcnemar,
+    paired_t,
+    seeds_to_decide,
+    sign_flip,
+    smallest_p,
+)
 
 ACCURACY, LOSS = Metric(name="accuracy", goal="max"), Metric(name="loss", goal="min")
 INF, NAN = math.inf, math.nan
@@ -414,8 +425,8 @@ def test_words_say_what_a_sign_flip_test_can_reach(sizes: tuple[int, ...], level
 
 def test_words_name_the_number_of_tested_recipes() -> None:
     assert words(comparison(5, 5, 1))[2] == (
-        "With 2 recipes tested, one looks good by chance more easily: p Holm corrects for that. "
-        "Intervals and sign-flip p do not; each holds for one recipe alone."
+        "With 2 recipes tested, one looks good by chance more easily: p Holm and the verdicts are corrected for that. "
+        "Intervals and sign-flip p are not; each holds for one recipe alone."
     )
 
 
@@ -440,3 +451,77 @@ def test_words_without_a_test() -> None:
 def test_words_are_sentences_of_at_most_two_lines(sizes: list[int], level: float, lost: int) -> None:
     for sentence in words(comparison(*sizes, level=level, diverged=lost)):
         assert len(sentence) <= 200 and sentence[0].isupper() and sentence.endswith(".") and "  " not in sentence
+
+
+def trials(recipe: str, *values: float) -> list[Trial]:
+    """A trial for each of the first seeds; NaN where it diverged."""
+    return runs(recipe, **{f"s{seed}": "diverged" if math.isnan(x) else float(x) for seed, x in enumerate(values)})
+
+
+def test_a_verdict_is_one_of_four_words() -> None:
+    base = [1.0, 1.1, 0.9, 1.05, 0.95]
+    nan = math.nan
+    arms = {
+        "better": [2.0, 2.11, 1.9, 2.04, 1.96],
+        "worse": [0.0, 0.11, -0.1, 0.04, -0.04],
+        "same": [1.001, 1.1, 0.901, 1.049, 0.95],
+        "undecided": [1.3, 0.9, 1.2, 0.6, 1.4],
+        "lost every seed": [nan] * 5,
+        "lost one, the others are worse": [0.0, 0.11, nan, 0.04, -0.04],
+        "lost one": [2.0, 2.1, nan, 2.0, 1.9],
+    }
+    found = compare_arms(ACCURACY, trials("", *base), {name: trials(name, *values) for name, values in arms.items()})
+    assert {arm.recipe: arm.verdict for arm in found} == {
+        "better": "better", "worse": "worse", "same": "same", "undecided": "undecided", "lost every seed": "worse",
+        "lost one, the others are worse": "worse", "lost one": "undecided",
+    }  # fmt: skip
+    assert [arm.margin for arm in found] == pytest.approx([np.std(base, ddof=1)] * len(arms))
+    for margin, verdict in ((0.0, "undecided"), (1e-4, "undecided"), (0.01, "same")):
+        (arm,) = compare_arms(ACCURACY, trials("", *base), {"a": trials("a", *arms["same"])}, margin=margin)
+        assert (arm.margin, arm.verdict) == (margin, verdict)
+    (arm,) = compare_arms(ACCURACY, trials("", nan, nan), {"a": trials("a", 1.0, 1.0)})
+    assert arm.verdict == "better" and arm.margin == 0
+
+
+def test_a_verdict_holds_among_all_arms() -> None:
+    """What would be proven alone is not, where five others were tried."""
+    base = [0.0] * 5
+    almost = [0.1, 0.5, 0.2, 0.4, 0.6]  # p = 0.019
+    (alone,) = compare_arms(ACCURACY, trials("", *base), {"a": trials("a", *almost)})
+    others = {
+        str(i): trials(str(i), *np.random.default_rng(i).permutation([-0.3, 0.1, 0.4, -0.2, 0.05])) for i in range(5)
+    }
+    beside = {
+        arm.recipe: arm for arm in compare_arms(ACCURACY, trials("", *base), {"a": trials("a", *almost)} | others)
+    }["a"]
+    assert (alone.verdict, alone.standing) == ("better", "proven")
+    assert (beside.low, beside.p) == (alone.low, alone.p) and beside.low > 0 and beside.p_holm > 0.05
+    assert (beside.verdict, beside.standing) == ("undecided", "unclear")
+    comparison = Comparison(subject="s", metric=ACCURACY, seeds=tuple(range(5)), baseline=tuple(base), arms=(beside,))
+    assert change(comparison, beside, "seed").endswith("; not proven among so many arms")
+
+
+def test_so_many_seeds_decide_as_are_said() -> None:
+    """Four times of five, when the effect and the spread of the arm are the true ones."""
+    random = np.random.default_rng(0)
+    for effect, margin, word in ((1.0, 0.0, "better"), (0.1, 0.8, "same")):
+        seeds = seeds_to_decide(arm_of(effect, margin))
+        decided = 0
+        for _ in range(400):
+            d = effect + random.standard_normal(seeds)
+            (arm,) = compare_arms(
+                ACCURACY, trials("", *[0.0] * seeds), {"a": trials("a", *d)}, margin=margin, generator=random
+            )
+            decided += arm.verdict == word
+        assert decided / 400 == pytest.approx(0.8, abs=0.12), (effect, margin, seeds)
+    assert seeds_to_decide(arm_of(0.05, 0.0)) == 0
+    assert seeds_to_decide(arm_of(1.0, 0.0, spread=0.0)) == 6 and seeds_to_decide(arm_of(0.0, 0.0, spread=0.0)) == 0
+
+
+def arm_of(effect: float, margin: float, spread: float = 1.0) -> Arm:
+    """Two seeds whose mean and standard deviation are these."""
+    half = spread / math.sqrt(2)
+    (arm,) = compare_arms(
+        ACCURACY, trials("", 0.0, 0.0), {"a": trials("a", effect - half, effect + half)}, margin=margin
+    )
+    return arm

@@ -144,7 +144,8 @@ def test_equal_differences_are_not_called_an_interval_with_zero(train, engine, m
     train.write_text(SICK + "\nprint('acc', 0.9 if hasattr(model[0], 'norm') else 0.1)")
     found = tt.treat(train, seeds=2, engine=engine, metric="acc ([0-9.]+)")
     assert found.recipe == "batch_norm"
-    assert "All 2 confirming seeds changed by exactly +0.8, so there is no spread" in found.words[-1]
+    assert "All 2 confirming seeds changed by exactly +0.8, so there is no spread" in found.words[-3]
+    assert found.words[-2].startswith("6 seeds would decide")
 
 
 def test_the_budget_is_kept(train, engine):

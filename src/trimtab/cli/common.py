@@ -170,7 +170,8 @@ def trial_command(body: Callable) -> Callable:
     @functools.wraps(body)
     def command(
         script: str, arguments: tuple[str, ...], module: bool, metric: Asked, html_file: Path | None, json_file: Path | None,
-        budget: float, workers: int | None, steps: int | None, fraction: float, keep_files: bool, fresh: bool, **options: Any,
+        budget: float, workers: int | None, steps: int | None, fraction: float, keep_files: bool, fresh: bool,
+        by_verdict: bool = False, **options: Any,
     ) -> None:  # fmt: skip
         atexit.register(gc.freeze)  # at its end Python collects garbage, of all modules, for a second
         began = click.get_current_context().meta.get(BEGAN, time.monotonic())
@@ -208,7 +209,7 @@ def trial_command(body: Callable) -> Callable:
             story = Story(run, diagnose(run) if findings is None else findings, outcome)
             tell(out, subject.folder, html_file, json_file, story, kept=session.store is not None)
             say_kept(out, session.reused)
-        sys.exit(telling_of(outcome).exit_code(outcome))
+        sys.exit(telling_of(outcome).exit_code(outcome, by_verdict))
 
     made: Callable = result_options(script_arguments(command))
     for option in (

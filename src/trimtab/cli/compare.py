@@ -43,23 +43,44 @@ if TYPE_CHECKING:
     help='SCRIPT with these variables of the environment: "WIDTH=64 DEPTH=3". Repeat for more arms.',
 )
 @click.option(
-    "--seeds", default=5, show_default=True, type=click.IntRange(2), metavar="N", help="How many paired seeds."
+    "--seeds",
+    type=click.IntRange(2),
+    metavar="N",
+    help="How many paired seeds; with --until-decided at most. [default: 5; 20]",
 )
+@click.option(
+    "--until-decided",
+    is_flag=True,
+    help="Add seeds until each arm is better, worse or the same, or the budget is over.",
+)
+@click.option(
+    "--margin",
+    type=click.FloatRange(0),
+    metavar="X",
+    help="Differences below X count as none. [default: the standard deviation of SCRIPT over its seeds]",
+)
+@click.option("--exit-code", "by_verdict", is_flag=True, help="End with a code that says the verdict on the best arm.")
 @trial_command
 def command(
     open_session: OpenSession, recipes: tuple[str, ...], versions: tuple[str, ...], command_lines: tuple[str, ...],
-    environments: tuple[str, ...], seeds: int,
+    environments: tuple[str, ...], seeds: int | None, until_decided: bool, margin: float | None,
 ) -> tuple[RunRecord, Outcome]:  # fmt: skip
     """Run SCRIPT as it is, under each RECIPE, and with each edit on the same seeds, and compare.
 
     Everything after SCRIPT belongs to the script. For the techniques that recipes are made of: trimtab catalogue.
     Finished trials are kept in .trimtab/ beside SCRIPT and not repeated.
 
+    The verdict on an arm is one of four words: better or worse (the interval excludes zero, among all arms), same (it excludes all
+    differences of the margin and more), or undecided; then the report says how many seeds would decide.
+
     \b
     Exit codes:
-      0  compared
+      0  compared; with --exit-code: the best arm is better
       1  the untreated script failed, or a version cannot be tried here
       2  wrong usage
+      3  with --exit-code: undecided
+      4  with --exit-code: the same
+      5  with --exit-code: worse
     """
     from trimtab.trial.compare import by_name, compare_watched, recipe_texts, versions_of
     from trimtab.trial.edits import with_arguments, with_variables
@@ -80,4 +101,4 @@ def command(
             edits = by_name(named, texts)
         except SubjectError as error:
             raise click.UsageError(str(error)) from None
-        return compare_watched(session, texts, edits, seeds=seeds)
+        return compare_watched(session, texts, edits, seeds=seeds, until_decided=until_decided, margin=margin)

@@ -69,16 +69,17 @@ class _Arms:
     def __init__(self, comparison: Comparison) -> None:
         self.comparison = comparison
         of_t = "p Holm" if len(comparison.arms) > 1 else "p t"
-        self.headings = ["mean", f"effect [{comparison.level * 100:g} %]", "p sign", of_t, "wins"]
+        self.headings = ["mean", f"effect [{comparison.level * 100:g} %]", "verdict", "p sign", of_t, "wins"]
         self.rows: list[tuple[str, list[str], str]] = []  # recipe, numbers, style
         arms, lost_seeds = comparison.arms, []
         if arms:
             untreated = mean(comparison, baseline_mean(comparison))
-            self.rows.append(("untreated", [untreated, "", "", "", ""], "dim"))
+            self.rows.append(("untreated", [untreated, "", "", "", "", ""], "dim"))
             lost_seeds.append(f"{arms[0].baseline_diverged} diverged" if arms[0].baseline_diverged else "")
         for arm in arms:
             wins = f"{arm.wins}/{len(arm.seeds)}"
-            numbers = [mean(comparison, arm.mean), effect(arm), number(arm.p_sign), number(arm.p_holm), wins]
+            tests = [number(arm.p_sign), number(arm.p_holm), wins]
+            numbers = [mean(comparison, arm.mean), effect(arm), arm.verdict, *tests]
             self.rows.append((printable(arm.recipe), numbers, _arm_style(arm)))
             lost_seeds.append(lost(arm))
         if any(arm.cost for arm in arms):
@@ -142,7 +143,7 @@ def hanging(mark: str, text: Text) -> RenderableType:
 
 
 def _arm_style(arm: Arm) -> str:
-    return {"proven": "green", "rescued": "green", "worse": "red", "lost": "red"}.get(arm.standing, "")
+    return "red" if arm.standing == "lost" else {"better": "green", "worse": "red"}.get(arm.verdict, "")
 
 
 def as_text(said: str, style: str = "", **options: Any) -> Text:

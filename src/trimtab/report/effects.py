@@ -5,12 +5,7 @@ from __future__ import annotations
 import math
 
 from trimtab.records import Arm, Comparison, Metric
-from trimtab.report.words import baseline_mean, count, decimals, effect, fixed, judge, lost
-
-
-def best(comparison: Comparison) -> Arm:
-    """The arm with the largest effect, a proven one before all others."""
-    return max(comparison.arms, key=lambda arm: (arm.helped, arm.effect if math.isfinite(arm.effect) else -math.inf))
+from trimtab.report.words import baseline_mean, count, decimals, effect, fixed, judge, lost, number
 
 
 def change(comparison: Comparison, arm: Arm, noun: str) -> str:
@@ -48,9 +43,14 @@ def _doubt(arm: Arm) -> str:
     """What speaks against an effect."""
     if arm.proven:
         return ""
+    if arm.standing == "same":
+        return f"; the same: differences of {number(arm.margin)} and more are excluded"
     lost_seeds = arm.diverged + arm.failed + arm.no_effect
     if lost_seeds:
         return f"; not proven, {count(lost_seeds, 'seed')} lost"
     if not math.isfinite(arm.high - arm.low):
         return "; not proven, there is no interval"
-    return "; it made things worse" if arm.high < 0 else "; not proven, the interval includes zero"
+    if arm.standing == "worse":
+        return "; it made things worse"
+    corrected = arm.low > 0 or arm.high < 0
+    return "; not proven among so many arms" if corrected else "; not proven, the interval includes zero"

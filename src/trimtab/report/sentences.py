@@ -124,6 +124,10 @@ class English:
         )
 
     @staticmethod
+    def looks_cut(seconds: float, seeds: int) -> str:
+        return f"The budget of {seconds:g} s was over after {count(seeds, 'seed')}, before it was decided. Give more, or none."
+
+    @staticmethod
     def drawn_signs(above: int, patterns: int) -> str:
         return f"Above {above} seeds the sign-flip p is estimated from {patterns:,} random sign patterns."
 
@@ -143,8 +147,8 @@ class English:
     def several_tested(recipes: int, edits: bool = False) -> str:
         noun = "arm" if edits else "recipe"
         return (
-            f"With {recipes} {noun}s tested, one looks good by chance more easily: p Holm corrects for that. "
-            f"Intervals and sign-flip p do not; each holds for one {noun} alone."
+            f"With {recipes} {noun}s tested, one looks good by chance more easily: p Holm and the verdicts are corrected for that. "
+            f"Intervals and sign-flip p are not; each holds for one {noun} alone."
         )
 
     @staticmethod
@@ -221,10 +225,6 @@ class English:
         return f"Not enough better than {than} to be taken in its place."
 
     @staticmethod
-    def confirmed_little(seconds: float, seeds: int) -> str:
-        return f"The budget of {seconds:g} s was over after {count(seeds, 'confirming seed')}. Give more, or none."
-
-    @staticmethod
     def ended(how: str, why: str) -> str:
         return f"{_ENDS.get(how, how).capitalize()}: {why}."
 
@@ -235,6 +235,22 @@ class English:
     @staticmethod
     def would_decide(seeds: int, seconds: float) -> str:
         return f"{seeds} seeds would decide, if the effect is as large as it looks; about {duration(seconds)}:"
+
+    @staticmethod
+    def would_decide_on(arm: str, seeds: int, runs: int, seconds: float) -> str:
+        return (
+            f"To decide on {arm}: the same command with --seeds {seeds}, if the effect is as it looks. {count(runs, 'more run')}, about "
+            f"{duration(seconds)}; those made are kept."
+        )
+
+    @staticmethod
+    def would_decide_on_none(arm: str) -> str:
+        return f"No number of seeds up to 100 would decide on {arm}, if the effect is as small as it looks."
+
+    @staticmethod
+    def same_within(margin: float, seeds: int) -> str:
+        noise = f", the standard deviation of the untreated subject over {count(seeds, 'seed')}" if seeds else ""
+        return f"Differences below {margin:.3g}{noise}, count as none: an interval within them is the same."
 
     @staticmethod
     def cheaper(recipe: str, gained: float, cost: float, most: str, most_gained: float, most_cost: float) -> str:

@@ -63,8 +63,8 @@ class Telling(Generic[O]):
         """
         return None
 
-    def exit_code(self, outcome: O) -> int:
-        """What a command that was to find help ends with."""
+    def exit_code(self, outcome: O, by_verdict: bool = False) -> int:
+        """What a command that was to find help ends with; or, of kinds that have a verdict, one that says which."""
         return 0 if self.helped(outcome) is not False else 3
 
     def headline(self, outcome: O) -> tuple[Comparison, Arm] | None:

@@ -5,19 +5,23 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Unpack
 
 import msgspec
 
 from trimtab.recipe import Recipe, RecipeError, Technique
-from trimtab.records import Arm, Comparison, RunRecord, Trial, remark
+from trimtab.records import Arm, Comparison, Remark, RunRecord, Trial, remark
 from trimtab.trial.edits import Edited, difference, version_of
-from trimtab.trial.looks import Look
+from trimtab.trial.looks import Look, hopeless, looks_up_to, plan
 from trimtab.trial.permanent import permanent_lines
+from trimtab.trial.run import BASELINE
 from trimtab.trial.session import Session
-from trimtab.trial.stats import compare_arms, limits
+from trimtab.trial.stats import compare_arms, limits, seeds_to_decide
 from trimtab.trial.subjects import Script, Subject, SubjectError, subject_of
 from trimtab.trial.terms import Terms, with_terms
+
+FIXED, LOOKED = 5, 20  # seeds by default; the second at most
 
 
 @with_terms()
@@ -26,7 +30,9 @@ def compare(
     recipes: str | Technique | Recipe | Sequence[str | Technique | Recipe] = (),
     *,
     against: str | os.PathLike | Script | Sequence[str | os.PathLike | Script] = (),
-    seeds: int | Sequence[int] = 5,
+    seeds: int | Sequence[int] | None = None,
+    until_decided: bool = False,
+    margin: float | None = None,
     **terms: Unpack[Terms],
 ) -> Comparison:
     """Run the subject as it is, under each recipe, and in each other version on the same seeds, and compare.
@@ -39,7 +45,11 @@ def compare(
         recipes: what to try, as text or as techniques; one or several.
         against: other versions of a script: a file, a revision of its repository (``"HEAD~1"``), or a :class:`Script`, with other arguments
             for example; one or several.
-        seeds: how many (0, 1, 2 ...), or which. Seed 0 is the script as it stands.
+        seeds: how many (0, 1, 2 ...), or which. Seed 0 is the script as it stands. By default 5, or 20 at most with ``until_decided``.
+        until_decided: look after 3 seeds, 4, 5 ..., and end with each arm as soon as it is better, worse or the same, or cannot be told
+            apart by all of them; intervals are so wide that they hold at all looks together.
+        margin: differences below it count as none: an arm whose interval lies within them is the same. By default the standard deviation
+            of the untreated subject over its seeds; with 0 nothing is.
         terms: see Terms.
 
     Raises:
@@ -52,7 +62,7 @@ def compare(
     texts = [] if versions and not recipes else recipe_texts(recipes)
     edits = by_name(versions, texts)
     with Session(subject, **terms) as session:
-        return compare_watched(session, texts, edits, seeds=seeds)[1]
+        return compare_watched(session, texts, edits, seeds=seeds, until_decided=until_decided, margin=margin)[1]
 
 
 def versions_of(subject: Subject, others: Sequence[str | os.PathLike | Script]) -> list[tuple[str, Script]]:
@@ -101,48 +111,131 @@ def by_name(edits: Iterable[tuple[str, Script]], recipes: Sequence[str]) -> dict
 
 
 def compare_watched(
-    session: Session, recipes: Sequence[str], edits: Mapping[str, Script], *, seeds: int | Sequence[int] = 5
+    session: Session,
+    recipes: Sequence[str],
+    edits: Mapping[str, Script],
+    *,
+    seeds: int | Sequence[int] | None = None,
+    until_decided: bool = False,
+    margin: float | None = None,
 ) -> tuple[RunRecord, Comparison]:
     """:func:`compare` in a session, with the record of the watched run of the untreated subject."""
-    wanted = list(range(seeds)) if isinstance(seeds, int) else list(dict.fromkeys(seeds))
+    if margin is not None and not 0 <= margin < math.inf:
+        raise ValueError(f"margin must be a difference of the metric, 0 or more, and is {margin}.")
+    most = (LOOKED if until_decided else FIXED) if seeds is None else seeds
+    wanted = list(range(most)) if isinstance(most, int) else list(dict.fromkeys(most))
     session.admit(edits)
     run = session.watch()
-    comparison = of_trials(session, [*recipes, *edits], wanted, "comparing")
-    missing = len(wanted) * (len(comparison.arms) + 1) - len(comparison.trials)
-    if missing:
-        of = missing + len(comparison.trials)
-        cut = remark("trials_cut", seconds=session.budget, missing=missing, of=of)
-        comparison = msgspec.structs.replace(comparison, remarks=(*comparison.remarks, cut))
-    comparison = msgspec.structs.replace(comparison, remarks=(*comparison.remarks, *session.remarks))
+    arms = [*recipes, *edits]
+    if until_decided and len(wanted) > 1:
+        comparison = decide(session, arms, wanted, ("comparing", "comparing further"), margin)
+    else:
+        comparison = of_trials(session, arms, wanted, "comparing", margin)
+        missing = len(wanted) * (len(comparison.arms) + 1) - len(comparison.trials)
+        if missing:
+            of = missing + len(comparison.trials)
+            comparison = _saying(comparison, remark("trials_cut", seconds=session.budget, missing=missing, of=of))
+    comparison = _saying(comparison, *_decision(comparison, session, margin), *session.remarks)
     session.keep(lambda store: store.put_comparison(run.id, comparison))
     return run, comparison
 
 
+def _saying(comparison: Comparison, *more: Remark) -> Comparison:
+    return msgspec.structs.replace(comparison, remarks=(*comparison.remarks, *more))
+
+
+def _decision(comparison: Comparison, session: Session, margin: float | None) -> list[Remark]:
+    """What "same" means, and what would decide on the best arm that is undecided."""
+    said = []
+    if same := [arm for arm in comparison.arms if arm.standing == "same"]:
+        said.append(remark("same_within", margin=same[0].margin, seeds=len(comparison.seeds) if margin is None else 0))
+    left = [arm for arm in comparison.arms if arm.standing == "unclear" and len(arm.differences) > 1]
+    if left:
+        arm = max(left, key=lambda arm: arm.effect)
+        seeds = seeds_to_decide(arm, len(comparison.arms))
+        runs = (seeds - len(arm.seeds)) * 2
+        if seeds:
+            price = session.rounds(runs)
+            said.append(remark("would_decide_on", arm=arm.recipe, seeds=seeds, runs=runs, seconds=price))
+        else:
+            said.append(remark("would_decide_on_none", arm=arm.recipe))
+    return said
+
+
 def of_trials(
-    session: Session, recipes: Sequence[str], seeds: Sequence[int], stage: str, look: Look | None = None
+    session: Session, recipes: Sequence[str], seeds: Sequence[int], stage: str, margin: float | None = None
 ) -> Comparison:
     """Run what is missing and put the comparison together."""
     trials = session.trials(["", *dict.fromkeys(recipes)], seeds, stage)
-    return summed_up(session, trials, seeds, look)
+    return summed_up(session, trials, seeds, margin=margin)
+
+
+def decide(
+    session: Session,
+    recipes: Sequence[str],
+    seeds: Sequence[int],
+    stages: tuple[str, str],
+    margin: float | None = None,
+    harm: bool = True,
+) -> Comparison:
+    """As :func:`of_trials`, looking at it on the way, and no farther than it takes to know: an arm ends when it is better, worse or the same,
+    has lost a seed, or cannot be told apart by all of the seeds; without ``harm`` also when it cannot be proven to be better. All looks
+    together keep the promise of one interval of 95 %."""
+    numbers = looks_up_to(len(seeds), together=session.engine.workers // 2)
+    *_, last = looks = plan(numbers)
+    trials: dict[str, list[Trial]] = {}
+    reached: dict[str, Look] = {}
+    left = list(dict.fromkeys(recipes))
+    for look in looks:
+        made = look.made[-1]
+        trials |= session.trials([BASELINE, *left], seeds[:made], stages[look is not looks[0]])
+        reached |= dict.fromkeys(left, look)
+        seen = summed_up(session, trials, seeds, reached, margin)
+        cut = any(len(trials[arm]) < made for arm in [BASELINE, *left])
+        left = [arm.recipe for arm in seen.arms if arm.recipe in left and not _settled(arm, len(seeds), last, harm)]
+        if cut and left:
+            seen = _saying(seen, remark("looks_cut", seconds=session.budget, seeds=len(seen.seeds)))
+        if cut or not left:
+            break
+    return seen
+
+
+def _settled(arm: Arm, most: int, last: Look, harm: bool) -> bool:
+    """Whether more seeds are not needed, or not worth their price."""
+    if arm.standing != "unclear":
+        return True
+    n = len(arm.differences)
+    turned = -1 if harm and arm.effect < 0 else 1
+    if n < 2 or not hopeless([turned * d for d in arm.differences], most, last.level):
+        return False
+    # of no effect that could be proven: may it become the same?
+    half = (arm.high - arm.low) / 2 * math.sqrt(n / most)
+    return not abs(arm.effect) + (half if math.isfinite(half) else 0) < arm.margin
 
 
 def summed_up(
-    session: Session, trials: Mapping[str, Sequence[Trial]], seeds: Sequence[int], look: Look | None = None
+    session: Session,
+    trials: Mapping[str, Sequence[Trial]],
+    seeds: Sequence[int],
+    looks: Mapping[str, Look] | None = None,
+    margin: float | None = None,
 ) -> Comparison:
-    """The comparison of finished trials: over those of ``seeds`` of which at least one trial was made. It may be one ``look`` of several."""
+    """The comparison of finished trials: over those of ``seeds`` of which at least one trial was made. Each recipe may be at one ``look`` of
+    several."""
     assert session.metric is not None
-    if look is not None:  # what a budget has cut off in the middle of a seed was not looked at
-        whole = set.intersection(*({trial.seed for trial in of_recipe} for of_recipe in trials.values()))
-        trials = {recipe: [one for one in of_recipe if one.seed in whole] for recipe, of_recipe in trials.items()}
-        look = look._replace(made=tuple(dict.fromkeys(min(made, len(whole)) for made in look.made)))
-    by_seed = {trial.seed: trial for trial in trials[""]}
+    if looks is not None:  # what a budget has cut off in the middle of a seed was not looked at
+        known = {recipe: {trial.seed for trial in of_recipe} for recipe, of_recipe in trials.items()}
+        whole = {recipe: known[recipe] & known[BASELINE] for recipe in looks}
+        whole[BASELINE] = set[int]().union(*whole.values())
+        trials = {recipe: [one for one in trials[recipe] if one.seed in whole[recipe]] for recipe in (BASELINE, *looks)}
+        looks = {
+            recipe: replace(look, made=tuple(dict.fromkeys(min(made, len(whole[recipe])) for made in look.made)))
+            for recipe, look in looks.items()
+        }
+    by_seed = {trial.seed: trial for trial in trials[BASELINE]}
     made = {trial.seed for of_recipe in trials.values() for trial in of_recipe}
-    arms = compare_arms(
-        session.metric,
-        list(trials[""]),
-        {recipe: list(t) for recipe, t in trials.items() if recipe},
-        at_look=look.level if look else None,
-    )
+    treated = {recipe: list(of_recipe) for recipe, of_recipe in trials.items() if recipe != BASELINE}
+    arms = compare_arms(session.metric, list(trials[BASELINE]), treated, looks=looks, margin=margin)
     comparison = Comparison(
         subject=session.subject.label,
         metric=session.metric,
@@ -150,7 +243,7 @@ def summed_up(
         baseline=tuple(by_seed[seed].value if seed in by_seed else math.nan for seed in seeds if seed in made),
         arms=tuple(_completed(arm, trials[arm.recipe], session) for arm in arms),
         trials=tuple(trial for recipe in trials for trial in trials[recipe]),
-        looks=look.made if look else (),
+        looks=max((look.made for look in looks.values()), key=len) if looks else (),
     )
     return msgspec.structs.replace(comparison, remarks=limits(comparison))
 

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 
 from trimtab.recipe import Recipe
 from trimtab.records import Arm, Comparison, Remark, remark
-from trimtab.trial.compare import of_trials
-from trimtab.trial.looks import Look, hopeless, levels, looks_up_to
+from trimtab.trial.compare import decide, of_trials
 from trimtab.trial.permanent import permanent_lines
 from trimtab.trial.session import Session
 
@@ -21,19 +20,10 @@ def confirm(session: Session, recipes: Sequence[str], seeds: int) -> Comparison:
 
 
 def confirm_until_decided(session: Session, recipe: str, most: int) -> Comparison:
-    """As :func:`confirm`, looking at it on the way, and no farther than it takes to know: until the recipe is proven to help or to harm, has
-    lost a seed, or cannot be proven by ``most`` of them any more. All looks together keep the promise of one interval of 95 %."""
+    """As :func:`confirm`, no farther than it takes to know whether the recipe helps or harms, however little."""
     session.later = 0.0
-    looks = looks_up_to(most, together=session.engine.workers // 2)
-    *_, last = at = levels(looks)
-    for number, (seeds, level) in enumerate(zip(looks, at, strict=True)):
-        stage = "confirming further" if number else "confirming on fresh seeds"
-        look = Look(level, looks[: number + 1])
-        seen = of_trials(session, [recipe], range(FRESH, FRESH + seeds), stage, look)
-        (arm,) = seen.arms
-        if arm.standing != "unclear" or len(seen.trials) < 2 * seeds or hopeless(arm.differences, most, last):
-            break
-    return seen
+    stages = "confirming on fresh seeds", "confirming further"
+    return decide(session, [recipe], range(FRESH, FRESH + most), stages, margin=0.0, harm=False)
 
 
 def lines_of(recipe: str, confirmation: Comparison | None) -> tuple[str, ...]:

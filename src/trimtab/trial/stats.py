@@ -9,6 +9,7 @@ never called better, so the tests keep their error rates (``benchmarks/error_rat
 from __future__ import annotations
 
 import math
+import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
@@ -16,9 +17,11 @@ from typing import Literal, NamedTuple
 import msgspec
 import numpy as np
 
-from trimtab.records import Arm, Comparison, Metric, Remark, Trial, remark
+from trimtab.records import ERROR, Arm, Comparison, Metric, Remark, Trial, remark
+from trimtab.trial.looks import LEAST, Look
 
 EXACT = 16  # differences up to which all sign patterns are enumerated: 2^15 after symmetry, 4 MB
+MOST_SEEDS = 100  # that somebody is asked for
 DRAWS = 99_999  # random sign patterns above that; with the observed one they make 100,000
 # Differences of values 10^6 times their own size carry a relative rounding error of 10^6 * 2^-53, about 10^-10.
 # Closer than ten times that, two of them are the same number.
@@ -192,7 +195,8 @@ def compare_arms(
     arms: Mapping[str, Sequence[Trial]],
     level: float = 0.95,
     generator: np.random.Generator | None = None,
-    at_look: float | None = None,
+    looks: Mapping[str, Look] | None = None,
+    margin: float | None = None,
 ) -> tuple[Arm, ...]:
     """Each arm against the baseline, seed by seed, with Holm's correction over the arms.
 
@@ -214,8 +218,9 @@ def compare_arms(
         arms: the trials of each recipe, one per seed, in any order.
         level: of the t interval.
         generator: for the sign-flip test above 16 pairs; ``np.random.default_rng(0)``, anew for each arm, if ``None``.
-        at_look: where this is one look of several, the level at which it has to be taken for all of them together to keep ``level``
-            (:func:`~trimtab.trial.looks.levels`); intervals are as wide as that, and ``p`` is raised to what ``1 - level`` is fair for.
+        looks: where this is one look of several, that of each recipe (:func:`~trimtab.trial.looks.plan`): intervals are so wide that they
+            hold at all looks together, and ``p`` is fair for all of them.
+        margin: differences below it make none; by default the standard deviation of the baseline over its seeds, from three of them on.
 
     Raises:
         ValueError: if a recipe or the baseline has two trials of one seed.
@@ -228,22 +233,49 @@ def compare_arms(
     (0.1, 3, 0.25)
     """
     untreated = _by_seed("", baseline)
+    margin = _noise(baseline) if margin is None else margin
     found = []
     for recipe, trials in arms.items():
         random = np.random.default_rng(0) if generator is None else generator
-        found.append(
-            _arm(
-                metric,
-                untreated,
-                recipe,
-                _by_seed(recipe, trials),
-                level,
-                random,
-                level if at_look is None else at_look,
-            )
-        )
+        look, treated = (looks or {}).get(recipe), _by_seed(recipe, trials)
+        beside = {
+            seed: one for seed, one in untreated.items() if look is None or seed in treated
+        }  # it may have ended before others
+        arm = _arm(metric, beside, recipe, treated, level, random, look)
+        found.append(msgspec.structs.replace(arm, margin=margin))
     corrected = holm([arm.p for arm in found])
     return tuple(msgspec.structs.replace(arm, p_holm=p) for arm, p in zip(found, corrected, strict=True))
+
+
+def _noise(baseline: Sequence[Trial]) -> float:
+    """The standard deviation over seeds; 0 where it is not known."""
+    values = [float(trial.value) for trial in baseline if trial.status == "ok" and math.isfinite(trial.value)]
+    return statistics.stdev(values) if len(values) >= LEAST else 0.0
+
+
+def seeds_to_decide(arm: Arm, arms: int = 1) -> int:
+    """How many seeds decide on an arm four times of five, if its effect and its spread are as they look; 0 if more than ``MOST_SEEDS``.
+
+    It is decided when the effect is proven, among so many arms, or when it is the same within the margin.
+
+    >>> arm = Arm(recipe="ema", seeds=(0, 1, 2), values=(1, 2, 3), differences=(0, 1, 2), mean=2, effect=1, low=-1.5, high=3.5, p=0.2,
+    ...           p_sign=0.5, p_holm=0.2, wins=2)
+    >>> seeds_to_decide(arm), seeds_to_decide(arm, arms=6)
+    (9, 14)
+    """
+    from scipy import special
+
+    if len(arm.differences) < 2:
+        return 0
+    spread, size = statistics.stdev(arm.differences), abs(arm.effect)
+    if not spread:  # the sign-flip test answers
+        return (
+            next(n for n in range(len(arm.differences) + 1, MOST_SEEDS) if _reaches(n, 1 - ERROR / arms)) if size or arm.margin else 0
+        )
+    sure, powerful = -float(special.ndtri(ERROR / 2 / arms)), float(special.ndtri(0.8))
+    ways = [((sure + powerful) * spread / room) ** 2 for room in (size, arm.margin - size) if room > 0]
+    wanted = min(ways, default=math.inf)
+    return max(len(arm.differences) + 2, math.ceil(wanted) + 1) if wanted < MOST_SEEDS else 0
 
 
 def limits(comparison: Comparison) -> tuple[Remark, ...]:
@@ -318,7 +350,7 @@ def _arm(
     trials: Mapping[int, Trial],
     level: float,
     generator: np.random.Generator,
-    at_look: float,
+    look: Look | None,
 ) -> Arm:
     every = [*baseline, *(seed for seed in trials if seed not in baseline)]
     outcomes = {seed: (_outcome(baseline.get(seed)), _outcome(trials.get(seed))) for seed in every}
@@ -333,8 +365,7 @@ def _arm(
     seen = {seed: sign * float(trials[seed].value - baseline[seed].value) for seed in both}
     largest = max(map(abs, seen.values()), default=0.0)
     differences = [seen.get(seed, largest) for seed in pairs]
-    mean, low, high, p = paired_t(differences, at_look)
-    p = p if math.isnan(p) else min(1.0, p * (1 - level) / (1 - at_look))
+    mean, low, high, p = paired_t(differences, look.level if look else level)
     own = Counter(outcome for _, outcome in outcomes.values())
     return Arm(
         recipe=recipe,
@@ -345,7 +376,7 @@ def _arm(
         effect=mean,
         low=low,
         high=high,
-        p=p,
+        p=look.fair(p) if look else p,
         p_sign=sign_flip(differences, generator) if len(pairs) >= 2 else math.nan,
         p_holm=math.nan,  # compare_arms knows the other arms
         wins=sum(outcomes[seed][0] == "diverged" or seen[seed] > 0 for seed in seeds if pairs or never),

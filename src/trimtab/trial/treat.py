@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 import shlex
-import statistics
 import time
 from collections.abc import Sequence
 from typing import Unpack
@@ -23,12 +22,12 @@ from trimtab.trial.pace import pace_of
 from trimtab.trial.race import RATE, SEED, WORTH, Race, expected, leaves_something, race, winner
 from trimtab.trial.rates import rounded
 from trimtab.trial.session import Session
+from trimtab.trial.stats import seeds_to_decide
 from trimtab.trial.subjects import Script, Subject
 from trimtab.trial.successes import Successes, by_promise, known, remember
 from trimtab.trial.terms import Terms, with_terms
 
 SEARCH_SEEDS = 3
-MOST_SEEDS = 100  # that a command for deciding asks for
 MOST = 8  # remedies tried alone
 FEW = 3  # of them, where what was found is no more than a note
 FAR = 10.0  # times its own rate: what the first steps must speak for where nothing was found
@@ -177,8 +176,6 @@ def _raced(session: Session, run: RunRecord, start: Treatment, wanted: list[str]
         except KeyboardInterrupt:
             said.append(remark("interrupted", proven=False))
     if confirmation is not None:
-        if (confirmed := len(confirmation.seeds)) < min(LEAST, seeds):
-            said.append(remark("confirmed_little", seconds=session.budget, seeds=confirmed))
         said += pace_of(confirmation, confirmation.arms[0])
         said += _cheaper(found, best)
         said += _rival(found, best)
@@ -210,11 +207,9 @@ def _what_would_decide(session: Session, confirmation: Comparison) -> list[Remar
     (arm,) = confirmation.arms
     if arm.standing != "unclear":
         return []
-    spread = statistics.stdev(arm.differences) if len(arm.differences) > 1 else math.nan
-    wanted = (2.8 * spread / arm.effect) ** 2 if arm.effect else math.inf
-    if not 0 < wanted < MOST_SEEDS or arm.effect < 0:
+    seeds = seeds_to_decide(arm)
+    if not seeds or arm.effect < 0:
         return []
-    seeds = max(len(arm.seeds) + 2, math.ceil(wanted) + 1)
     times = 1 + (arm.cost or 1.0)
     price = seeds * times * session.expected / session.engine.workers
     return [

@@ -59,7 +59,7 @@ class TreatmentTelling(Telling[Treatment]):
             return None
         return outcome.confirmation is not None and shown is not None and shown[1].helped
 
-    def exit_code(self, outcome: Treatment) -> int:
+    def exit_code(self, outcome: Treatment, by_verdict: bool = False) -> int:
         needed = any(finding.severity != "info" for finding in outcome.findings)
         return 0 if self.helped(outcome) or not needed else 3
 

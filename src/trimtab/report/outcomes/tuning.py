@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from trimtab.records import Arm, Comparison, Finding, Tuning
-from trimtab.report.effects import best, change
+from trimtab.report.effects import change
 from trimtab.report.outcomes.treatment import confirmed
 from trimtab.report.telling import Part, Telling
 from trimtab.report.words import count, duration, importance, judge, leading, number, percent
@@ -58,9 +58,9 @@ class TuningTelling(Telling[Tuning]):
 
     def headline(self, outcome: Tuning) -> tuple[Comparison, Arm] | None:
         shown = outcome.confirmation
-        if shown is None or not shown.arms:
+        if shown is None or shown.best is None:
             return None
-        return shown, next((arm for arm in shown.arms if arm.recipe == outcome.recipe), best(shown))
+        return shown, next((arm for arm in shown.arms if arm.recipe == outcome.recipe), shown.best)
 
     def view(self, outcome: Tuning) -> Iterator[RenderableType]:
         from rich.text import Text

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from trimtab.records import Arm, Comparison
+from trimtab.records import Arm, Comparison, Verdict
 from trimtab.report.plots.canvas import COLOURS, axis_attributes, label, place, sheet, to_svg
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 WIDTH, ROW = 300, 34
+_COLOUR: dict[Verdict, str] = {"better": "good", "worse": "bad", "same": "muted", "undecided": "muted"}
 _FAR = 1000.0  # times the size of a usual difference
 
 
@@ -31,7 +32,7 @@ class ArmData:
     high: float
     seeds: tuple[int, ...]
     differences: np.ndarray
-    proven: bool
+    verdict: Verdict
 
 
 @dataclass(frozen=True)
@@ -61,14 +62,16 @@ def trials_data(comparison: Comparison) -> TrialsData | None:
 def _arm(arm: Arm) -> ArmData:
     pairs = list(zip(arm.seeds, arm.differences, strict=False)) if len(arm.seeds) == len(arm.differences) else []
     seeds = tuple(seed for seed, _ in pairs) or tuple(range(len(arm.differences)))
-    return ArmData(arm.recipe, arm.effect, arm.low, arm.high, seeds, np.array(arm.differences, dtype=float), arm.proven)
+    return ArmData(
+        arm.recipe, arm.effect, arm.low, arm.high, seeds, np.array(arm.differences, dtype=float), arm.verdict
+    )
 
 
 def draw_trials(data: TrialsData, row: int) -> str:
     """The strip of one arm: class ``zero`` on the line of no effect, ``interval``, ``dots`` and ``effect``."""
     arm = data.arms[row]
     effect, low, high = (np.clip([arm.effect, arm.low, arm.high], data.low, data.high)).tolist()
-    colour = COLOURS["good"] if arm.proven else COLOURS["bad"] if arm.high < 0 else COLOURS["muted"]
+    colour = COLOURS[_COLOUR[arm.verdict]]
     with sheet(WIDTH, ROW) as figure:
         axes = _axes(figure, data)
         axes.plot(np.clip(arm.differences, data.low, data.high), np.full(len(arm.differences), -0.55), "o", color=colour, alpha=0.55, markersize=4, markeredgewidth=0,

@@ -13,7 +13,7 @@ from trimtab.trial.live import Report
 from trimtab.trial.run import Job, Result, run_job
 from trimtab.trial.subjects import Subject
 
-Verdict = Callable[[Job, Report], str]
+OnReport = Callable[[Job, Report], str]
 
 
 class EngineError(RuntimeError):
@@ -47,7 +47,7 @@ class Engine:
         jobs: Iterable[Job],
         done: Callable[[Job, Result], None],
         stop_at: float = math.inf,
-        report: Verdict = lambda job, report: "",
+        report: OnReport = lambda job, report: "",
         keep: Callable[[Written], None] = lambda written: None,
     ) -> None:
         """Run the jobs, calling ``done(job, result)`` for each as it ends, until ``stop_at`` (monotonic): none is started after it, and

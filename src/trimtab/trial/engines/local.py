@@ -33,7 +33,7 @@ import torch
 from msgspec import structs
 
 from trimtab.records import Remark
-from trimtab.trial.engines.engine import Engine, EngineError, Verdict, Written, ended, stopped, work
+from trimtab.trial.engines.engine import Engine, EngineError, OnReport, Written, ended, stopped, work
 from trimtab.trial.live import Report
 from trimtab.trial.run import Job, Result
 from trimtab.trial.subjects import Subject
@@ -70,7 +70,7 @@ class LocalEngine(Engine):
         jobs: Iterable[Job],
         done: Callable[[Job, Result], None],
         stop_at: float = float("inf"),
-        report: Verdict = lambda job, report: "",
+        report: OnReport = lambda job, report: "",
         keep: Callable[[Written], None] = lambda written: None,
     ) -> None:
         """As :meth:`Engine.run`."""
@@ -237,7 +237,7 @@ class _Worker:
     def job(self) -> Job:
         return self.task.job
 
-    def heard(self, verdict: Verdict, keep: Callable[[Written], None]) -> Result | None:
+    def heard(self, verdict: OnReport, keep: Callable[[Written], None]) -> Result | None:
         """The result, if what the worker has sent is one, or if it has ended, or is stopped now; else it goes on."""
         over = not self.process.is_alive()  # asked first: what it has sent before its end is there by then
         try:

@@ -25,7 +25,7 @@ from trimtab.recipe import Recipe, RecipeError
 from trimtab.records import Metric, Remark, RunRecord, Series, TrainingRecord, remark
 from trimtab.training import Training
 from trimtab.training.stage import stage
-from trimtab.trial.engines.engine import Verdict, Written
+from trimtab.trial.engines.engine import OnReport, Written
 from trimtab.trial.engines.local import LocalEngine
 from trimtab.trial.live import Report
 from trimtab.trial.run import Job, Result, untreated_trial
@@ -78,7 +78,7 @@ class StackedEngine(LocalEngine):
         jobs: Iterable[Job],
         done: Callable[[Job, Result], None],
         stop_at: float = math.inf,
-        report: Verdict = lambda job, report: "",
+        report: OnReport = lambda job, report: "",
         keep: Callable[[Written], None] = lambda written: None,
     ) -> None:
         """As :meth:`Engine.run`."""
