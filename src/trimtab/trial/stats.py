@@ -270,7 +270,9 @@ def seeds_to_decide(arm: Arm, arms: int = 1) -> int:
     spread, size = statistics.stdev(arm.differences), abs(arm.effect)
     if not spread:  # the sign-flip test answers
         return (
-            next(n for n in range(len(arm.differences) + 1, MOST_SEEDS) if _reaches(n, 1 - ERROR / arms)) if size or arm.margin else 0
+            next(n for n in range(len(arm.differences) + 1, MOST_SEEDS) if _reaches(n, 1 - ERROR / arms))
+            if size or arm.margin
+            else 0
         )
     sure, powerful = -float(special.ndtri(ERROR / 2 / arms)), float(special.ndtri(0.8))
     ways = [((sure + powerful) * spread / room) ** 2 for room in (size, arm.margin - size) if room > 0]
