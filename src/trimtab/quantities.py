@@ -8,12 +8,15 @@ printed, ``"logged test f1"`` went to a logger, ``"written val accuracy"`` into 
 from __future__ import annotations
 
 import functools
+import math
 import re
 import shlex
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
+
+import msgspec
 
 from trimtab.records import Asked, Goal, Metric, RunRecord, Series, TrainingRecord
 
@@ -526,6 +529,24 @@ def value(run: RunRecord, metric: Metric) -> float:
     if metric.folds and len(series):
         return float(series.array.mean())
     return _reduced(series, metric)
+
+
+def beside(run: RunRecord, metric: Metric) -> dict[str, float]:
+    """What the other numbers that could have judged came to, by name; and under the name of the metric its best value, or its last where the
+    best judges."""
+    found = {metric.name: value(run, msgspec.structs.replace(metric, best=not metric.best))}
+    for name in (*metric.offered, *["loss"] * (metric.name != "loss")):
+        found[name] = value(run, of_other(metric, name))
+    return {name: one for name, one in found.items() if math.isfinite(one)}
+
+
+def of_other(metric: Metric, name: str) -> Metric:
+    """The metric that a number of this name would be, in the place of ``metric``; of the same name that is its best, or its last."""
+    if name == metric.name:
+        return msgspec.structs.replace(metric, best=not metric.best)
+    return Metric(
+        name=name, goal=goal_of(name), source=Quantity.read(name).source, best=metric.best, folds=metric.folds
+    )
 
 
 def _settled(series: Series, name: str) -> Series:

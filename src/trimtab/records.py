@@ -385,7 +385,8 @@ class Trial(Record):
 
     Only a search stops trials before their end: ``pruned``, with the reason in ``error``, or ``diverged``. A trial that was to make only
     a ``share`` of the run has the metric that it had there. ``numbers`` stands for every loss and every score that was seen: two runs
-    with the same are the same. ``step_seconds`` is the time from one step to the next, ``memory`` the most bytes that its process had;
+    with the same are the same. ``others`` are the other numbers that could have judged, by name, and under the name of the metric its best
+    value, or its last where the best judges. ``step_seconds`` is the time from one step to the next, ``memory`` the most bytes that its process had;
     0 where that is not known.
     """
 
@@ -403,6 +404,7 @@ class Trial(Record):
     share: float = 1.0
     step_seconds: float = 0.0
     memory: float = 0.0
+    others: dict[str, float] = {}
 
     def _in_short(self) -> str:
         ended = _short(self.value) if self.status == "ok" else self.status
@@ -569,9 +571,21 @@ class Outcome(Record, frozen=True, kw_only=True):
         return ""
 
 
+class Beside(Record):
+    """What a number that does not judge says of the arms of a comparison, each tested as if it did."""
+
+    metric: Metric
+    baseline: tuple[float, ...]
+    arms: tuple[Arm, ...]
+
+    def _in_short(self) -> str:
+        return f"{self.metric.name} of {_number(self.arms, 'arm')}"
+
+
 class Comparison(Outcome):
     """Recipes against the untreated subject, each over the same seeds; ``looks`` are the numbers of seeds after which it was looked at, if
-    it was to end as soon as it was decided: intervals hold at all of these together, and p are fair for all of them."""
+    it was to end as soon as it was decided: intervals hold at all of these together, and p are fair for all of them. ``beside`` is what
+    the other numbers of the same trials say."""
 
     metric: Metric
     seeds: tuple[int, ...]
@@ -580,6 +594,7 @@ class Comparison(Outcome):
     trials: tuple[Trial, ...] = ()
     level: float = 0.95
     looks: tuple[int, ...] = ()
+    beside: tuple[Beside, ...] = ()
 
     def _in_short(self) -> str:
         arms = f"{'; '.join(arm.recipe for arm in self.arms)} against the untreated {self.subject}"

@@ -239,8 +239,17 @@ def test_compare_tells_of_edits(trimtab, train):
     assert shown.stdout.startswith("None of the 2 arms is proven to help")
     page = (train.parent / ".trimtab" / "report.html").read_text()
     assert "Every arm runs on the same seeds" in page
-    arms = read(train.with_name("found.json"))["comparison"]["arms"]
+    found = read(train.with_name("found.json"))["comparison"]
+    arms = found["arms"]
     assert [arm["recipe"] for arm in arms] == ["0.01", "RATE=0.01"] and arms[0]["values"] == arms[1]["values"]
+    beside = {(one["metric"]["name"], one["metric"]["best"]): one for one in found["beside"]}
+    assert ("loss", False) in beside and all(
+        len(one["arms"]) == 2 and len(one["baseline"]) == 2 for one in beside.values()
+    )
+    assert "Beside it, better counted as more:" in page and "training loss: 0.01 " in page
+    (loss,) = (one for (name, best), one in beside.items() if name == "val loss" and not best)
+    by_hand = [a - b for a, b in zip(loss["baseline"], loss["arms"][0]["values"], strict=True)]
+    assert loss["arms"][0]["differences"] == pytest.approx(by_hand)  # less is better
     wrong = trimtab("compare", "--against", "nowhere", "train.py")
     assert wrong.exit_code == 2
     assert "Error: There is no file 'nowhere', and train.py lies in no git repository that git reads" in wrong.stderr

@@ -6,14 +6,18 @@ import math
 import os
 import sqlite3
 import warnings
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 import trimtab as tt
 from tests.trial.conftest import DEEP, clusters, mark
+from trimtab.records import Metric, Trial
 from trimtab.store import Store
+from trimtab.trial.compare import summed_up
 from trimtab.trial.kept import StoreWarning
 from trimtab.trial.progress import TrialBar
 from trimtab.trial.session import Session, TrialError
@@ -461,3 +465,36 @@ def test_runs_that_are_ended_early(train, engine):
     for wrong in ({"steps": 10, "fraction": 0.5}, {"fraction": 0.0}, {"steps": -1}):
         with pytest.raises(ValueError, match=r"at most one of them given: steps=2000, or fraction=0.2"):
             tt.compare(train, ["lr_scale(factor=3)"], engine=engine, **wrong)
+
+
+def test_the_other_numbers_of_the_trials_are_told_once_each():
+    """What shows the judging number, rounded or in percent, or what not all trials have, is not."""
+    random = np.random.default_rng(0)
+
+    def run(recipe: str, seed: int, better: float) -> Trial:
+        value = 0.8 + 0.01 * random.standard_normal() + better
+        others = {
+            "printed val accuracy": value + 0.01, "test accuracy": round(100 * value, 1), "printed val loss": 2 - value,
+            "val loss": 2 - value + 1e-5, "loss": 0.5, "logged val/f1": 0.7,
+        }  # fmt: skip
+        if seed == 1:
+            del others["logged val/f1"]
+        return Trial(subject="s", recipe=recipe, seed=seed, status="ok", value=value, others=others)
+
+    trials = {recipe: [run(recipe, seed, better) for seed in range(4)] for recipe, better in (("", 0.0), ("adam", 0.1))}
+    trials["adam"][3] = Trial(subject="s", recipe="adam", seed=3, status="diverged")
+    session = SimpleNamespace(
+        metric=Metric(name="printed val accuracy", goal="max", source="printed"),
+        subject=SimpleNamespace(label="s"),
+        sources=SimpleNamespace(edits={}),
+    )
+    found = summed_up(session, trials, range(4))
+    assert [(one.metric.name, one.metric.best, one.metric.goal) for one in found.beside] == [
+        ("printed val accuracy", True, "max"), ("printed val loss", False, "min"), ("loss", False, "min"),
+    ]  # fmt: skip
+    best, loss, training = found.beside
+    assert (
+        best.arms[0].differences == pytest.approx(found.arms[0].differences) == pytest.approx(loss.arms[0].differences)
+    )
+    assert best.arms[0].seeds == (0, 1, 2) and best.arms[0].diverged == 1
+    assert training.arms[0].effect == 0 and training.arms[0].verdict == "undecided"

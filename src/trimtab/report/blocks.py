@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from trimtab.records import Arm, Comparison, Finding, Metric
+from trimtab.report.effects import other_numbers
 from trimtab.report.words import (
     arm_noun,
     baseline_mean,
@@ -56,9 +57,12 @@ def comparison_view(comparison: Comparison, words: bool = True, lines: bool = Tr
         if arm.note:
             noted.setdefault(arm.note, []).append(arm.recipe)
     notes = [hanging("-", as_text(f"{'; '.join(recipes)}: {note}")) for note, recipes in noted.items()]
+    others = [hanging("-", as_text(line)) for line in other_numbers(comparison)]
     sentences = comparison.words if words else ()
     kept = [part for arm in helped(comparison) if lines for part in to_add(arm.lines, f"for {arm.recipe}", arm.edit)]
-    return Group(_Arms(comparison), *notes, *(hanging("-", as_text(sentence)) for sentence in sentences), *kept)
+    return Group(
+        _Arms(comparison), *others, *notes, *(hanging("-", as_text(sentence)) for sentence in sentences), *kept
+    )
 
 
 class _Arms:

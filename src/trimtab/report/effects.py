@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
-from trimtab.records import Arm, Comparison, Metric
+from trimtab.records import Arm, Beside, Comparison, Metric
 from trimtab.report.words import baseline_mean, count, decimals, effect, fixed, judge, lost, number
 
 
@@ -32,6 +33,26 @@ def change(comparison: Comparison, arm: Arm, noun: str) -> str:
         size = effect(arm)
         span += "" if arm.standing == "worse" else ", which is worse"  # else it is said at the end
     return f"{arm.recipe} {verb} {metric} {span}: {size} over {seeds}{_doubt(arm)}{blind(comparison.metric)}"
+
+
+def other_numbers(comparison: Comparison) -> list[str]:
+    """What the other numbers say of each arm, a line for each number."""
+    return [f"{judge(other.metric)}: {'; '.join(_of_other_number(comparison, other))}" for other in comparison.beside]
+
+
+def _of_other_number(comparison: Comparison, other: Beside) -> Iterator[str]:
+    shown = Comparison(
+        subject=comparison.subject,
+        metric=other.metric,
+        seeds=comparison.seeds,
+        baseline=other.baseline,
+        arms=other.arms,
+    )
+    for arm in other.arms:
+        if arm.differences:
+            places, of = decimals(arm), f"{arm.recipe} " if len(other.arms) > 1 else ""
+            went = f"{fixed(baseline_mean(shown, arm), places)} to {fixed(arm.mean, places)}"
+            yield f"{of}{went}, {effect(arm)} {arm.verdict}"
 
 
 def blind(metric: Metric | None) -> str:

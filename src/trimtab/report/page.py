@@ -11,6 +11,7 @@ from pathlib import Path
 from trimtab.quantities import value
 from trimtab.records import Outcome, RunRecord, Story, TrainingRecord
 from trimtab.report import figures, words
+from trimtab.report.effects import other_numbers
 from trimtab.report.figures import Picture
 from trimtab.report.files import write_whole
 from trimtab.report.outcomes import telling_of
@@ -97,7 +98,7 @@ def page(story: Story | RunRecord) -> str:
             before=words.baseline_mean(*shown) if shown else None, headline=shown, places=words.decimals(shown[1]) if shown else 2,
             judged_by=words.judged_by(metric, run.hints) if run.trainings or outcome is not None else "",
             alone=metric is None or metric.name == "loss", reached=value(run, run.metric) if run.metric is not None else math.nan,
-            anchors=_anchors(sections), words=words, started=words.moment(run.started), style=style, script=script,
+            anchors=_anchors(sections), words=words, other_numbers=other_numbers, started=words.moment(run.started), style=style, script=script,
         )  # fmt: skip
 
     for letters, items in SHOWN:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Unpack
 
 import msgspec
 
+from trimtab.quantities import Quantity, of_other
 from trimtab.recipe import Recipe, RecipeError, Technique
-from trimtab.records import Arm, Comparison, Remark, RunRecord, Trial, remark
+from trimtab.records import Arm, Beside, Comparison, Metric, Remark, RunRecord, Trial, remark
 from trimtab.trial.edits import Edited, difference, version_of
 from trimtab.trial.looks import Look, hopeless, looks_up_to, plan
 from trimtab.trial.permanent import permanent_lines
@@ -22,6 +23,8 @@ from trimtab.trial.subjects import Script, Subject, SubjectError, subject_of
 from trimtab.trial.terms import Terms, with_terms
 
 FIXED, LOOKED = 5, 20  # seeds by default; the second at most
+MOST_BESIDE = 6  # numbers that are told of beside the one that judges
+SAME = 0.002  # relative: a number that is printed with three digits is the one that was measured
 
 
 @with_terms()
@@ -236,16 +239,57 @@ def summed_up(
     made = {trial.seed for of_recipe in trials.values() for trial in of_recipe}
     treated = {recipe: list(of_recipe) for recipe, of_recipe in trials.items() if recipe != BASELINE}
     arms = compare_arms(session.metric, list(trials[BASELINE]), treated, looks=looks, margin=margin)
+    seen = tuple(seed for seed in seeds if seed in made)
     comparison = Comparison(
         subject=session.subject.label,
         metric=session.metric,
-        seeds=tuple(seed for seed in seeds if seed in made),
-        baseline=tuple(by_seed[seed].value if seed in by_seed else math.nan for seed in seeds if seed in made),
+        seeds=seen,
+        baseline=tuple(by_seed[seed].value if seed in by_seed else math.nan for seed in seen),
         arms=tuple(_completed(arm, trials[arm.recipe], session) for arm in arms),
         trials=tuple(trial for recipe in trials for trial in trials[recipe]),
         looks=max((look.made for look in looks.values()), key=len) if looks else (),
+        beside=tuple(_beside(session.metric, seen, trials[BASELINE], treated, looks)),
     )
     return msgspec.structs.replace(comparison, remarks=limits(comparison))
+
+
+def _beside(
+    metric: Metric,
+    seeds: Sequence[int],
+    baseline: Sequence[Trial],
+    arms: Mapping[str, Sequence[Trial]],
+    looks: Mapping[str, Look] | None,
+) -> Iterator[Beside]:
+    """What the other numbers say that all trials have which ended well, the same number from another source left out."""
+    ended = [trial for of_arm in (baseline, *arms.values()) for trial in of_arm if trial.status == "ok"]
+    known = [name for name in ended[0].others if all(name in trial.others for trial in ended)] if ended else []
+    told = [[trial.value for trial in ended]]
+    for name in sorted(known, key=lambda name: Quantity.read(name).source == "measured"):
+        values = [trial.others[name] for trial in ended]
+        if len(told) > MOST_BESIDE or any(_shows(values, other) for other in told):
+            continue
+        told.append(values)
+        other = of_other(metric, name)
+        untreated, *treated = ([_by_other(trial, name) for trial in of_arm] for of_arm in (baseline, *arms.values()))
+        by_seed = {trial.seed: trial.value for trial in untreated}
+        found = compare_arms(other, untreated, dict(zip(arms, treated, strict=True)), looks=looks, margin=0.0)
+        yield Beside(
+            metric=other,
+            baseline=tuple(by_seed.get(seed, math.nan) for seed in seeds),
+            arms=tuple(msgspec.structs.replace(arm, remarks=()) for arm in found),
+        )
+
+
+def _by_other(trial: Trial, name: str) -> Trial:
+    return msgspec.structs.replace(trial, value=trial.others.get(name, math.nan))
+
+
+def _shows(values: Sequence[float], other: Sequence[float]) -> bool:
+    """Whether these are those, rounded or in percent."""
+    return any(
+        all(math.isclose(times * a, b, rel_tol=SAME) for a, b in zip(values, other, strict=True))
+        for times in (1, 100, 0.01)
+    )
 
 
 def _completed(arm: Arm, trials: Sequence[Trial], session: Session) -> Arm:

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from msgspec.structs import replace
 
-from trimtab.quantities import judged, may_judge, value
+from trimtab.quantities import beside, judged, may_judge, value
 from trimtab.recipe import NothingToDo, Recipe
 from trimtab.records import Applied, Asked, CodePlace, Flow, Metric, RunRecord, Series, TrainingRecord, Trial
 from trimtab.store import Keeping
@@ -296,6 +296,7 @@ def _judge(job: Job, run: RunRecord, idle: list[str], acted: bool, off: str, ref
         curves=curves,
         changed=run.applied,
         numbers=_numbers(run),
+        others=beside(run, metric) if metric is not None and status == "ok" else {},
     )
 
 
