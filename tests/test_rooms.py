@@ -35,18 +35,30 @@ MAY_IMPORT: dict[str, set[str]] = {
     "nn": {"_kernels", "copies", "graph", "untouched"},
     # words
     "quantities": {"records"},
+    "ledger": {"records"},
     "recipe": {"records", "members"},
     "store": {"records", "members"},
     # what is seen
     "reading": {"nn", "optim", "graph", "copies", "records"},
     "signals": {"reading", "records", "structure", "members"},
-    "report": {"records", "quantities", "members"},
+    "report": {"records", "quantities", "ledger", "members"},
     # what happens
     "techniques": {"recipe", "reading", "graph", "copies", "untouched", "nn", "optim", "data", "records", "quantities"},
     "training": {"recipe", "reading", "records", "structure", "untouched"},
     "watching": {"training", "recipe", "reading", "signals", "store", "records", "quantities", "structure", "members"},
     "doctor": {"recipe", "signals", "records", "quantities", "members"},
-    "trial": {"watching", "training", "recipe", "members", "store", "records", "doctor", "quantities", "user_folders"},
+    "trial": {
+        "watching",
+        "training",
+        "recipe",
+        "members",
+        "store",
+        "records",
+        "doctor",
+        "quantities",
+        "ledger",
+        "user_folders",
+    },
     "reporting": {"report", "doctor", "store", "records", "user_folders", "quantities"},
     "claims": {"trial", "techniques", "nn", "optim", "data", "records"},
 }

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from trimtab.cli.common import OF_SCRIPT, trial_command
+from trimtab.cli.common import FILE, OF_SCRIPT, trial_command
 
 if TYPE_CHECKING:
     from trimtab.cli.common import OpenSession
@@ -59,11 +60,17 @@ if TYPE_CHECKING:
     metavar="X",
     help="Differences below X count as none. [default: the standard deviation of SCRIPT over its seeds]",
 )
+@click.option(
+    "--log",
+    type=FILE,
+    metavar="FILE",
+    help="Keep the decisions of many comparisons there, and call an arm better only as surely as lets all that are kept be right.",
+)
 @click.option("--exit-code", "by_verdict", is_flag=True, help="End with a code that says the verdict on the best arm.")
 @trial_command
 def command(
     open_session: OpenSession, recipes: tuple[str, ...], versions: tuple[str, ...], command_lines: tuple[str, ...],
-    environments: tuple[str, ...], seeds: int | None, until_decided: bool, margin: float | None,
+    environments: tuple[str, ...], seeds: int | None, until_decided: bool, margin: float | None, log: Path | None,
 ) -> tuple[RunRecord, Outcome]:  # fmt: skip
     """Run SCRIPT as it is, under each RECIPE, and with each edit on the same seeds, and compare.
 
@@ -82,6 +89,7 @@ def command(
       4  with --exit-code: the same
       5  with --exit-code: worse
     """
+    from trimtab.ledger import Ledger, LedgerError
     from trimtab.trial.compare import by_name, compare_watched, recipe_texts, versions_of
     from trimtab.trial.edits import with_arguments, with_variables
     from trimtab.trial.subjects import Script, SubjectError
@@ -91,6 +99,12 @@ def command(
             "There is nothing to compare with. Give --with RECIPE, --against VERSION, --args TEXT or --env TEXT."
         )
     texts = recipe_texts(recipes) if recipes else []  # before anything runs
+    ledger = None
+    if log is not None:
+        try:
+            ledger = Ledger(log)
+        except LedgerError as error:
+            raise click.UsageError(str(error)) from None
     with open_session() as session:
         script = session.subject
         assert isinstance(script, Script)
@@ -101,4 +115,6 @@ def command(
             edits = by_name(named, texts)
         except SubjectError as error:
             raise click.UsageError(str(error)) from None
-        return compare_watched(session, texts, edits, seeds=seeds, until_decided=until_decided, margin=margin)
+        return compare_watched(
+            session, texts, edits, seeds=seeds, until_decided=until_decided, margin=margin, ledger=ledger
+        )

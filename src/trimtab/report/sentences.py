@@ -128,6 +128,13 @@ class English:
         return f"The budget of {seconds:g} s was over after {count(seeds, 'seed')}, before it was decided. Give more, or none."
 
     @staticmethod
+    def of_log(number: int, alpha: float, log: str) -> str:
+        return (
+            f"Decision {number} of {log}: it may be kept falsely with probability {alpha:.2g}, so that all that are kept there are right, with "
+            "probability 0.95. What does not look better is given up early."
+        )
+
+    @staticmethod
     def drawn_signs(above: int, patterns: int) -> str:
         return f"Above {above} seeds the sign-flip p is estimated from {patterns:,} random sign patterns."
 

@@ -10,6 +10,7 @@ from typing import Unpack
 
 import msgspec
 
+from trimtab.ledger import Decision, Ledger
 from trimtab.quantities import Quantity, of_other
 from trimtab.recipe import Recipe, RecipeError, Technique
 from trimtab.records import Arm, Beside, Comparison, Metric, Remark, RunRecord, Trial, remark
@@ -24,6 +25,7 @@ from trimtab.trial.terms import Terms, with_terms
 
 FIXED, LOOKED = 5, 20  # seeds by default; the second at most
 MOST_BESIDE = 6  # numbers that are told of beside the one that judges
+POINTED = 0.7  # of a proof: what an arm of many decisions must point at
 SAME = 0.002  # relative: a number that is printed with three digits is the one that was measured
 
 
@@ -36,6 +38,7 @@ def compare(
     seeds: int | Sequence[int] | None = None,
     until_decided: bool = False,
     margin: float | None = None,
+    log: str | os.PathLike | None = None,
     **terms: Unpack[Terms],
 ) -> Comparison:
     """Run the subject as it is, under each recipe, and in each other version on the same seeds, and compare.
@@ -53,19 +56,25 @@ def compare(
             apart by all of them; intervals are so wide that they hold at all looks together.
         margin: differences below it count as none: an arm whose interval lies within them is the same. By default the standard deviation
             of the untreated subject over its seeds; with 0 nothing is.
+        log: a file that keeps many decisions (:class:`~trimtab.ledger.Ledger`), of one call or of many: then an arm is called better only as
+            surely as lets none of all that are kept in it be a false one, 95 times of 100. Arms that do not look better are given up early.
         terms: see Terms.
 
     Raises:
         SubjectError: if there is no such script, or no such version of it.
         RecipeError: if a recipe does not read, or there is nothing to compare with.
         TrialError: if the untreated subject crashes, never trains or has no metric.
+        LedgerError: if ``log`` is some other file, or cannot be written.
     """
+    ledger = Ledger(os.fspath(log)) if log is not None else None
     subject = subject_of(subject)  # before anything runs
     versions = versions_of(subject, [against] if isinstance(against, (str, os.PathLike, Script)) else against)
     texts = [] if versions and not recipes else recipe_texts(recipes)
     edits = by_name(versions, texts)
     with Session(subject, **terms) as session:
-        return compare_watched(session, texts, edits, seeds=seeds, until_decided=until_decided, margin=margin)[1]
+        return compare_watched(
+            session, texts, edits, seeds=seeds, until_decided=until_decided, margin=margin, ledger=ledger
+        )[1]
 
 
 def versions_of(subject: Subject, others: Sequence[str | os.PathLike | Script]) -> list[tuple[str, Script]]:
@@ -121,6 +130,7 @@ def compare_watched(
     seeds: int | Sequence[int] | None = None,
     until_decided: bool = False,
     margin: float | None = None,
+    ledger: Ledger | None = None,
 ) -> tuple[RunRecord, Comparison]:
     """:func:`compare` in a session, with the record of the watched run of the untreated subject."""
     if margin is not None and not 0 <= margin < math.inf:
@@ -130,17 +140,50 @@ def compare_watched(
     session.admit(edits)
     run = session.watch()
     arms = [*recipes, *edits]
+    begun: tuple[Decision, ...] = ()
+    if ledger is not None:
+        begun = ledger.begin(session.subject.label, {arm: session.sources.question(arm) for arm in arms})
+    risks = {decision.arm: decision.alpha for decision in begun} or None
     if until_decided and len(wanted) > 1:
-        comparison = decide(session, arms, wanted, ("comparing", "comparing further"), margin)
+        stages = "comparing", "comparing further"
+        comparison = decide(session, arms, wanted, stages, margin, risks=risks)
     else:
-        comparison = of_trials(session, arms, wanted, "comparing", margin)
+        comparison = of_trials(session, arms, wanted, "comparing", margin, risks)
         missing = len(wanted) * (len(comparison.arms) + 1) - len(comparison.trials)
         if missing:
             of = missing + len(comparison.trials)
             comparison = _saying(comparison, remark("trials_cut", seconds=session.budget, missing=missing, of=of))
+    for decision in begun:
+        assert ledger is not None
+        ledger.end(_decided(decision, comparison))
+        comparison = _saying(
+            comparison, remark("of_log", number=decision.number, alpha=decision.alpha, log=ledger.path.name)
+        )
     comparison = _saying(comparison, *_decision(comparison, session, margin), *session.remarks)
     session.keep(lambda store: store.put_comparison(run.id, comparison))
     return run, comparison
+
+
+def _decided(decision: Decision, comparison: Comparison) -> Decision:
+    """What a comparison says of one of its arms, for a ledger."""
+    arm = next(arm for arm in comparison.arms if arm.recipe == decision.arm)
+    own = [trial for trial in comparison.trials if trial.recipe == arm.recipe]
+    sign = 1 if comparison.metric.goal == "max" else -1
+    return msgspec.structs.replace(
+        decision,
+        verdict=arm.verdict,
+        metric=comparison.metric.name,
+        goal=comparison.metric.goal,
+        before=arm.mean - sign * arm.effect,
+        effect=arm.effect,
+        low=arm.low,
+        high=arm.high,
+        p=arm.p,
+        seeds=len(arm.seeds),
+        runs=len(own),
+        seconds=math.fsum(trial.seconds for trial in own),
+        lines=arm.lines,
+    )
 
 
 def _saying(comparison: Comparison, *more: Remark) -> Comparison:
@@ -166,11 +209,16 @@ def _decision(comparison: Comparison, session: Session, margin: float | None) ->
 
 
 def of_trials(
-    session: Session, recipes: Sequence[str], seeds: Sequence[int], stage: str, margin: float | None = None
+    session: Session,
+    recipes: Sequence[str],
+    seeds: Sequence[int],
+    stage: str,
+    margin: float | None = None,
+    risks: Mapping[str, float] | None = None,
 ) -> Comparison:
     """Run what is missing and put the comparison together."""
-    trials = session.trials(["", *dict.fromkeys(recipes)], seeds, stage)
-    return summed_up(session, trials, seeds, margin=margin)
+    trials = session.trials([BASELINE, *dict.fromkeys(recipes)], seeds, stage)
+    return summed_up(session, trials, seeds, margin=margin, risks=risks)
 
 
 def decide(
@@ -180,22 +228,33 @@ def decide(
     stages: tuple[str, str],
     margin: float | None = None,
     harm: bool = True,
+    risks: Mapping[str, float] | None = None,
 ) -> Comparison:
     """As :func:`of_trials`, looking at it on the way, and no farther than it takes to know: an arm ends when it is better, worse or the same,
     has lost a seed, or cannot be told apart by all of the seeds; without ``harm`` also when it cannot be proven to be better. All looks
-    together keep the promise of one interval of 95 %."""
+    together keep the promise of one interval of 95 %.
+
+    With ``risks``, of many decisions, an arm that is no better on the first seed ends there, and others when they hardly point at a proof.
+    """
     numbers = looks_up_to(len(seeds), together=session.engine.workers // 2)
-    *_, last = looks = plan(numbers)
+    first, *_ = *_, last = looks = plan(numbers)
     trials: dict[str, list[Trial]] = {}
     reached: dict[str, Look] = {}
     left = list(dict.fromkeys(recipes))
+    if risks is not None:
+        trials |= session.trials([BASELINE, *left], seeds[:1], stages[0])
+        reached |= dict.fromkeys(left, first)
+        seen = summed_up(session, trials, seeds, reached, margin, risks)
+        left = [arm.recipe for arm in seen.arms if arm.effect > 0 or arm.standing == "rescued"]
     for look in looks:
         made = look.made[-1]
-        trials |= session.trials([BASELINE, *left], seeds[:made], stages[look is not looks[0]])
+        trials |= session.trials([BASELINE, *left], seeds[:made], stages[look is not first]) if left else {}
         reached |= dict.fromkeys(left, look)
-        seen = summed_up(session, trials, seeds, reached, margin)
-        cut = any(len(trials[arm]) < made for arm in [BASELINE, *left])
-        left = [arm.recipe for arm in seen.arms if arm.recipe in left and not _settled(arm, len(seeds), last, harm)]
+        seen = summed_up(session, trials, seeds, reached, margin, risks)
+        cut = any(len(trials[arm]) < made for arm in left)
+        left = [
+            arm.recipe for arm in seen.arms if arm.recipe in left and not _settled(arm, len(seeds), last, harm, risks)
+        ]
         if cut and left:
             seen = _saying(seen, remark("looks_cut", seconds=session.budget, seeds=len(seen.seeds)))
         if cut or not left:
@@ -203,11 +262,13 @@ def decide(
     return seen
 
 
-def _settled(arm: Arm, most: int, last: Look, harm: bool) -> bool:
+def _settled(arm: Arm, most: int, last: Look, harm: bool, risks: Mapping[str, float] | None) -> bool:
     """Whether more seeds are not needed, or not worth their price."""
     if arm.standing != "unclear":
         return True
     n = len(arm.differences)
+    if risks is not None:
+        return n > 1 and hopeless(arm.differences, most, last.level_at(2 * risks[arm.recipe]), POINTED)
     turned = -1 if harm and arm.effect < 0 else 1
     if n < 2 or not hopeless([turned * d for d in arm.differences], most, last.level):
         return False
@@ -222,6 +283,7 @@ def summed_up(
     seeds: Sequence[int],
     looks: Mapping[str, Look] | None = None,
     margin: float | None = None,
+    risks: Mapping[str, float] | None = None,
 ) -> Comparison:
     """The comparison of finished trials: over those of ``seeds`` of which at least one trial was made. Each recipe may be at one ``look`` of
     several."""
@@ -238,7 +300,7 @@ def summed_up(
     by_seed = {trial.seed: trial for trial in trials[BASELINE]}
     made = {trial.seed for of_recipe in trials.values() for trial in of_recipe}
     treated = {recipe: list(of_recipe) for recipe, of_recipe in trials.items() if recipe != BASELINE}
-    arms = compare_arms(session.metric, list(trials[BASELINE]), treated, looks=looks, margin=margin)
+    arms = compare_arms(session.metric, list(trials[BASELINE]), treated, looks=looks, margin=margin, risks=risks)
     seen = tuple(seed for seed in seeds if seed in made)
     comparison = Comparison(
         subject=session.subject.label,

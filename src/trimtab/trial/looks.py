@@ -69,6 +69,17 @@ class Look:
             return 1.0
         return float(np.exp(np.interp(math.log(p), np.log(self.shares), np.log(ERRORS))))
 
+    def level_at(self, error: float) -> float:
+        """The level of Student's interval here, for those of all looks together to err so often: :meth:`fair`, backwards.
+
+        >>> look = plan((3, 5))[1]
+        >>> look.level_at(0.05) == look.level, round(look.fair(1 - look.level_at(0.001)), 6)
+        (True, 0.001)
+        """
+        if error < ERRORS[0]:
+            return 1 - min(self.shares[0], error * self.sure)
+        return 1 - float(np.exp(np.interp(math.log(error), np.log(ERRORS), np.log(self.shares))))
+
 
 def looks_up_to(most: int, together: int = 1) -> tuple[int, ...]:
     """After how many seeds to look, the last time after ``most``; ``together`` of them run at a time.
@@ -144,8 +155,8 @@ def _allowed(looks: Sequence[int], courses: np.ndarray, error: float) -> list[fl
     return found
 
 
-def hopeless(differences: Sequence[float], most: int, last: float) -> bool:
-    """Whether more seeds are not worth their price: what was seen until now does not even point at ``HOPE`` of what the last look, after
+def hopeless(differences: Sequence[float], most: int, last: float, hope: float = HOPE) -> bool:
+    """Whether more seeds are not worth their price: what was seen until now does not even point at ``hope`` of what the last look, after
     ``most`` of them and at the level ``last``, asks for. To stop there costs 0.01 of power at most, and no error.
 
     >>> hopeless([0.1, -0.2, 0.1, -0.1], 10, 0.98), hopeless([0.1, 0.2, 0.1, -0.1], 10, 0.98)
@@ -154,8 +165,8 @@ def hopeless(differences: Sequence[float], most: int, last: float) -> bool:
     from scipy import special
 
     n = len(differences)
-    if n <= LEAST:
+    if n <= LEAST and hope == HOPE:
         return False
     mean, spread = float(np.mean(differences)), float(np.std(differences, ddof=1))
     t = mean * math.sqrt(n) / spread if spread else math.copysign(math.inf, mean) if mean else 0.0
-    return t * math.sqrt(most / n) < HOPE * float(special.stdtrit(most - 1, (1 + last) / 2))
+    return t * math.sqrt(most / n) < hope * float(special.stdtrit(most - 1, (1 + last) / 2))

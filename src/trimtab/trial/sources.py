@@ -96,6 +96,10 @@ class Sources:
         now = {BASELINE: self.subject.fingerprint()} | {name: edit.fingerprint() for name, edit in self.edits.items()}
         return now != self._prints
 
+    def question(self, arm: str) -> str:
+        """Stands for the question whether an arm is better than the subject: for what both of them are."""
+        return hashlib.sha256(f"{self._prints[BASELINE]}|{self._prints.get(arm, arm)}".encode()).hexdigest()[:16]
+
     def _key(self, name: str) -> str:
         return f"{self._prints[name]}|{self._there(name)}read"
 

@@ -197,6 +197,7 @@ def compare_arms(
     generator: np.random.Generator | None = None,
     looks: Mapping[str, Look] | None = None,
     margin: float | None = None,
+    risks: Mapping[str, float] | None = None,
 ) -> tuple[Arm, ...]:
     """Each arm against the baseline, seed by seed, with Holm's correction over the arms.
 
@@ -221,6 +222,8 @@ def compare_arms(
         looks: where this is one look of several, that of each recipe (:func:`~trimtab.trial.looks.plan`): intervals are so wide that they
             hold at all looks together, and ``p`` is fair for all of them.
         margin: differences below it make none; by default the standard deviation of the baseline over its seeds, from three of them on.
+        risks: with which probability each recipe may be called better falsely, in the place of one for all of them together: then ``p_holm``
+            is raised by that in the place of Holm's correction.
 
     Raises:
         ValueError: if a recipe or the baseline has two trials of one seed.
@@ -243,7 +246,10 @@ def compare_arms(
         }  # it may have ended before others
         arm = _arm(metric, beside, recipe, treated, level, random, look)
         found.append(msgspec.structs.replace(arm, margin=margin))
-    corrected = holm([arm.p for arm in found])
+    if risks is None:
+        corrected = holm([arm.p for arm in found])
+    else:  # half of what a two-sided p says is an error for the better
+        corrected = [arm.p if math.isnan(arm.p) else min(1.0, arm.p * ERROR / (2 * risks[arm.recipe])) for arm in found]
     return tuple(msgspec.structs.replace(arm, p_holm=p) for arm, p in zip(found, corrected, strict=True))
 
 
