@@ -525,3 +525,17 @@ def arm_of(effect: float, margin: float, spread: float = 1.0) -> Arm:
         ACCURACY, trials("", 0.0, 0.0), {"a": trials("a", effect - half, effect + half)}, margin=margin
     )
     return arm
+
+
+def test_a_divergence_that_arms_share_counts_with_the_sign_flip_test_among_several() -> None:
+    base = [math.nan, 0.5, 0.52, 0.51]
+    arm = [0.9, 0.8, 0.82, 0.805]
+    (alone,) = compare_arms(ACCURACY, trials("", *base), {"a": trials("a", *arm)})
+    both = compare_arms(ACCURACY, trials("", *base), {"a": trials("a", *arm), "b": trials("b", *arm)})
+    assert alone.p < 0.001 and alone.verdict == "better"
+    assert [one.p for one in both] == [0.125, 0.125] and [one.verdict for one in both] == ["undecided"] * 2
+    assert [one.low for one in both] == [alone.low] * 2
+    (for_a_log,) = compare_arms(ACCURACY, trials("", *base), {"a": trials("a", *arm)}, risks={"a": 0.025})
+    assert for_a_log.p == 0.125
+    ended = compare_arms(ACCURACY, trials("", *base[1:]), {"a": trials("a", *arm[1:]), "b": trials("b", *arm[1:])})
+    assert all(one.p < 0.01 for one in ended)  # no divergence, no change

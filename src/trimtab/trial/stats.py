@@ -3,7 +3,8 @@
 A seed that ends without a number is not a very bad number: it is counted beside the differences. But where the untreated run diverges and
 the treated one does not, the recipe has won, and by more than a number says: such a seed counts as a difference as large as the largest
 that was seen. Under the null hypothesis either run of a seed is as likely to be the one that diverges, and an arm that has lost a seed is
-never called better, so the tests keep their error rates (``benchmarks/error_rates.py``).
+never called better, so the tests keep their error rates (``benchmarks/error_rates.py``). Among several arms, which all gain by one divergence of the
+subject that they share, such differences count with the sign-flip test, which their being alike does not help.
 """
 
 from __future__ import annotations
@@ -244,7 +245,9 @@ def compare_arms(
         beside = {
             seed: one for seed, one in untreated.items() if look is None or seed in treated
         }  # it may have ended before others
-        arm = _arm(metric, beside, recipe, treated, level, random, look)
+        arm = _arm(
+            metric, beside, recipe, treated, level, random, look, among_others=len(arms) > 1 or risks is not None
+        )
         found.append(msgspec.structs.replace(arm, margin=margin))
     if risks is None:
         corrected = holm([arm.p for arm in found])
@@ -359,6 +362,7 @@ def _arm(
     level: float,
     generator: np.random.Generator,
     look: Look | None,
+    among_others: bool,
 ) -> Arm:
     every = [*baseline, *(seed for seed in trials if seed not in baseline)]
     outcomes = {seed: (_outcome(baseline.get(seed)), _outcome(trials.get(seed))) for seed in every}
@@ -374,6 +378,9 @@ def _arm(
     largest = max(map(abs, seen.values()), default=0.0)
     differences = [seen.get(seed, largest) for seed in pairs]
     mean, low, high, p = paired_t(differences, look.level if look else level)
+    p_sign = sign_flip(differences, generator) if len(pairs) >= 2 else math.nan
+    if among_others and len(pairs) > len(both) and p_sign > p:
+        p = p_sign
     own = Counter(outcome for _, outcome in outcomes.values())
     return Arm(
         recipe=recipe,
@@ -385,7 +392,7 @@ def _arm(
         low=low,
         high=high,
         p=look.fair(p) if look else p,
-        p_sign=sign_flip(differences, generator) if len(pairs) >= 2 else math.nan,
+        p_sign=p_sign,
         p_holm=math.nan,  # compare_arms knows the other arms
         wins=sum(outcomes[seed][0] == "diverged" or seen[seed] > 0 for seed in seeds if pairs or never),
         diverged=own["diverged"],
