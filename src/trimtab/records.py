@@ -380,13 +380,30 @@ class Finding(Record):
         return f"{self.severity}: {self.title}, at {self.where}"
 
 
+class Predicted(Record):
+    """Which of a number of held-out samples were predicted right in the end, in the order in which they came: a bit for each, eight to a byte.
+    ``targets`` stands for what they are: two trials with the same saw the same samples."""
+
+    samples: int
+    right: bytes
+    targets: str
+
+    @property
+    def bits(self) -> np.ndarray:
+        """One for each that was right; shape ``(samples,)``."""
+        import numpy as np
+
+        return np.unpackbits(np.frombuffer(self.right, np.uint8), count=self.samples)
+
+
 class Trial(Record):
     """One run of a subject under a recipe and a seed. ``value`` is the metric at the end, NaN unless status is ok.
 
     Only a search stops trials before their end: ``pruned``, with the reason in ``error``, or ``diverged``. A trial that was to make only
     a ``share`` of the run has the metric that it had there. ``numbers`` stands for every loss and every score that was seen: two runs
     with the same are the same. ``others`` are the other numbers that could have judged, by name, and under the name of the metric its best
-    value, or its last where the best judges. ``step_seconds`` is the time from one step to the next, ``memory`` the most bytes that its process had;
+    value, or its last where the best judges. ``predicted`` are the predictions that the metric is the share of, where
+    it is one. ``step_seconds`` is the time from one step to the next, ``memory`` the most bytes that its process had;
     0 where that is not known.
     """
 
@@ -405,6 +422,7 @@ class Trial(Record):
     step_seconds: float = 0.0
     memory: float = 0.0
     others: dict[str, float] = {}
+    predicted: Predicted | None = None
 
     def _in_short(self) -> str:
         ended = _short(self.value) if self.status == "ok" else self.status
@@ -454,7 +472,8 @@ class Arm(Record):
 
     ``low``/``high`` bound the mean paired difference (t interval at ``Comparison.level``), ``p_sign`` is the exact two-sided
     sign-flip probability, ``p_holm`` the t-test probability after Holm's correction over the arms. Differences below ``margin`` count as none
-    (0: every difference counts). ``remarks`` are what no number says;
+    (0: every difference counts). ``correlation`` is that of the untreated and the treated run of a seed. ``beyond`` are the bounds of the
+    interval that holds for other ``samples`` of the same kind, too, and not for those held out alone; none where they were not seen. ``remarks`` are what no number says;
     ``lines`` keep the recipe of an arm that is proven; of an ``edit``, which is another version of the subject and no recipe, they are the
     difference. ``cost`` is how many times as long as untreated a step takes, ``memory`` how many
     times as much the process needs.
@@ -482,6 +501,9 @@ class Arm(Record):
     memory: float = 0.0
     edit: bool = False
     margin: float = 0.0
+    correlation: float = math.nan
+    beyond: tuple[float, ...] = ()
+    samples: int = 0
 
     def _in_short(self) -> str:
         interval = f" [{_short(self.low)}, {_short(self.high)}]"
@@ -724,6 +746,44 @@ class Tuning(Outcome):
 
     def _in_short(self) -> str:
         return f"of {self.subject}: {self.recipe or 'nothing that helps'}, {_number(self.attempts, 'trial')}"
+
+
+class Spread(Record):
+    """How much the numbers of a subject move where seeds vary a part of what is random: "all", "init" (what is drawn until the first optimizer
+    is made) or "order" (what is drawn from then on).
+
+    ``values`` are those of the metric on the seeds that ended with one, ``lost`` are the other seeds; ``sd`` is their standard deviation,
+    with the bounds of its interval of 95 %. ``others`` are the standard deviations of the other numbers, by name.
+    """
+
+    part: str
+    values: tuple[float, ...]
+    mean: float
+    sd: float
+    low: float
+    high: float
+    lost: tuple[int, ...] = ()
+    others: dict[str, float] = {}
+
+    def _in_short(self) -> str:
+        bounds = f"[{_short(self.low)}, {_short(self.high)}]"
+        return f"{self.part}: {_short(self.sd)} {bounds} over {_number(self.values, 'seed')}"
+
+
+class Noise(Outcome):
+    """How much the number that judges the untreated subject moves from run to run by chance. ``spreads`` has all that is random first, then the
+    parts that were varied alone; ``trials`` are those of all. ``smallest`` is, by the number of seeds, the smallest difference between two
+    versions that share nothing which would be proven four times of five.
+    """
+
+    metric: Metric
+    seeds: tuple[int, ...]
+    spreads: tuple[Spread, ...]
+    smallest: dict[int, float] = {}
+    trials: tuple[Trial, ...] = ()
+
+    def _in_short(self) -> str:
+        return f"of {self.metric.name} of {self.subject}: {_short(self.spreads[0].sd)} over {_number(self.seeds, 'seed')}"
 
 
 class Findings(tuple[Finding, ...]):

@@ -90,6 +90,23 @@ class English:
         return f"With the recipe, {count(seeds, 'seed')} diverged that did not untreated (exact two-sided McNemar p = {p:.3g})."
 
     @staticmethod
+    def paired(correlation: float) -> str:
+        times = 1 / (1 - min(correlation, 0.999))
+        worth = (
+            f"sharing it saved {'more than ' * (times > 999)}{times:.3g} times the runs"
+            if times > 1.2
+            else "sharing it saved nothing"
+        )
+        return f"The two runs of a seed correlate with {correlation:.2f}: {worth}."
+
+    @staticmethod
+    def beyond(low: float, high: float, samples: int, seeds: int) -> str:
+        return (
+            f"Of other samples of the same kind the interval is [{low:.3g}, {high:.3g}] (two-way, over {count(seeds, 'seed')} and {count(samples, 'sample')} "
+            "held out)."
+        )
+
+    @staticmethod
     def of_version(files: int, elsewhere: Sequence[str] = ()) -> str:
         said = f"{count(files, 'Python file')} of this version {'are others' if files != 1 else 'is another one'}; data and configuration are "
         more = ", ".join(elsewhere[:3]) + (f" and {len(elsewhere) - 3} more" if len(elsewhere) > 3 else "")
@@ -166,6 +183,13 @@ class English:
         )
 
     @staticmethod
+    def own_splits() -> str:
+        return (
+            "All runs share one data set, of which the seeds hold out different samples, or in different orders. "
+            "The result speaks about this data set, not about others."
+        )
+
+    @staticmethod
     def one_data_set() -> str:
         return (
             "All runs share one data set and its split; only the seed varies. "
@@ -201,8 +225,8 @@ class English:
         return f"{_of(recipe)}The interval of the confirmed effect includes zero: the improvement is not proven at this number of seeds."
 
     @staticmethod
-    def best_of_proven(recipes: int) -> str:
-        return f"The winner is the best of {recipes} proven recipes on the seeds that prove them, which flatters its effect a little."
+    def best_of_proven(recipes: int, of: str = "recipe") -> str:
+        return f"The winner is the best of {recipes} proven {of}s on the seeds that prove them, which flatters its effect a little."
 
     @staticmethod
     def plain_rate(gained: float, rate: str, rate_gained: float, share: float = 0.0) -> str:
@@ -301,7 +325,7 @@ class English:
 
     @staticmethod
     def none_better(of: str) -> str:
-        seeds = {"remedy": "search seeds", "recipe": "seed of the search"}[of]
+        seeds = "search seeds" if of == "remedy" else "seed of the search"
         return f"No {of} was better than the untreated run on the {seeds}; nothing was confirmed."
 
     @staticmethod
@@ -321,12 +345,12 @@ class English:
         return f"The budget of {seconds:g} s was over before {missing} of {of} trials had ended."
 
     @staticmethod
-    def searched(seed: int, recipes: int, by_doctor: int, **ends: int) -> str:
+    def searched(seed: int, recipes: int, by_doctor: int, of: str = "recipe", **ends: int) -> str:
         doctored = ends.get("pruned", 0) and by_doctor
         by = " by the doctor" if doctored == ends.get("pruned", 0) else f" ({by_doctor} by the doctor)"
         texts = {"ok": "came to an end", "pruned": f"pruned{by if doctored else ''}"} | _ENDS
         said = ", ".join(f"{ends[end]} {text}" for end, text in texts.items() if end in ends)
-        return f"Recipes tried on seed {seed}: {recipes}{f', of which {said}' if said else ''}."
+        return f"{of.capitalize()}s tried on seed {seed}: {recipes}{f', of which {said}' if said else ''}."
 
     @staticmethod
     def attempt_lost(recipe: str, end: str, why: str) -> str:
@@ -341,12 +365,33 @@ class English:
         return f"Proposed and impossible: {recipes}, the first was {first}: {why}"
 
     @staticmethod
-    def search_exhausted(trials: int) -> str:
-        return f"The search ended before {trials} trials: the space holds no other recipe."
+    def search_exhausted(trials: int, of: str = "recipe") -> str:
+        return f"The search ended before {trials} trials: the space holds no other {of}."
 
     @staticmethod
     def search_cut(trials: int, seconds: float) -> str:
         return f"The search ended before {trials} trials: the budget of {seconds:g} s was over."
+
+    # -- how much a number moves by chance -------------------------------------------------------------------------------
+
+    @staticmethod
+    def shares_nothing() -> str:
+        return (
+            "A difference can be seen if it would be proven four times of five, between two versions that share nothing. What the runs of a "
+            "seed have in common makes it smaller when they are compared in pairs, as trimtab compare does."
+        )
+
+    @staticmethod
+    def parts_alone() -> str:
+        return (
+            "Initialization is all that is drawn until the first optimizer is made, data included that the script draws there; order is all that "
+            "is drawn from then on, and by generators of the script's own. Each varied while the other stayed as it was, so they need not add up."
+        )
+
+    @staticmethod
+    def stands_still(part: str, seeds: int) -> str:
+        what = {"init": "the initialization", "order": "the order"}.get(part, "all that is random")
+        return f"All {seeds} seeds that vary {what} ended with the same number: it is too coarse to move, or nothing there is drawn."
 
     # -- how trials were kept apart --------------------------------------------------------------------------------------
 

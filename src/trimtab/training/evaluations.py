@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -52,6 +53,14 @@ class Uses:
         value.register_hook(came_back)
 
 
+@dataclass(frozen=True)
+class Predictions:
+    """Of one whole evaluation: which samples were predicted right, shape ``(N,)``, and what stands for their targets, in turn."""
+
+    right: torch.Tensor
+    targets: str
+
+
 Hits = tuple[torch.Tensor, torch.Tensor]  # which predictions are right, and which count, both of bools
 TOGETHER = 64  # batches whose shares are reckoned at once
 KEPT = 4096  # predictions of a batch that are kept for that
@@ -73,6 +82,22 @@ class _Sum:
     counts: list[int] = field(default_factory=list)
     doubtful: bool = False  # it was made with gradients, and one may come back yet
     steps: int = 0  # that it has waited for that
+    keeps: bool = False  # whether each prediction is kept, and what stands for the targets
+    right: list[torch.Tensor] = field(default_factory=list)
+    targets: Any = None
+
+    def keep(self, hits: Hits, target: torch.Tensor) -> None:
+        """The predictions of one batch."""
+        right, counts = hits
+        self.right.append(right[counts].cpu())
+        self.targets = self.targets or hashlib.sha256()
+        self.targets.update(target.detach().to("cpu", torch.float32).numpy().tobytes())
+
+    def predictions(self) -> Predictions | None:
+        """All of them; ``None`` where they are not kept, or not of every batch."""
+        if not self.keeps or self.judged != len(self.counts):
+            return None
+        return Predictions(torch.cat(self.right), self.targets.hexdigest()[:16])
 
     def add(self, value: torch.Tensor, count: int, hits: Hits | None) -> None:
         """One batch, of ``count`` samples."""
@@ -126,6 +151,8 @@ class Evaluations:
         self.uses = Uses()
         self._sums: dict[tuple[tuple, bool], _Sum] = {}  # by place, and whether gradients were recorded
         self._lock = threading.RLock()  # models may be evaluated in threads
+        self.keeps = False  # whether single predictions are asked for
+        self.predictions: dict[tuple, Predictions] = {}  # of the last whole evaluation, by the key of its place
 
     def add(
         self,
@@ -161,13 +188,16 @@ class Evaluations:
             place = place.unnamed  # def train(...) trains and evaluates in the end
         stream = self._sums.get((place.key, graph))
         if stream is None:
-            stream = self._sums[place.key, graph] = _Sum()
+            stream = self._sums[place.key, graph] = _Sum(keeps=self.keeps)
         stream.doubtful = graph and place.key not in self.uses.sure
         count = max(1, target.shape[0] if target.ndim else 1)
         if kwargs.get("reduction") == "sum" or kwargs.get("size_average") is False:
             among = LOSSES[name].target == "classes" and not target.is_floating_point()
             value = value.detach() / (int((target != kwargs.get("ignore_index", -100)).sum()) if among else count)
-        stream.add(value, count, _hits(name, output.detach(), target, kwargs.get("ignore_index", -100)))
+        hits = _hits(name, output.detach(), target, kwargs.get("ignore_index", -100))
+        stream.add(value, count, hits)
+        if stream.keeps and hits is not None:
+            stream.keep(hits, target)
         return True
 
     def close(self, over: bool = False) -> Iterator[tuple[tuple, str, float]]:
@@ -180,6 +210,8 @@ class Evaluations:
             streams = [(key, graph, self._sums.pop((key, graph))) for key, graph in finished]
         for key, graph, stream in streams:
             if not (graph and key in self.uses.trains):
+                if (made := stream.predictions()) is not None:
+                    self.predictions[key] = made
                 yield from ((key, what, value) for what, value in stream.means())
 
     def step(self) -> None:

@@ -127,7 +127,9 @@ class Training(Gates):
 
     # -- events ------------------------------------------------------------------------------------------------------
 
-    def on(self, event: Event | Literal["backward", "step"], call: Callable[..., None]) -> Callable[[], None]:
+    def on(
+        self, event: Event | Literal["backward", "step", "predictions"], call: Callable[..., None]
+    ) -> Callable[[], None]:
         """Call ``call(...)`` at every such event; the returned function ends it."""
         self._events.setdefault(event, []).append(call)
         stage.settle()

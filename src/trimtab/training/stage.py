@@ -170,6 +170,7 @@ class Stage:
         _keep(self._losses, heard, self._tap_losses)
         if not heard:
             self.evaluations = Evaluations()
+        self.evaluations.keeps = any(training.listens_to("predictions") for training in live)
 
     def _tap_steps(self) -> Iterator[Callable[[], None]]:
         yield self.taps.listen("before_backward", self._before_backward)
@@ -223,6 +224,8 @@ class Stage:
                 hearer.evaluation(training, name, value)
             if training is not None:
                 training.evaluated(name, value)
+                if what == "accuracy" and (made := self.evaluations.predictions.pop(key, None)) is not None:
+                    training.emit("predictions", name, made)
 
     def begin_step(self) -> None:
         """An optimizer is about to step."""

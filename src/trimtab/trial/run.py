@@ -7,7 +7,7 @@ import hashlib
 import math
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,9 +16,10 @@ from msgspec.structs import replace
 
 from trimtab.quantities import beside, judged, may_judge, value
 from trimtab.recipe import NothingToDo, Recipe
-from trimtab.records import Applied, Asked, CodePlace, Flow, Metric, RunRecord, Series, TrainingRecord, Trial
+from trimtab.records import Applied, Asked, CodePlace, Flow, Metric, Predicted, RunRecord, Series, TrainingRecord, Trial
 from trimtab.store import Keeping
 from trimtab.training import Training, shifted
+from trimtab.training.evaluations import Predictions
 from trimtab.training.stage import stage
 from trimtab.trial.journal import Deeds
 from trimtab.trial.live import Follower, Live, Pace, Pulse, Report
@@ -29,6 +30,7 @@ BASELINE = ""
 IN_VAIN = 3  # times that a script may take its end for an error
 WAIT = 5.0  # seconds, besides as long as it ran, that it may go on when the thread that trains has ended
 NAMED = 5  # numbers that are named where the one that judges is missing
+MOST_SAMPLES = 1_000_000  # of which predictions are kept
 CURVE = 200  # points that a trial keeps of a series at most
 
 
@@ -36,7 +38,8 @@ CURVE = 200  # points that a trial keeps of a series at most
 class Job:
     """A trial to run. With ``watch``, layers and gradients are measured too and the run is kept in the store; with ``live``, it tells
     of itself while it runs, and may be stopped; with ``until`` it is to make so many reports only, and with ``steps`` so many steps. A ``probe`` is there for its losses alone. ``found`` stands for the files that the subject reads, as they are;
-    ``flows`` are what was seen of the models of each training before. An ``arm`` that is no recipe has a name."""
+    ``flows`` are what was seen of the models of each training before. An ``arm`` that is no recipe has a name. ``varies`` is the part of
+    what is random that the seed moves: "init", "order", or nothing for all of it."""
 
     subject: Subject
     recipe: str
@@ -51,6 +54,7 @@ class Job:
     found: str = ""
     flows: tuple[Flow | None, ...] = ()
     arm: str = ""
+    varies: str = ""
 
     @property
     def name(self) -> str:
@@ -64,7 +68,8 @@ class Job:
         metric = f"{self.metric.name} {self.metric.folds}" if self.metric else ""
         until = f"|{self.until} of {self.live}" if self.until else ""
         steps = f"|{self.steps} steps{' of a probe' if self.probe else ''}" if self.steps else ""
-        return f"{self.subject.fingerprint()}|{self.found}|{self.recipe}|{self.seed}|{metric}|{asked}{until}{steps}"
+        varies = f"|{self.varies} varies" if self.varies else ""
+        return f"{self.subject.fingerprint()}|{self.found}|{self.recipe}|{self.seed}|{metric}|{asked}{until}{steps}{varies}"
 
 
 class Enough(SystemExit):
@@ -108,6 +113,7 @@ def run_job(
     tried: dict[int, Training] = {}  # by the place of the training in the run
     plain: dict[int, tuple[str, ...]] = {}  # how torch says the same
     refused: list[str] = []
+    predicted: dict[str, Predictions] = {}  # of the last evaluation, by the name of its accuracy
     pace, pulse = Pace(), Pulse(tell)
     end = _End(job.steps, recorder, lambda: leave(concluded(Ending())) if leave is not None else None)
 
@@ -124,6 +130,7 @@ def run_job(
             refused.append(str(error))
         recorder.guard(recorder.watch)(training, code)
         training.on("step", lambda loss: pace.step())
+        training.on("predictions", recorder.guard(lambda name, made: predicted.update({name: made}), "predictions"))
         training.on("step", recorder.guard(pulse.step))
         if job.steps:
             end.follow(training)
@@ -144,14 +151,14 @@ def run_job(
         run = recorder.close()
         idle, acted = _idle(job, run, tried, refused)
         trial = _judge(job, run, idle, acted, recorder.guard.unheard, outcome.error if outcome.refused else "")
-        trial = replace(trial, step_seconds=pace.seconds)
+        trial = replace(trial, step_seconds=pace.seconds, predicted=_predicted(trial, predicted))
         if trial.status != "ok":
             return Result(trial, run)
         stepped = [index for index, training in tried.items() if training.changes and run.trainings[index].steps]
         applied = (_applied(tried[index], plain[index]) for index in stepped)
         return Result(replace(trial, applied=tuple(dict.fromkeys(applied))), run)
 
-    with shifted(job.seed), stage.treated.alone():
+    with shifted(job.seed, job.varies), stage.treated.alone():
         try:
             outcome = job.subject.run(heard)
         except Enough:
@@ -235,6 +242,17 @@ def _idle(job: Job, run: RunRecord, tried: dict[int, Training], refused: list[st
     if idle and all(why := [training.why_untouched for training in counts.values()]):
         idle += dict.fromkeys(why)
     return idle, acted
+
+
+def _predicted(trial: Trial, made: Mapping[str, Predictions]) -> Predicted | None:
+    """The predictions of which the value of a trial is the share of those that are right, as it is or in percent."""
+    for one in made.values():
+        samples = len(one.right)
+        share = float(one.right.float().mean()) if 0 < samples <= MOST_SAMPLES else math.nan
+        if any(math.isclose(trial.value, times * share, abs_tol=0.51e-2 * times / 10) for times in (1, 100)):
+            bits = np.packbits(one.right.numpy())
+            return Predicted(samples=samples, right=bits.tobytes(), targets=one.targets)
+    return None
 
 
 def _beside(run: RunRecord, metric: Metric | None) -> list[int]:

@@ -117,7 +117,7 @@ class Session:
         self._kept.close()
 
     def admit(self, edits: Mapping[str, Script]) -> None:
-        """These edits of the subject are arms beside recipes, by the names that they have in tables.
+        """These edits of the subject are arms, too, beside recipes and those that are, by the names that they have in tables.
 
         Raises:
             TrialError: if one cannot be tried here.
@@ -256,7 +256,7 @@ class Session:
 
         def ended(job: Job, result: Result) -> None:
             self._refuse_changed(self.sources.met(job, result), self._taken)
-            done(job, result)
+            done(job, _with_last_line(result) if job.arm else result)
 
         try:
             self.engine.run(jobs, ended, report=heard, **more)
@@ -325,8 +325,11 @@ class Session:
                 "speak of the same. Start again: trials on the changed files are kept apart."
             )
 
-    def trials(self, recipes: Iterable[str], seeds: Sequence[int], stage: str = "") -> dict[str, list[Trial]]:
-        """The trials of these recipes on these seeds, by recipe; those the budget left out are missing.
+    def trials(
+        self, recipes: Iterable[str], seeds: Sequence[int], stage: str = "", varies: str = ""
+    ) -> dict[str, list[Trial]]:
+        """The trials of these recipes on these seeds, by recipe; those the budget left out are missing. The seeds move all that is random, or
+        a part of it (:func:`~trimtab.training.shifted`).
 
         Raises:
             TrialError: if the subject was changed meanwhile.
@@ -338,7 +341,7 @@ class Session:
         # seed by seed: when time runs out, all arms have the same seeds
         for seed in seeds:
             for recipe in found:
-                job = self._job(recipe, seed)
+                job = self._job(recipe, seed, varies=varies)
                 trial, before = self._kept.get(job.key)
                 if trial is None:
                     missing.append(job)
@@ -351,7 +354,7 @@ class Session:
 
         def done(job: Job, result: Result) -> None:
             self._check_unchanged()
-            self._kept.put(self._job(job.name, job.seed).key, result.trial)  # what an edit reads is known by now
+            self._kept.put(self._job(job.name, job.seed, varies=varies).key, result.trial)  # what an edit reads is known by now
             found[job.name].append(result.trial)
             self._advance(result.trial)
 
@@ -511,17 +514,17 @@ class Session:
                     yield job
                     continue
                 self.reused += before
-                ended(trial, before)
+                ended(msgspec.structs.replace(trial, recipe=recipe), before)
                 self.progress.advance(trial, before)
 
         def done(job: Job, result: Result) -> None:
             self._check_unchanged()
             if result.trial.status in ("ok", "no_effect"):  # who has diverged may have been stopped
-                self._kept.put(job.key, result.trial)
+                self._kept.put(self._job(job.name, seed).key, result.trial)  # what an edit reads is known by now
             ended(result.trial, False)
             self.progress.advance(result.trial, False)
 
-        self._run(jobs(), done, lambda job, said: report(job.recipe, said), self._steps, stop_at=self.stop_at)
+        self._run(jobs(), done, lambda job, said: report(job.name, said), self._steps, stop_at=self.stop_at)
 
     def say(self, said: Remark | str) -> None:
         """Tell something at once."""
@@ -551,6 +554,15 @@ class Session:
 
 BY_DOCTOR = "stopped by the doctor"
 _AT_ITS_SHARE = "this was its share"
+_BY_CODE = "the script ended itself with exit code"
+
+
+def _with_last_line(result: Result) -> Result:
+    """A trial that ended itself by a code alone says with it what it printed last: of arguments that a script refuses, that is the reason."""
+    trial, lines = result.trial, result.log.strip().splitlines()
+    if not lines or not trial.error.startswith(_BY_CODE):
+        return result
+    return dataclasses.replace(result, trial=msgspec.structs.replace(trial, error=f"{trial.error}: {lines[-1]}"))
 
 
 def _at_share(trial: Trial, share: float) -> Trial:

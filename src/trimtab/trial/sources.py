@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from trimtab.records import RunRecord, Watched
@@ -29,19 +30,22 @@ class Sources:
 
     def __init__(self, subject: Subject, kept: Kept) -> None:
         self.subject = subject
-        self.edits: Mapping[str, Script] = {}  # by the names of the arms
+        self.edits: dict[str, Script] = {}  # by the names of the arms
         self._kept = kept
         self._prints = {BASELINE: subject.fingerprint()}
+        self._texts: dict[Script, str] = {}  # fingerprints of edits without their arguments, which change no text
         self._read: dict[str, str] = {}  # stands for the files, by arm
         self._unread: tuple[str, RunRecord] | None = (
             None  # a run that was taken, of which nobody knows what it has read
         )
 
     def add(self, edits: Mapping[str, Script]) -> None:
-        """These are arms, too. What each of them has read before is known, if it is still as it was."""
-        self.edits = edits
-        self._prints = {BASELINE: self._prints[BASELINE]} | {name: edit.fingerprint() for name, edit in edits.items()}
-        for name in edits:
+        """These are arms, too, besides those that are. What each of them has read before is known, if it is still as it was."""
+        self.edits |= edits
+        self._prints |= {name: edit.fingerprint() for name, edit in edits.items()}
+        for name, edit in edits.items():
+            if (alone := replace(edit, arguments=())) not in self._texts:
+                self._texts[alone] = alone.fingerprint()
             watched = self.watched(self._key(name))
             if watched is not None and not changed_since(watched.seen):
                 self._read[name] = _digest(watched.seen)
@@ -93,8 +97,8 @@ class Sources:
 
     def changed(self) -> bool:
         """Whether a text is another one than when the session began."""
-        now = {BASELINE: self.subject.fingerprint()} | {name: edit.fingerprint() for name, edit in self.edits.items()}
-        return now != self._prints
+        others = any(edit.fingerprint() != known for edit, known in self._texts.items())
+        return others or self.subject.fingerprint() != self._prints[BASELINE]
 
     def question(self, arm: str) -> str:
         """Stands for the question whether an arm is better than the subject: for what both of them are."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 import msgspec
@@ -85,6 +85,45 @@ def paired_t(differences: Sequence[float] | np.ndarray, level: float = 0.95) -> 
     half = float(special.stdtrit(n - 1, (1 + level) / 2)) * error
     p = 2 * float(special.stdtr(n - 1, -abs(mean) / error))
     return Interval(scale * mean, scale * (mean - half), scale * (mean + half), p)
+
+
+def two_way(differences: np.ndarray, level: float = 0.95) -> Interval:
+    r"""The interval of a mean difference over seeds *and* samples, both of which are drawn from many.
+
+    .. math:: \bar d \pm t_{\nu,\,(1+level)/2}\,\sqrt{\frac{MS_S + MS_I - MS_E}{S\,I}}, \qquad
+              \nu = \frac{(MS_S + MS_I - MS_E)^2}{MS_S^2/(S-1) + MS_I^2/(I-1) + MS_E^2/((S-1)(I-1))}
+
+    for differences :math:`d`, shape ``(S, I)`` of seeds and samples, and the mean squares of a two-way analysis of variance with random
+    effects: between seeds, between samples, and of what is left (Searle, Casella & McCulloch 1992, Variance Components). The error is
+    never taken to be smaller than that of the seeds alone.
+
+    >>> d = np.add.outer([0.1, 0.0, 0.2], [0.5, -0.5, 0.3, -0.3])
+    >>> mean, low, high, _ = two_way(d)
+    >>> print(f"{mean:.2f} [{low:.2f}, {high:.2f}], of the seeds alone [{paired_t(d.mean(1)).low:.2f}, {paired_t(d.mean(1)).high:.2f}]")
+    0.10 [-0.64, 0.84], of the seeds alone [-0.15, 0.35]
+    """
+    from scipy import special
+
+    d = np.asarray(differences, dtype=np.float64)
+    seeds, samples = d.shape
+    if seeds < 2 or samples < 2:
+        return Interval(float(d.mean()), -math.inf, math.inf, math.nan)
+    mean, of_seed, of_sample = d.mean(), d.mean(1), d.mean(0)
+    between_seeds = samples * of_seed.var(ddof=1)
+    between_samples = seeds * of_sample.var(ddof=1)
+    left = ((d - of_seed[:, None] - of_sample + mean) ** 2).sum() / ((seeds - 1) * (samples - 1))
+    total = max(between_seeds + between_samples - left, between_seeds)
+    if total == 0:
+        return Interval(float(mean), -math.inf, math.inf, math.nan)
+    of_parts = (
+        between_seeds**2 / (seeds - 1) + between_samples**2 / (samples - 1) + left**2 / ((seeds - 1) * (samples - 1))
+    )
+    freedom = max(1.0, float(total**2 / of_parts))
+    error = math.sqrt(total / (seeds * samples))
+    half = float(special.stdtrit(freedom, (1 + level) / 2)) * error
+    return Interval(
+        float(mean), float(mean) - half, float(mean) + half, 2 * float(special.stdtr(freedom, -abs(mean) / error))
+    )
 
 
 def sign_flip(differences: Sequence[float] | np.ndarray, generator: np.random.Generator | None = None) -> float:
@@ -316,7 +355,8 @@ def limits(comparison: Comparison) -> tuple[Remark, ...]:
     if any(arm.diverged + arm.failed + arm.no_effect + arm.baseline_diverged for arm in arms):
         said.append(remark("lost_seeds_counted"))
     if arms:
-        said.append(remark("one_data_set"))
+        held_out = {trial.predicted.targets for trial in comparison.trials if trial.predicted is not None}
+        said.append(remark("own_splits") if len(held_out) > 1 else remark("one_data_set"))
     return tuple(said)
 
 
@@ -381,6 +421,8 @@ def _arm(
     p_sign = sign_flip(differences, generator) if len(pairs) >= 2 else math.nan
     if among_others and len(pairs) > len(both) and p_sign > p:
         p = p_sign
+    correlation = _correlation([(float(baseline[seed].value), float(trials[seed].value)) for seed in both])
+    beyond, samples = _beyond([(baseline[seed], trials[seed]) for seed in pairs], look.level if look else level)
     own = Counter(outcome for _, outcome in outcomes.values())
     return Arm(
         recipe=recipe,
@@ -399,10 +441,43 @@ def _arm(
         failed=own["failed"],
         no_effect=own["no_effect"],
         baseline_diverged=sum(first == "diverged" and second != "not_run" for first, second in outcomes.values()),
+        correlation=correlation,
+        beyond=beyond,
+        samples=samples,
         cost=_times(trials, baseline, "step_seconds"),
         memory=_times(trials, baseline, "memory"),
-        remarks=_remarks(np.array(differences), list(outcomes.values()), low),
+        remarks=(
+            *_remarks(np.array(differences), list(outcomes.values()), low),
+            *_of_pairs(correlation, beyond, samples, len(pairs)),
+        ),
     )
+
+
+def _correlation(pairs: Sequence[tuple[float, float]]) -> float:
+    """How much the two runs of a seed have in common; NaN where that cannot be said."""
+    values = np.array(pairs)
+    if len(values) < LEAST or not values.std(0).all() or _equal(values[:, 1] - values[:, 0]):
+        return math.nan
+    return float(np.corrcoef(values.T)[0, 1])
+
+
+def _of_pairs(correlation: float, beyond: Sequence[float], samples: int, seeds: int) -> Iterator[Remark]:
+    if math.isfinite(correlation):
+        yield remark("paired", correlation=correlation)
+    if beyond:
+        yield remark("beyond", low=beyond[0], high=beyond[1], samples=samples, seeds=seeds)
+
+
+def _beyond(pairs: Sequence[tuple[Trial, Trial]], level: float) -> tuple[tuple[float, ...], int]:
+    """The bounds for other samples, too, and of how many those that were seen are; none where not all runs have predicted the same ones."""
+    made = [(untreated.predicted, treated.predicted) for untreated, treated in pairs]
+    known = [(ours, theirs) for ours, theirs in made if ours is not None and theirs is not None]
+    if len(known) < max(2, len(pairs) - 1) or len({one.targets for pair in known for one in pair}) > 1:
+        return (), 0
+    times = 100 if max(untreated.value for untreated, _ in pairs) > 1 else 1  # the metric may be in percent
+    d = times * np.stack([theirs.bits.astype(np.float64) - ours.bits for ours, theirs in known])
+    _, low, high, _ = two_way(d, level)
+    return ((low, high), d.shape[1]) if math.isfinite(high - low) else ((), 0)
 
 
 def _times(trials: Mapping[int, Trial], baseline: Mapping[int, Trial], what: str) -> float:
