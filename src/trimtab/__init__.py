@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from trimtab.reporting import report
     from trimtab.training import Training, attach
     from trimtab.trial.compare import compare
+    from trimtab.trial.noise import noise
     from trimtab.trial.subjects import Script, Task
     from trimtab.trial.treat import treat
     from trimtab.trial.tune import tune
@@ -32,6 +33,7 @@ _HOMES = {
     "Script": "trimtab.trial.subjects",
     "Task": "trimtab.trial.subjects",
     "compare": "trimtab.trial.compare",
+    "noise": "trimtab.trial.noise",
     "treat": "trimtab.trial.treat",
     "tune": "trimtab.trial.tune",
     "watch": "trimtab.trial.watch",
@@ -59,6 +61,7 @@ __all__ = [
     "compare",
     "diagnose",
     "lr_range_test",
+    "noise",
     "report",
     "treat",
     "tune",

@@ -169,6 +169,36 @@ def test_a_shifted_run_is_the_run_with_a_higher_seed(workers):
         assert torch.equal(under(seed, lambda: draw(5)), draw(5 + seed * STRIDE))
 
 
+PARTS = {
+    "init": {"weights", "seeded before"},
+    "order": {"own", "default_rng", "order", "random", "numpy", "seeded again"},
+}
+
+
+@pytest.mark.parametrize("varies", PARTS)
+def test_a_part_of_what_is_random_varies_alone(varies):
+    def run():
+        torch.manual_seed(3), np.random.seed(torch.initial_seed())
+        model, own = torch.nn.Linear(2, 2), torch.Generator().manual_seed(torch.initial_seed())
+        drawn = {"weights": model.weight.tolist(), "seeded before": np.random.rand()}
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        loader = torch.utils.data.DataLoader(range(16), shuffle=True, batch_size=None)
+        drawn |= {"order": list(map(int, loader)), "random": random.random(), "numpy": np.random.rand()}
+        torch.optim.SGD(model.parameters(), lr=0.1)  # the first one counts
+        drawn |= {"own": torch.rand(2, generator=own).tolist(), "default_rng": np.random.default_rng(3).random()}
+        torch.manual_seed(3)
+        return drawn | {"seeded again": torch.rand(2).tolist()}, optimizer
+
+    def under_part(seed):
+        with shifted(seed, varies):
+            return run()[0]
+
+    before = torch.optim.Optimizer.__init__
+    first, second = under_part(1), under_part(2)
+    assert {name for name in first if first[name] != second[name]} == PARTS[varies]
+    assert under_part(1) == first and torch.optim.Optimizer.__init__ is before
+
+
 @pytest.mark.parametrize("seed", ["text", b"bytes", None])
 def test_seeds_that_are_no_numbers_pass(seed):
     with shifted(2):

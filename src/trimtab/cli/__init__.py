@@ -1,4 +1,4 @@
-"""The command line: ``trimtab watch | treat | compare | tune | report | log | catalogue | info``.
+"""The command line: ``trimtab watch | treat | compare | noise | tune | report | log | catalogue | info``.
 
 Exit codes: 0 success; 1 the script failed or cannot be judged (``watch`` exits as the script did); 2 wrong usage;
 3 ``treat`` found something wrong and nothing that provably helps, or ``tune`` found nothing that does.
@@ -15,7 +15,7 @@ import click
 from trimtab import __version__
 
 BEGAN = "trimtab.began"  # when the command began (monotonic), in the context
-COMMANDS = ("watch", "treat", "compare", "tune", "report", "log", "catalogue", "info")
+COMMANDS = ("watch", "treat", "compare", "noise", "tune", "report", "log", "catalogue", "info")
 
 
 class _Lazy(click.Group):

@@ -68,11 +68,11 @@ def block_means(values: np.ndarray, count: int) -> np.ndarray:
     return np.array([values[a:b].mean() for a, b in zip(edges[:-1], edges[1:], strict=True)])
 
 
-def noise(values: np.ndarray) -> float:
+def roughness(values: np.ndarray) -> float:
     """The standard deviation of a series around its own smooth course, from its second differences: a trend does not enter, and a
     few outliers do not either. Where most neighbours are equal it is that of rounding to the smallest step (an accuracy is counted).
 
-    >>> noise(np.array([0.5, 0.75, 1.0, 1.0, 1.0, 1.0, 1.0])) == 0.25 / math.sqrt(12)
+    >>> roughness(np.array([0.5, 0.75, 1.0, 1.0, 1.0, 1.0, 1.0])) == 0.25 / math.sqrt(12)
     True
     """
     if len(values) < 5 or np.ptp(values) == 0:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from trimtab.records import Comparison, Outcome, RunRecord, Story, TrainingRecord, Treatment, Tuning, to_json
+from trimtab.records import Comparison, Noise, Outcome, RunRecord, Story, TrainingRecord, Treatment, Tuning, to_json
 from trimtab.report.outcomes import telling_of
 from trimtab.report.page import page
 from trimtab.report.telling import Telling
@@ -18,7 +18,7 @@ from trimtab.report.verdict import of_outcome, tone, verdict
 from trimtab.store import Store
 from trimtab.testing.traces import blamed, described, name_of
 
-OWN: tuple[type[Outcome], ...] = (Comparison, Treatment, Tuning)
+OWN: tuple[type[Outcome], ...] = (Comparison, Noise, Treatment, Tuning)
 RUN = RunRecord(id="run", subject="train.py", trainings=(TrainingRecord(name="training", model="Net", steps=1),))
 
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from trimtab.doctor.curves import noise
+from trimtab.doctor.curves import roughness
 from trimtab.quantities import judged
 from trimtab.records import Metric, Remark, Runner, RunRecord, Series, Trial, remark
 from trimtab.trial import looks
@@ -88,7 +88,7 @@ class Race:
             return 0.0
         import numpy as np
 
-        return CLEAR * noise(np.array(values)) * math.sqrt(2 / max(1, until // 4))
+        return CLEAR * roughness(np.array(values)) * math.sqrt(2 / max(1, until // 4))
 
     def cost(self, recipe: str) -> float:
         """How many times as long as untreated a step takes, in the first heat, where all trials are followed alike; 0 if it is not known.

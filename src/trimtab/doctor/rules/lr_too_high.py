@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from trimtab.doctor.curves import noise, progress, weight_layers
+from trimtab.doctor.curves import progress, roughness, weight_layers
 from trimtab.doctor.rule import CannotJudge, rule
 from trimtab.records import Evidence, Finding, TrainingRecord
 
@@ -51,7 +51,7 @@ def lr_too_high(training: TrainingRecord) -> Iterator[Finding]:
     width = min(WINDOW, len(values))
     means = np.convolve(values, np.ones(width) / width, "valid")
     peak, at = float(means.max()), loss.steps[int(means.argmax())]
-    spread = noise(values)
+    spread = roughness(values)
     thrown = peak - before > max(PEAK * abs(before), SURE * spread / math.sqrt(width))
     lost = went.end - went.best > max(
         LOST * (before - went.best), SURE * spread * math.sqrt(20 / len(values)), 0.05 * went.reference

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from trimtab import quantities
-from trimtab.doctor.curves import held_out, noise
+from trimtab.doctor.curves import held_out, roughness
 from trimtab.doctor.present import is_adaptive
 from trimtab.doctor.rule import CannotJudge, rule
 from trimtab.quantities import Quantity
@@ -153,7 +153,7 @@ def _fall(series: Series, name: str, goal: Goal) -> _Fall | None:
     means = np.convolve(values, np.ones(window) / window, "valid")
     at = int(means.argmin())
     best, end, worst = float(means[at]), float(means[-1]), float(means[: at + 1].max())
-    error = noise(values) * math.sqrt(2 / window)
+    error = roughness(values) * math.sqrt(2 / window)
     least = RISE * abs(best) if goal == "min" else max(RISE * (worst - best), LEAST * abs(best))
     if end - best <= max(4 * error, least):
         return None

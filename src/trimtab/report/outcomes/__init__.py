@@ -3,11 +3,12 @@
 from trimtab.members import derived, of_others
 from trimtab.records import Outcome
 from trimtab.report.outcomes.comparison import ComparisonTelling
+from trimtab.report.outcomes.noise import NoiseTelling
 from trimtab.report.outcomes.treatment import TreatmentTelling
 from trimtab.report.outcomes.tuning import TuningTelling
 from trimtab.report.telling import Telling
 
-__all__ = ["ComparisonTelling", "TreatmentTelling", "TuningTelling", "telling_of"]
+__all__ = ["ComparisonTelling", "NoiseTelling", "TreatmentTelling", "TuningTelling", "telling_of"]
 
 
 def telling_of(outcome: Outcome) -> Telling:

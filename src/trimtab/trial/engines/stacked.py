@@ -159,6 +159,8 @@ def _why_not(job: Job) -> str:
         return "of a Task alone it is known what its model, its data and its loss are"
     if job.live is not None or job.until or job.probe:
         return "trials that are followed while they run, or end after a few steps, have a process of their own"
+    if job.varies:
+        return "where seeds move only a part of what is random, each trial has a process of its own"
     try:
         recipe = Recipe.parse(job.recipe)
     except RecipeError as error:
