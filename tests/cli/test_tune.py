@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+import trimtab as tt
 from tests.trial.conftest import clusters, mark
 from trimtab.store import Store
 
@@ -62,6 +63,42 @@ def test_a_search_is_shown_again_and_goes_further(trimtab, train):
         assert len(store.tuning(store.runs()[-1]).attempts) == 4
 
 
+def of_flags() -> str:
+    """A script that has two flags, and knows the activations of torch by their names."""
+    begin = (
+        "import argparse\nflags = argparse.ArgumentParser()\nflags.add_argument('--rate', type=float, default=0.0005)\n"
+    )
+    begin += "flags.add_argument('--act', default='ReLU')\nflags = flags.parse_args()"
+    return clusters("nn.Linear(16, 24), getattr(nn, flags.act)()", begin=begin).replace("lr=0.05", "lr=flags.rate")
+
+
+def test_the_flags_of_a_script_are_searched_and_the_command_line_is_what_keeps_them(trimtab, train):
+    train.write_text(of_flags())
+    search = ["--rate=log(0.01, 0.1) --act=['Tanh', 'Nope']"]
+    options = ["--trials", "4", "--candidates", "1", "--seeds", "3", "--workers", "2"]
+    shown = trimtab("tune", "--search", *search, *options, "--json", "found.json", "train.py", "--rate", "0.001")
+    assert shown.exit_code == 0, shown.output
+    found = json.loads(train.with_name("found.json").read_text())["tuning"]
+    assert re.fullmatch(r"--rate 0\.\d+ --act Tanh", found["recipe"]) and found["proven"] is True
+    assert found["lines"] == [f"train.py --rate 0.001 {found['recipe']}"] and found["lines"][0] in shown.stdout
+    assert {attempt["status"] for attempt in found["attempts"] if "Nope" in attempt["recipe"]} == {"failed"}
+    assert "Settings tried on seed 0: 4, of which" in shown.stdout
+    assert "--act Nope failed: AttributeError: module 'torch.nn' has no attribute 'Nope'" in shown.stdout
+    assert "Trials and their settings" in (train.parent / ".trimtab" / "report.html").read_text()
+
+    again = tt.tune(tt.Script("train.py", ("--rate", "0.001")), search, trials=4, candidates=1, seeds=3)
+    assert again.recipe == found["recipe"] and "Kept from before and not repeated: 4 of these." in again.words
+    assert len(again.confirmation.trials) == 6 and list(again.axes[0].choices) == []
+
+
+def test_flags_that_the_script_refuses_are_no_search(trimtab, train):
+    train.write_text(of_flags())
+    shown = trimtab("tune", "--search", "--ratte=[1, 2]", "--workers", "2", "train.py")
+    assert shown.exit_code == 1
+    assert "No setting of --ratte=choice(1, 2) could be tried: all 2 trials failed, the first, --ratte " in shown.stderr
+    assert "exit code 2: train.py: error: unrecognized arguments: --ratte" in shown.stderr
+
+
 def test_nothing_better_ends_with_3(trimtab, train):
     train.write_text(clusters())
     shown = trimtab("tune", "--search", "lr_scale(factor=1e-6) | none", "--workers", "2", "train.py")
@@ -82,6 +119,8 @@ def test_a_script_that_fails_ends_with_1(trimtab, train):
     [
         (["train.py"], "Missing option '--search'."),
         (["--search", "dropout(p=uniform(1, 0))", "train.py"], "The search 'dropout(p=uniform(1, 0))' does not read: in uniform(1, 0) the first number must lie below the second."),
+        (["--search", "--lr=log(0, 1)", "train.py"], "The search '--lr=log(0, 1)' does not read: in log(0, 1) both numbers must be positive"),
+        (["--search", "--lr=[1, 2]", "--search", "ema | none", "train.py"], "A search is over recipes or over flags of the script"),
         (["--search", "ema", "train.py"], "There is nothing to search in 'ema': it is one recipe."),
         (["--search", "emma | none", "train.py"], "In the search 'emma | none': There is no technique called 'emma'. Did you mean ema"),
         (["--search", "ema | none", "--trials", "0", "train.py"], "Invalid value for '--trials': 0 is not in the range x>=1."),

@@ -35,7 +35,7 @@ def doubts_of_effect(arm: Arm, **of: str) -> list[Remark]:
     """What speaks against the effect of a confirmed recipe; ``of`` goes into each."""
     said = [
         remark("picks_by_metric", technique=technique.name, **of)
-        for technique in Recipe.parse(arm.recipe)
+        for technique in (() if arm.edit else Recipe.parse(arm.recipe))
         if technique.picks_by_metric
     ]
     if len(arm.differences) > 1 and math.isinf(arm.low):

@@ -22,6 +22,7 @@ import msgspec
 
 from trimtab.records import Attempt, Metric, Series, Trial
 from trimtab.store import PATIENCE
+from trimtab.trial.flags import Flags
 from trimtab.trial.kept import StoreWarning
 from trimtab.trial.live import Live, Report
 from trimtab.trial.run import CURVE
@@ -99,7 +100,7 @@ class Search:
         self,
         folder: Path | None,
         subject: str,
-        space: Space,
+        space: Space | Flags,
         metric: Metric,
         live: Live,
         reports: int,

@@ -1,4 +1,4 @@
-"""A tuning: a search over a space of recipes, and what of it was confirmed."""
+"""A tuning: a search over a space of recipes, or of flags, and what of it was confirmed."""
 
 from __future__ import annotations
 
@@ -45,12 +45,12 @@ class TuningTelling(Telling[Tuning]):
     def sentence(self, outcome: Tuning, findings: Sequence[Finding]) -> str:
         shown, tried = self.headline(outcome), sum(bool(attempt.recipe) for attempt in outcome.attempts)
         if shown is None:
-            none = f"None of {count(tried, 'recipe')} tried was better than the script as it is"
-            return none if tried else "No recipe was tried"
+            none = f"None of {count(tried, _noun(outcome))} tried was better than the script as it is"
+            return none if tried else f"No {_noun(outcome)} was tried"
         comparison, arm = shown
         if outcome.recipe or len(comparison.arms) == 1:
             return change(comparison, arm, "confirming seed")
-        which = f"None of the {len(comparison.arms)} recipes confirmed is proven to help"
+        which = f"None of the {len(comparison.arms)} {_noun(outcome)}s confirmed is proven to help"
         return f"{which}; the best: {change(comparison, arm, 'confirming seed')}"
 
     def helped(self, outcome: Tuning) -> bool:
@@ -80,7 +80,7 @@ class TuningTelling(Telling[Tuning]):
             yield as_text("Confirmation on fresh seeds", style="bold")
             yield from (comparison_view(outcome.confirmation, lines=False), Text())
         yield from (hanging("-", as_text(sentence)) for sentence in outcome.words)
-        yield from to_add(outcome.lines)
+        yield from to_add(outcome.lines, edit=_noun(outcome) == "setting")
 
     def tables(self, outcome: Tuning) -> Iterator[Table]:
         from trimtab.report.tables import table
@@ -113,6 +113,11 @@ class TuningTelling(Telling[Tuning]):
         }
 
 
+def _noun(tuning: Tuning) -> str:
+    """What was searched for."""
+    return "setting" if "".join(tuning.search[:1]).startswith("-") else "recipe"
+
+
 def _attempts(tuning: Tuning) -> RenderableType:
     from rich.console import Group
     from rich.table import Table as Grid
@@ -122,7 +127,7 @@ def _attempts(tuning: Tuning) -> RenderableType:
     name = judge(tuning.metric)
     title = as_text(f"{name} on the seed of the search, the best of {count(len(tuning.attempts), 'trial')}")
     table = Grid(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-    table.add_column("recipe", overflow="fold", ratio=1)
+    table.add_column(_noun(tuning), overflow="fold", ratio=1)
     table.add_column("value", justify="right", no_wrap=True)
     table.add_column("time", justify="right", no_wrap=True)
     table.add_row("untreated", number(tuning.untreated), "", style="dim")
