@@ -1,4 +1,4 @@
-"""What many decisions have come to: how much the kept ones have gained together, and what those that are not sure looked like."""
+"""What many decisions have come to: the number of the script as the kept ones have left it, and what each of them looked like."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from trimtab.report.plots.curves import HEIGHT, WIDTH
 
 @dataclass(frozen=True)
 class KnownData:
-    """By decision: the sum of the effects that were kept until then with the sums of their bounds, and each effect by itself."""
+    """By decision: the mean of the metric under what was kept last, with the bounds of its effect, and under each edit by itself."""
 
     metric: str
     arms: tuple[str, ...]
     verdicts: tuple[str, ...]
-    kept: np.ndarray
+    known: np.ndarray
     low: np.ndarray
     high: np.ndarray
-    effects: np.ndarray
+    seen: np.ndarray
 
     @property
     def legend(self) -> tuple[tuple[str, str], ...]:
         """Name and colour of what is drawn."""
-        return ("kept, together", "c0"), ("kept", "good"), ("not kept", "base")
+        return ("the script", "c0"), ("kept", "good"), ("not kept", "base")
 
 
 def known_data(decisions: Sequence[Decision]) -> KnownData | None:
@@ -35,20 +35,27 @@ def known_data(decisions: Sequence[Decision]) -> KnownData | None:
     ended = [decision for decision in decisions if decision.ended]
     if not ended:
         return None
-    kept = np.array([decision.kept for decision in ended])
-    effects, low, high = (
-        np.array([getattr(decision, name) for decision in ended], dtype=float) for name in ("effect", "low", "high")
-    )
-    effect, low, high = (np.where(kept & np.isfinite(x), x, 0.0).cumsum() for x in (effects, low, high))
+    known: list[tuple[float, float, float]] = []
+    for decision in ended:
+        before = known[-1] if known else (decision.before,) * 3
+        known.append(levels_of(decision) if decision.kept and np.isfinite(decision.effect) else before)
+    level, low, high = np.array(known).T
     return KnownData(
         metric=ended[-1].metric,
         arms=tuple(decision.arm for decision in ended),
         verdicts=tuple(decision.verdict for decision in ended),
-        kept=effect,
+        known=level,
         low=low,
         high=high,
-        effects=effects,
+        seen=np.array([levels_of(decision)[0] for decision in ended]),
     )
+
+
+def levels_of(decision: Decision) -> tuple[float, float, float]:
+    """What the metric is under an edit: its mean, and with the bounds of the effect."""
+    sign = 1 if decision.goal == "max" else -1
+    mean, one, other = (decision.before + sign * size for size in (decision.effect, decision.low, decision.high))
+    return mean, min(one, other), max(one, other)
 
 
 def draw_known(data: KnownData) -> str:
@@ -57,18 +64,20 @@ def draw_known(data: KnownData) -> str:
 
     numbers = np.arange(1, len(data.arms) + 1)
     better = np.array([verdict == "better" for verdict in data.verdicts])
-    span = max(abs(data.low).max(), abs(data.high).max()) or np.nanmax(np.abs(data.effects), initial=0.0) or 1.0
-    effects = np.clip(data.effects, -span, 1.05 * span)
+    bounds = np.concatenate([data.low, data.high, data.known])
+    bounds = bounds[np.isfinite(bounds)]
+    margin = 0.4 * np.ptp(bounds) if len(bounds) and np.ptp(bounds) else 1.0
+    least, most = (bounds.min() - margin, bounds.max() + margin) if len(bounds) else (0.0, 1.0)
+    seen, low, high = (np.clip(x, least, most) for x in (data.seen, data.low, data.high))
     with sheet(WIDTH, HEIGHT) as figure:
         axes = place(figure, 56, 18, 14, 34)
         axes.grid(axis="y")
-        axes.axhline(0, color=COLOURS["muted"], linewidth=1)
-        axes.fill_between(numbers, data.low, data.high, step="post", color=COLOURS["c0"], alpha=0.18, linewidth=0)
+        axes.fill_between(numbers, low, high, step="post", color=COLOURS["c0"], alpha=0.18, linewidth=0)
         axes.plot(
-            numbers, data.kept, color=COLOURS["c0"], drawstyle="steps-post", linewidth=1.8, gid="tt-series--series-0"
+            numbers, data.known, color=COLOURS["c0"], drawstyle="steps-post", linewidth=1.8, gid="tt-series--series-0"
         )
         for which, colour, series in ((better, "good", 1), (~better, "base", 2)):
-            axes.plot(numbers[which], effects[which], "o", color=COLOURS[colour], markersize=4.5, markeredgewidth=0,
+            axes.plot(numbers[which], seen[which], "o", color=COLOURS[colour], markersize=4.5, markeredgewidth=0,
                       gid=f"tt-series--series-{series}")  # fmt: skip
         axes.set_xlim(0.5, len(numbers) + 0.5)
         axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
@@ -77,6 +86,8 @@ def draw_known(data: KnownData) -> str:
         axes.set_xlabel("decision")
         hover = {
             "metric": label(data.metric, 60), "recipes": [label(arm, 120) for arm in data.arms],
-            "statuses": list(data.verdicts), "values": data.effects, "last": data.effects, "best": data.kept,
+            "statuses": list(data.verdicts), "values": data.seen, "last": data.seen, "best": data.known,
         }  # fmt: skip
-        return to_svg(figure, "what the kept edits have gained together", "history", hover, axis_attributes(axes))
+        return to_svg(
+            figure, "what the script has come to, decision by decision", "history", hover, axis_attributes(axes)
+        )
