@@ -95,7 +95,7 @@ def train_it() -> None: ...
 
 
 @pytest.mark.parametrize("subject", [train_it, nn.Linear, nn.Linear(1, 1), 3, None])
-@pytest.mark.parametrize("verb", ["watch", "treat", "compare", "tune"])
+@pytest.mark.parametrize("verb", ["watch", "treat", "compare", "noise", "tune"])
 def test_what_is_no_subject_is_refused_with_what_is_one(here, verb, subject):
     more = {"compare": ["ema"], "tune": ["ema | none"]}.get(verb, [])
     with pytest.raises(SubjectError) as refused:

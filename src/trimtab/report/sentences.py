@@ -393,6 +393,13 @@ class English:
         what = {"init": "the initialization", "order": "the order"}.get(part, "all that is random")
         return f"All {seeds} seeds that vary {what} ended with the same number: it is too coarse to move, or nothing there is drawn."
 
+    @staticmethod
+    def of_samples(samples: int, error: float) -> str:
+        return (
+            f"Of other {count(samples, 'sample')} of the same kind, as many as are held out, the metric of one and the same network would move by "
+            f"{error:.2g}, however many seeds are run."
+        )
+
     # -- how trials were kept apart --------------------------------------------------------------------------------------
 
     @staticmethod

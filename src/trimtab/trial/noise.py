@@ -142,4 +142,10 @@ def _remarks(session: Session, made: dict[str, list[Trial]], spreads: Sequence[S
         yield remark("reason", said=said)
     if missing := seeds * len(made) - len(trials):
         yield remark("trials_cut", seconds=session.budget, missing=missing, of=seeds * len(made))
-    yield remark("one_data_set")
+    seen = [trial.predicted for trial in made["all"] if trial.predicted is not None]
+    if seen and len(seen) == len(spreads[0].values) and len({one.samples for one in seen}) == 1:
+        share = float(np.mean([one.bits.mean() for one in seen]))
+        scale = 100 if spreads[0].mean > 1 else 1  # it is in percent
+        error = scale * math.sqrt(share * (1 - share) / seen[0].samples)
+        yield remark("of_samples", samples=seen[0].samples, error=error)
+    yield remark("own_splits") if len({one.targets for one in seen}) > 1 else remark("one_data_set")
