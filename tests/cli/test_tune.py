@@ -95,7 +95,7 @@ def test_flags_that_the_script_refuses_are_no_search(trimtab, train):
     train.write_text(of_flags())
     shown = trimtab("tune", "--search", "--ratte=[1, 2]", "--workers", "2", "train.py")
     assert shown.exit_code == 1
-    assert "No setting of --ratte=choice(1, 2) could be tried: all 2 trials failed, the first, --ratte " in shown.stderr
+    assert "Every setting of --ratte=choice(1, 2) that was tried failed (2), the first, --ratte " in shown.stderr
     assert "exit code 2: train.py: error: unrecognized arguments: --ratte" in shown.stderr
 
 

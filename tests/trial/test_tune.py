@@ -198,6 +198,8 @@ def followed(engine, script: Path, recipe: str, live: Live, answer=lambda said: 
     said, ended = [], []
 
     def report(job: Job, one: Report) -> str:
+        if one.loss is not None:  # every second, of one that takes longer
+            return ""
         said.append(one)
         return f"stopped: {one.diverged or one.finding}" if one.diverged or one.finding else answer(one)
 

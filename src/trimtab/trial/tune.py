@@ -101,7 +101,7 @@ def tune_watched(
         attempts, (importances, quantile) = search.attempts, search.importances()
     if _refused(search):
         raise TrialError(
-            f"No setting of {search.space} could be tried: all {len(attempts)} trials failed, the first, {attempts[0].recipe}, by this: "
+            f"Every setting of {search.space} that was tried failed ({len(attempts)}), the first, {attempts[0].recipe}, by this: "
             f"{attempts[0].error}. Search over flags that {session.subject.label} has, and values that they can take; --fresh tries again."
         )
     said = _course(search, attempts, trials, session.budget)
