@@ -20,7 +20,7 @@ import numpy as np
 from trimtab.ledger import Decision, allowance
 from trimtab.trial.compare import LOOKED, POINTED
 from trimtab.trial.looks import hopeless, looks_up_to, plan
-from trimtab.trial.stats import paired_t
+from trimtab.trial.stats import paired_t, sign_flip
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "night.json"
@@ -33,10 +33,12 @@ def decided(d: np.ndarray, risk: float) -> tuple[bool, int]:
     """Whether an edit of these differences by seed is kept, and after how many seeds that is known."""
     if d[0] <= 0:
         return False, 1
+    seen = d[:1]
     last = PLAN[-1]
     for look in PLAN:
         seen = d[: look.made[-1]]
         mean, _, _, p = paired_t(seen)
+        p = max(p, sign_flip(seen, np.random.default_rng(0)))
         if mean > 0 and look.fair(p) <= 2 * risk:
             return True, len(seen)
         if look is last or hopeless(seen, LOOKED, last.level_at(2 * risk), POINTED):

@@ -35,7 +35,7 @@ class LedgerError(ValueError):
     """A file that is no ledger, or cannot be written."""
 
 
-class Decision(Record, frozen=True, kw_only=True, omit_defaults=True):
+class Decision(Record, frozen=True, kw_only=True):
     """An edit or a recipe that was tried: begun, with what it may risk, and once it has ended what was decided.
 
     ``key`` stands for what was compared with what: the same question is the same decision. ``alpha`` is the probability with which it may be
@@ -126,15 +126,18 @@ class Ledger:
     def _open(self) -> Iterator[Any]:
         """The file, for nobody else to read or write meanwhile."""
         try:
+            if self.path.exists() and not self.path.is_file():
+                raise LedgerError(f"{self.path} cannot be a ledger: it is no file that keeps what is written to it.")
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with open(self.path, "a+", encoding="utf-8") as file:
+            with open(self.path, "a+", encoding="utf-8", errors="backslashreplace") as file:
                 fcntl.flock(file, fcntl.LOCK_EX)
                 file.seek(0)
                 yield file
-        except OSError as error:
-            raise LedgerError(
-                f"{self.path} cannot be read and written as a ledger: {error.strerror or error}."
-            ) from error
+        except LedgerError:
+            raise
+        except (OSError, ValueError) as error:
+            why = getattr(error, "strerror", None) or error
+            raise LedgerError(f"{self.path} cannot be read and written as a ledger: {why}.") from error
 
     def _write(self, file: Any, decision: Decision) -> None:
         file.seek(0)
@@ -165,26 +168,30 @@ def read(path: Path | str) -> tuple[Decision, ...]:
         LedgerError: if there is no such file, or it is something else.
     """
     try:
-        return _read(Path(path), Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
+        return _read(Path(path), Path(path).read_text(encoding="utf-8", errors="backslashreplace"))
+    except OSError as error:
         raise LedgerError(f"{path} cannot be read as a ledger: {getattr(error, 'strerror', None) or error}.") from error
 
 
 def _read(path: Path, text: str) -> tuple[Decision, ...]:
     """The last of what was written of each decision. A line that was cut off by a crash counts for nothing."""
     found: dict[int, Decision] = {}
-    for line in filter(str.strip, text.splitlines()):
-        if not line.startswith(_MARK):
+    for line in filter(str.strip, text.removeprefix("\ufeff").splitlines()):
+        if not line.startswith(_MARK) and not _MARK.startswith(line):
             raise LedgerError(
                 f"{path} is no ledger: a line of it begins with {line[:30]!r}. Give the name of a file that trimtab compare --log has made, or of "
                 "none."
             )
         try:
             said = json.loads(line)
-            said.pop("kind")
-            decision = msgspec.convert(said, Decision)
         except ValueError:  # cut off by a crash
             continue
+        try:
+            decision = msgspec.convert({name: value for name, value in said.items() if name != "kind"}, Decision)
+        except msgspec.ValidationError as error:
+            raise LedgerError(
+                f"{path} holds a decision that this version of trimtab does not read: {error}."
+            ) from error
         found[decision.number] = decision
     return tuple(found[number] for number in sorted(found))
 

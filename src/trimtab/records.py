@@ -472,7 +472,8 @@ class Arm(Record):
 
     ``low``/``high`` bound the mean paired difference (t interval at ``Comparison.level``), ``p_sign`` is the exact two-sided
     sign-flip probability, ``p_holm`` the t-test probability after Holm's correction over the arms. Differences below ``margin`` count as none
-    (0: every difference counts). ``correlation`` is that of the untreated and the treated run of a seed. ``beyond`` are the bounds of the
+    (0: every difference counts). ``tried`` are the seeds that it was run on. ``correlation``
+    is that of the untreated and the treated run of a seed. ``beyond`` are the bounds of the
     interval that holds for other ``samples`` of the same kind, too, and not for those held out alone; none where they were not seen. ``remarks`` are what no number says;
     ``lines`` keep the recipe of an arm that is proven; of an ``edit``, which is another version of the subject and no recipe, they are the
     difference. ``cost`` is how many times as long as untreated a step takes, ``memory`` how many
@@ -504,6 +505,7 @@ class Arm(Record):
     correlation: float = math.nan
     beyond: tuple[float, ...] = ()
     samples: int = 0
+    tried: int = 0
 
     def _in_short(self) -> str:
         interval = f" [{_short(self.low)}, {_short(self.high)}]"
@@ -528,7 +530,7 @@ class Arm(Record):
         if self.diverged + self.failed + self.no_effect:
             return "lost"
         if self.values and not self.differences:
-            return "rescued"
+            return "unclear" if self.p_holm > ERROR else "rescued"
         if (self.low > 0 or self.high < 0) and not self.p_holm > ERROR:  # it is NaN where nothing was to correct
             return "proven" if self.low > 0 else "worse"
         return "same" if -self.margin < self.low <= self.high < self.margin else "unclear"
@@ -537,15 +539,19 @@ class Arm(Record):
     def verdict(self) -> Verdict:
         """The same in one of four words, for decisions.
 
-        ``"better"``: proven, or it alone trains. ``"worse"``: proven, or no seed is left of those on which the untreated subject ended with
-        a number. ``"same"``: differences of ``margin`` and more are excluded, or every number of every run is that of the untreated one.
-        ``"undecided"``: none of these.
+        ``"better"``: proven, or it alone trains. ``"worse"``: proven, also on the seeds that it has left, or it has failed on every seed, or
+        diverged on every one of three or more on which the untreated subject did not. ``"same"``: differences of ``margin`` and more are
+        excluded, or every number of every run is that of the untreated one. ``"undecided"``: none of these.
         """
         if self.standing != "lost":
             return _VERDICTS[self.standing]
-        if not self.values and not self.baseline_diverged:
-            return "same" if self.no_effect and not self.diverged + self.failed else "worse"
-        return "worse" if self.high < 0 else "undecided"
+        lost = self.diverged + self.failed + self.no_effect
+        tried = self.tried or len(self.seeds) + lost
+        if self.no_effect == tried:
+            return "same"
+        broken = self.failed == tried or (self.failed + self.diverged == tried >= _LOST)
+        harmed = self.high < 0 and not self.p_holm > ERROR
+        return "worse" if harmed or (broken and not self.baseline_diverged) else "undecided"
 
     @property
     def proven(self) -> bool:
@@ -558,6 +564,7 @@ class Arm(Record):
         return self.standing in ("proven", "rescued")
 
 
+_LOST = 3  # seeds that have all diverged: that is no chance
 _VERDICTS: dict[Standing, Verdict] = {
     "proven": "better",
     "rescued": "better",
@@ -783,7 +790,9 @@ class Noise(Outcome):
     trials: tuple[Trial, ...] = ()
 
     def _in_short(self) -> str:
-        return f"of {self.metric.name} of {self.subject}: {_short(self.spreads[0].sd)} over {_number(self.seeds, 'seed')}"
+        return (
+            f"of {self.metric.name} of {self.subject}: {_short(self.spreads[0].sd)} over {_number(self.seeds, 'seed')}"
+        )
 
 
 class Findings(tuple[Finding, ...]):

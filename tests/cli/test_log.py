@@ -52,7 +52,7 @@ def test_the_same_question_is_the_same_decision(ledger):
 def test_a_line_that_a_crash_has_cut_off_takes_nothing_with_it(ledger):
     decided(ledger, "a", verdict="better")
     with open(ledger.path, "a") as file:
-        file.write('{"kind": "trimtab ledger", "number": 2, "arm": "b')
+        file.write('{"kind": "trimtab ledger", "number": 2, "arm": "b\n{"ki\n{"kind": "tri')
     assert [one.arm for one in ledger.decisions()] == ["a"]
     (one,) = ledger.begin("train.py", {"c": "c"})
     assert one.number == 2 and [one.arm for one in ledger.decisions()] == ["a", "c"]
@@ -79,34 +79,56 @@ def test_other_files_are_left_alone(tmp_path, trimtab, monkeypatch):
     assert script.read_text() == "print(1)\n"
     with pytest.raises(LedgerError, match="cannot be read as a ledger: No such file"):
         read(tmp_path / "none.jsonl")
-    with pytest.raises(LedgerError, match="cannot be read and written as a ledger"):
+    with pytest.raises(LedgerError, match="cannot be a ledger: it is no file"):
         Ledger(tmp_path)
     shown = trimtab("compare", "--log", "train.py", "--with", "adam", "train.py")
     assert shown.exit_code == 2 and "train.py is no ledger" in shown.stderr
     assert trimtab("log", "none.jsonl").exit_code == 1
+    (tmp_path / "bytes").write_bytes(b"\xff\xfe")
+    for path in ("bytes", "\0", "/dev/null"):
+        with pytest.raises(LedgerError):
+            Ledger(path)
+    newer = tmp_path / "newer.jsonl"
+    newer.write_text('{"kind": "trimtab ledger", "number": 1, "verdict": "splendid"}\n')
+    with pytest.raises(LedgerError, match="holds a decision that this version of trimtab does not read"):
+        Ledger(newer)
 
 
 def test_compare_decides_more_strictly_for_a_log_and_gives_up_early(trimtab, train, tmp_path):
     train.write_text(clusters(DEEP, epochs=12))
     log = tmp_path / "night.jsonl"
-    found = tt.compare(train, ["batch_norm", "lr_scale(factor=0.5)"], seeds=8, until_decided=True, log=log)
+    found = tt.compare(train, ["batch_norm", "lr_scale(factor=0.5)"], seeds=5, log=log)
     better, idle = found.arms
     first, second = Ledger(log).decisions()
+    assert better.p >= better.p_sign == 2 / 2 ** len(better.seeds)  # what small p rest on here
     assert better.p_holm == pytest.approx(min(1, better.p * ERROR / (2 * first.alpha)))
-    assert (first.kept, first.verdict, first.effect, first.runs) == (True, "better", better.effect, len(better.seeds))
-    assert len(better.seeds) > 3 and better.p <= 2 * first.alpha  # alone, three would have been enough
-    assert first.lines == better.lines and first.before == pytest.approx(better.mean - better.effect)
+    assert (first.kept, first.verdict, first.effect, first.runs) == (
+        False,
+        "undecided",
+        better.effect,
+        len(better.seeds),
+    )
+    assert "With 5 seeds at most nothing can be as sure as that: it takes about 12." in found.words
+    assert first.before == pytest.approx(better.mean - better.effect)
     assert not second.kept and second.runs <= 3 and len(idle.seeds) == second.runs
+    ledger = Ledger(log)
+    ledger.end(msgspec.structs.replace(first, verdict="better"))
+    again = trimtab("compare", "--log", log, "--seeds", "5", "--with", " batch_norm()", "train.py")
+    assert again.exit_code == 0 and [one.number for one in ledger.decisions()] == [1, 2]  # the same question
+    other = trimtab("compare", "--log", log, "--seeds", "3", "--with", "batch_norm", "train.py")
+    assert other.exit_code == 0 and [one.number for one in ledger.decisions()] == [1, 2, 3]  # another one
+    ledger.end(msgspec.structs.replace(first, verdict="better"))
     shown = trimtab("log", str(log), "--html", "night.html", "--json", "night.json")
     assert shown.exit_code == 0 and shown.stdout.startswith(
-        "1 of 2 decisions kept, and with probability 0.95 none of these falsely"
+        "1 of 3 decisions kept, and with probability 0.95 none of these falsely"
     )
     assert [one["arm"] for one in json.loads(Path("night.json").read_text())["decisions"]] == [
         "batch_norm",
         "lr_scale(factor=0.5)",
+        "batch_norm",
     ]
     page = Path("night.html").read_text()
-    assert "<svg" in page and page.count("<tr") == 3 and "What is really known" in page
+    assert "<svg" in page and page.count("<tr") == 4 and "What is really known" in page
 
 
 def test_an_empty_ledger_and_what_terminals_obey_are_shown(ledger, tmp_path):

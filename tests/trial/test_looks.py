@@ -174,6 +174,34 @@ def test_each_arm_ends_when_it_is_decided_and_the_others_go_on():
     assert by["dropout"].p_holm <= 0.05 and by["ema"].margin == pytest.approx(np.std(noise[: len(found.seeds)], ddof=1))
 
 
+def test_among_many_decisions_an_arm_is_given_up_early_and_a_kept_one_does_not_rest_on_normal_differences():
+    collapse = np.where(
+        np.random.default_rng(2).random(20) < 0.5, 0.5, 0.9
+    )  # two modes: Student's test would be sure after three seeds
+    values = {
+        "": 0.5 + 0.001 * np.arange(20),
+        "adam": 0.9 + 0.001 * np.arange(20) ** 1.1,
+        "sgd": 0.4 + 0.001 * np.arange(20),
+        "ema": np.where(np.arange(20) < 3, 0.9, collapse),
+    }
+    risks = {"adam": 0.001, "sgd": 0.001, "ema": 0.001}
+    asked = []
+
+    def run(recipes, wanted, stage):
+        asked.append(list(recipes))
+        return {recipe: trials(recipe, values[recipe][: len(wanted)]) for recipe in recipes}
+
+    found = decide(session_of(run), list(risks), range(20), ("first", "further"), risks=risks)
+    adam, sgd, ema = found.arms
+    assert (adam.verdict, sgd.verdict, ema.verdict) == ("better", "undecided", "undecided")
+    assert adam.p_sign <= 2 * risks["adam"] and len(adam.seeds) >= 10 and len(sgd.seeds) == 1
+    assert asked[0] == list(values) and "sgd" not in asked[1]
+    lone = [Trial(subject="s", recipe="", seed=seed, status="diverged") for seed in range(12)]
+    for seeds, verdict in ((3, "undecided"), (12, "better")):
+        (arm,) = compare_arms(ACCURACY, lone[:seeds], {"a": trials("a", [1.0] * seeds)}, risks={"a": 0.001})
+        assert arm.verdict == verdict and arm.p == 2.0 ** (1 - seeds)
+
+
 @pytest.mark.parametrize("looks", [(), (1, 2), (3, 3), (5, 4)])
 def test_looks_that_make_no_sense(looks):
     with pytest.raises(ValueError, match="increasing numbers of seeds, two at least"):

@@ -389,7 +389,7 @@ def comparison(*sizes: int, level: float = 0.95, **lost: int) -> Comparison:
 
 
 DATA = (
-    "All runs share one data set and its split; only the seed varies. "
+    "All runs share one data set; the seed varies what the script draws, its split of the data too, if it draws one. "
     "The result speaks about this data set, not about others."
 )
 
@@ -470,11 +470,12 @@ def test_a_verdict_is_one_of_four_words() -> None:
         "lost every seed": [nan] * 5,
         "lost one, the others are worse": [0.0, 0.11, nan, 0.04, -0.04],
         "lost one": [2.0, 2.1, nan, 2.0, 1.9],
+        "lost two, of two": [nan, nan],
     }
     found = compare_arms(ACCURACY, trials("", *base), {name: trials(name, *values) for name, values in arms.items()})
     assert {arm.recipe: arm.verdict for arm in found} == {
         "better": "better", "worse": "worse", "same": "same", "undecided": "undecided", "lost every seed": "worse",
-        "lost one, the others are worse": "worse", "lost one": "undecided",
+        "lost one, the others are worse": "worse", "lost one": "undecided", "lost two, of two": "undecided",
     }  # fmt: skip
     assert [arm.margin for arm in found] == pytest.approx([np.std(base, ddof=1)] * len(arms))
     for margin, verdict in ((0.0, "undecided"), (1e-4, "undecided"), (0.01, "same")):
@@ -537,6 +538,33 @@ def test_a_divergence_that_arms_share_counts_with_the_sign_flip_test_among_sever
     assert [one.p for one in both] == [0.125, 0.125] and [one.verdict for one in both] == ["undecided"] * 2
     assert [one.low for one in both] == [alone.low] * 2
     (for_a_log,) = compare_arms(ACCURACY, trials("", *base), {"a": trials("a", *arm)}, risks={"a": 0.025})
-    assert for_a_log.p == 0.125
+    assert for_a_log.p == 0.125  # as all of a log
     ended = compare_arms(ACCURACY, trials("", *base[1:]), {"a": trials("a", *arm[1:]), "b": trials("b", *arm[1:])})
     assert all(one.p < 0.01 for one in ended)  # no divergence, no change
+
+
+def test_where_nothing_is_drawn_one_run_decides() -> None:
+    def still(recipe: str, value: float, *digests: str) -> list[Trial]:
+        return [
+            msgspec.structs.replace(one, numbers=digest)
+            for one, digest in zip(trials(recipe, *[value] * 3), digests, strict=True)
+        ]
+
+    (arm,) = compare_arms(LOSS, still("", 0.575, *"aaa"), {"a": still("a", 0.39, *"bbb")})
+    assert (arm.verdict, arm.low, arm.high, arm.p) == ("better", arm.effect, arm.effect, 0.0)
+    assert arm.note.endswith("nothing is drawn at random, and one run decides.")
+    (coarse,) = compare_arms(LOSS, still("", 0.575, *"abc"), {"a": still("a", 0.39, *"def")})
+    assert coarse.verdict == "undecided" and coarse.p == 0.25
+
+
+@pytest.mark.parametrize("size", [1e-300, 1e300, 1.7e308])
+def test_numbers_of_any_size(size: float) -> None:
+    base, arm = [size * x for x in (1.0, 0.9, 0.8)], [size * x for x in (0.5, 0.41, 0.29)]
+    (found,) = compare_arms(LOSS, trials("", *base), {"a": trials("a", *arm)})
+    assert (
+        found.effect / size == pytest.approx(0.5)
+        and found.mean / size == pytest.approx(0.4)
+        and found.verdict == "better"
+    )
+    (far,) = compare_arms(ACCURACY, trials("", -1.7e308, -1.7e308), {"a": trials("a", 1.7e308, 1.6e308)})
+    assert math.isfinite(far.effect)

@@ -58,13 +58,13 @@ if TYPE_CHECKING:
     "--margin",
     type=click.FloatRange(0),
     metavar="X",
-    help="Differences below X count as none. [default: the standard deviation of SCRIPT over its seeds]",
+    help="An arm is the same if its interval lies between -X and X. [default: the standard deviation of SCRIPT over its seeds]",
 )
 @click.option(
     "--log",
     type=FILE,
     metavar="FILE",
-    help="Keep the decisions of many comparisons there, and call an arm better only as surely as lets all that are kept be right.",
+    help="Keep the decisions of many comparisons there, and call an arm better only as surely as lets all that are kept be right. As with --until-decided, but what does not look better is given up early.",
 )
 @click.option("--exit-code", "by_verdict", is_flag=True, help="End with a code that says the verdict on the best arm.")
 @trial_command
@@ -85,9 +85,9 @@ def command(
       0  compared; with --exit-code: the best arm is better
       1  the untreated script failed, or a version cannot be tried here
       2  wrong usage
-      3  with --exit-code: undecided
+      3  with --exit-code: undecided; with --log also what was given up, since it does not look better
       4  with --exit-code: the same
-      5  with --exit-code: worse
+      5  with --exit-code: worse, or it does not run
     """
     from trimtab.ledger import Ledger, LedgerError
     from trimtab.trial.compare import by_name, compare_watched, recipe_texts, versions_of

@@ -97,7 +97,9 @@ class _Arms:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         metric, seeds = self.comparison.metric, len(self.comparison.seeds)
-        yield as_text(f"{judge(metric, goal=True)}, {count(seeds, 'paired seed')}")
+        fewest = min((arm.tried or seeds for arm in self.comparison.arms), default=seeds)
+        several = f"{fewest} to " if fewest < seeds else ""
+        yield as_text(f"{judge(metric, goal=True)}, {several}{count(seeds, 'paired seed')}")
         cells = [self.headings, *(numbers for _, numbers, _ in self.rows)]
         widths = [max(len(row[column]) for row in cells) for column in range(len(self.headings))]
         longest = max((len(recipe) for recipe, *_ in self.rows), default=0)

@@ -51,7 +51,8 @@ def decisions_view(decisions: Sequence[Decision]) -> RenderableType:
 
 def word(decision: Decision) -> str:
     """What was decided."""
-    return ("kept" if decision.kept else decision.verdict) if decision.ended else "not ended"
+    words = {"better": "kept", "undecided": "not kept"}
+    return words.get(decision.verdict, decision.verdict) if decision.ended else "not ended"
 
 
 def effect(decision: Decision) -> str:
@@ -74,8 +75,8 @@ _PAGE = """<!doctype html>
 <h1>{{ sentence }}</h1></section>
 {% if picture %}<section><h2>What is really known</h2><div class="grid">{{ figure(picture) }}</div></section>{% endif %}
 <section><h2>Decisions</h2><div class="card scroll"><table class="trials">
-<thead><tr><th scope="col" class="num"></th><th scope="col">tried</th><th scope="col" class="nowrap">verdict</th><th scope="col" class="nowrap">effect</th><th scope="col">number</th><th scope="col" class="num"><abbr title="the probability with which it may be kept falsely">may err</abbr></th><th scope="col" class="num">seeds</th><th scope="col" class="num">runs</th><th scope="col" class="num">time</th></tr></thead>
-<tbody>{% for one in shown %}<tr{% if one.kept %} class="proven"{% endif %}><td class="num">{{ one.number }}</td><th scope="row"><code>{{ one.arm }}</code>{% if one.kept and one.lines %}<details><summary>keep it</summary><pre><code>{{ one.lines | join("\n") }}</code></pre></details>{% endif %}</th><td class="verdict {{ one.verdict }}">{{ word(one) }}</td><td class="nowrap">{{ effect(one) }}</td><td>{{ spelled(one.metric) if one.metric }}</td><td class="num">{{ one.alpha | number }}</td><td class="num">{{ one.seeds }}</td><td class="num">{{ one.runs }}</td><td class="num nowrap">{{ duration(one.seconds) }}</td></tr>
+<thead><tr><th scope="col" class="num"></th><th scope="col">tried</th><th scope="col" class="nowrap">verdict</th><th scope="col" class="nowrap">effect</th><th scope="col">script</th><th scope="col">number</th><th scope="col" class="num"><abbr title="the probability with which it may be kept falsely">may err</abbr></th><th scope="col" class="num">seeds</th><th scope="col" class="num">runs</th><th scope="col" class="num">time</th></tr></thead>
+<tbody>{% for one in shown %}<tr{% if one.kept %} class="proven"{% endif %}><td class="num">{{ one.number }}</td><th scope="row"><code>{{ one.arm }}</code>{% if one.kept and one.lines %}<details><summary>keep it</summary><pre><code>{{ one.lines | join("\n") }}</code></pre></details>{% endif %}</th><td class="verdict {{ one.verdict }}">{{ word(one) }}</td><td class="nowrap">{{ effect(one) }}</td><td><code>{{ one.subject }}</code></td><td>{{ spelled(one.metric) if one.metric }}</td><td class="num">{{ one.alpha | number }}</td><td class="num">{{ one.seeds }}</td><td class="num">{{ one.runs }}</td><td class="num nowrap">{{ duration(one.seconds) }}</td></tr>
 {% endfor %}</tbody></table></div>
 {% if decisions | length > shown | length %}<p>The last {{ shown | length }} of {{ decisions | length }}.</p>{% endif %}
 </section></main><script>{{ script }}</script></body></html>"""
@@ -94,7 +95,7 @@ def write_decisions(path: str | Path, name: str, decisions: Sequence[Decision]) 
     environment.filters |= {"number": number, "some": list}
     data = known_data(decisions)
     caption = (
-        "The line is the mean of the metric under what was kept last, with the bounds of its effect beside what the script was then. Points are edits "
+        "Of the script that was decided on last. The line is the mean of the metric under the best that is kept, with the bounds of its effect beside what the script was then. Points are edits "
         "as they looked when they were decided on; those far off stand at the edge."
     )
     picture = (

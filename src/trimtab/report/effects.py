@@ -37,7 +37,8 @@ def change(comparison: Comparison, arm: Arm, noun: str) -> str:
 
 def other_numbers(comparison: Comparison) -> list[str]:
     """What the other numbers say of each arm, a line for each number."""
-    return [f"{judge(other.metric)}: {'; '.join(_of_other_number(comparison, other))}" for other in comparison.beside]
+    told = {judge(other.metric): "; ".join(_of_other_number(comparison, other)) for other in comparison.beside}
+    return [f"{name}: {said}" for name, said in told.items() if said]
 
 
 def _of_other_number(comparison: Comparison, other: Beside) -> Iterator[str]:

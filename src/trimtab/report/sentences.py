@@ -90,13 +90,9 @@ class English:
         return f"With the recipe, {count(seeds, 'seed')} diverged that did not untreated (exact two-sided McNemar p = {p:.3g})."
 
     @staticmethod
-    def paired(correlation: float) -> str:
-        times = 1 / (1 - min(correlation, 0.999))
-        worth = (
-            f"sharing it saved {'more than ' * (times > 999)}{times:.3g} times the runs"
-            if times > 1.2
-            else "sharing it saved nothing"
-        )
+    def paired(correlation: float, saved: float) -> str:
+        times = f"more than {999:,}" if saved > 999 else f"{saved:.2g}"
+        worth = f"sharing it saved {times} times the runs" if saved > 1.2 else "sharing it saved nothing"
         return f"The two runs of a seed correlate with {correlation:.2f}: {worth}."
 
     @staticmethod
@@ -148,8 +144,12 @@ class English:
     def of_log(number: int, alpha: float, log: str) -> str:
         return (
             f"Decision {number} of {log}: it may be kept falsely with probability {alpha:.2g}, so that all that are kept there are right, with "
-            "probability 0.95. What does not look better is given up early."
+            "probability 0.95; p is raised for that. What does not look better is given up early."
         )
+
+    @staticmethod
+    def few_for_log(seeds: int, needed: int) -> str:
+        return f"With {count(seeds, 'seed')} at most nothing can be as sure as that: it takes about {needed}."
 
     @staticmethod
     def drawn_signs(above: int, patterns: int) -> str:
@@ -192,9 +192,13 @@ class English:
     @staticmethod
     def one_data_set() -> str:
         return (
-            "All runs share one data set and its split; only the seed varies. "
+            "All runs share one data set; the seed varies what the script draws, its split of the data too, if it draws one. "
             "The result speaks about this data set, not about others."
         )
+
+    @staticmethod
+    def draws_nothing() -> str:
+        return "Every seed gave the same run, without it and with it: nothing is drawn at random, and one run decides."
 
     # -- a confirmation --------------------------------------------------------------------------------------------------
 
@@ -270,13 +274,13 @@ class English:
     @staticmethod
     def would_decide_on(arm: str, seeds: int, runs: int, seconds: float) -> str:
         return (
-            f"To decide on {arm}: the same command with --seeds {seeds}, if the effect is as it looks. {count(runs, 'more run')}, about "
-            f"{duration(seconds)}; those made are kept."
+            f"To decide on {arm}: the same command with --until-decided --seeds {seeds}, if the effect is as it looks. {count(runs, 'more run')} "
+            f"at most, about {duration(seconds)}; those made are kept."
         )
 
     @staticmethod
-    def would_decide_on_none(arm: str) -> str:
-        return f"No number of seeds up to 100 would decide on {arm}, if the effect is as small as it looks."
+    def would_decide_on_none(arm: str, seeds: int) -> str:
+        return f"No number of seeds up to {seeds} is likely to decide on {arm}, if the effect is as it looks."
 
     @staticmethod
     def same_within(margin: float, seeds: int) -> str:

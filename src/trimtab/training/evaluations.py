@@ -62,6 +62,7 @@ class Predictions:
 
 
 Hits = tuple[torch.Tensor, torch.Tensor]  # which predictions are right, and which count, both of bools
+MOST = 1_000_000  # samples of which predictions are kept
 TOGETHER = 64  # batches whose shares are reckoned at once
 KEPT = 4096  # predictions of a batch that are kept for that
 
@@ -89,6 +90,10 @@ class _Sum:
     def keep(self, hits: Hits, target: torch.Tensor) -> None:
         """The predictions of one batch."""
         right, counts = hits
+        if right.ndim != 1 or sum(self.counts) > MOST:  # pixels and words are no samples
+            self.keeps = False
+            self.right.clear()
+            return
         self.right.append(right[counts].cpu())
         self.targets = self.targets or hashlib.sha256()
         self.targets.update(target.detach().to("cpu", torch.float32).numpy().tobytes())

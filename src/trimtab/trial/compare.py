@@ -19,7 +19,7 @@ from trimtab.trial.looks import Look, hopeless, looks_up_to, plan
 from trimtab.trial.permanent import permanent_lines
 from trimtab.trial.run import BASELINE
 from trimtab.trial.session import Session
-from trimtab.trial.stats import compare_arms, limits, seeds_to_decide
+from trimtab.trial.stats import LAST, MOST_SEEDS, compare_arms, limits, seeds_for, seeds_to_decide
 from trimtab.trial.subjects import Script, Subject, SubjectError, subject_of
 from trimtab.trial.terms import Terms, with_terms
 
@@ -54,10 +54,11 @@ def compare(
         seeds: how many (0, 1, 2 ...), or which. Seed 0 is the script as it stands. By default 5, or 20 at most with ``until_decided``.
         until_decided: look after 3 seeds, 4, 5 ..., and end with each arm as soon as it is better, worse or the same, or cannot be told
             apart by all of them; intervals are so wide that they hold at all looks together.
-        margin: differences below it count as none: an arm whose interval lies within them is the same. By default the standard deviation
-            of the untreated subject over its seeds; with 0 nothing is.
+        margin: an arm whose interval lies between minus that and that is the same, unless it is better or worse. By default the standard
+            deviation of the untreated subject over its seeds; with 0 nothing is.
         log: a file that keeps many decisions (:class:`~trimtab.ledger.Ledger`), of one call or of many: then an arm is called better only as
-            surely as lets none of all that are kept in it be a false one, 95 times of 100. Arms that do not look better are given up early.
+            surely as lets none of all that are kept in it be a false one, 95 times of 100, whatever the metric is distributed like. It is looked
+            at on the way, as with ``until_decided``, and arms that do not look better are given up early.
         terms: see Terms.
 
     Raises:
@@ -135,6 +136,7 @@ def compare_watched(
     """:func:`compare` in a session, with the record of the watched run of the untreated subject."""
     if margin is not None and not 0 <= margin < math.inf:
         raise ValueError(f"margin must be a difference of the metric, 0 or more, and is {margin}.")
+    until_decided = until_decided or ledger is not None
     most = (LOOKED if until_decided else FIXED) if seeds is None else seeds
     wanted = list(range(most)) if isinstance(most, int) else list(dict.fromkeys(most))
     session.admit(edits)
@@ -142,8 +144,9 @@ def compare_watched(
     arms = [*recipes, *edits]
     begun: tuple[Decision, ...] = ()
     if ledger is not None:
-        begun = ledger.begin(session.subject.label, {arm: session.sources.question(arm) for arm in arms})
-    risks = {decision.arm: decision.alpha for decision in begun} or None
+        how = f"{session.metric}|{session.steps}|{wanted}"  # another way to ask is another decision
+        begun = ledger.begin(session.subject.label, {arm: session.sources.question(arm, how) for arm in arms})
+    risks = {arm: decision.alpha for arm, decision in zip(arms, begun, strict=False)} or None
     if until_decided and len(wanted) > 1:
         stages = "comparing", "comparing further"
         comparison = decide(session, arms, wanted, stages, margin, risks=risks)
@@ -153,20 +156,26 @@ def compare_watched(
         if missing:
             of = missing + len(comparison.trials)
             comparison = _saying(comparison, remark("trials_cut", seconds=session.budget, missing=missing, of=of))
-    for decision in begun:
+    cut = any(isinstance(one, Remark) and one.code in ("trials_cut", "looks_cut") for one in comparison.remarks)
+    for arm, decision in zip(arms, begun, strict=False):
         assert ledger is not None
-        ledger.end(_decided(decision, comparison))
-        comparison = _saying(
-            comparison, remark("of_log", number=decision.number, alpha=decision.alpha, log=ledger.path.name)
-        )
-    comparison = _saying(comparison, *_decision(comparison, session, margin), *session.remarks)
+        if not (cut and comparison.arm(arm).verdict == "undecided"):  # else the same command goes on with it
+            ledger.end(_decided(decision, comparison, arm))
+        said = [remark("of_log", number=decision.number, alpha=decision.alpha, log=ledger.path.name)]
+        needed = seeds_for(2 * decision.alpha * LAST)
+        if needed > len(wanted):
+            said.append(remark("few_for_log", seeds=len(wanted), needed=needed))
+        comparison = _saying(comparison, *said)
+    if ledger is None:
+        comparison = _saying(comparison, *_decision(comparison, session, margin, len(wanted) if until_decided else 0))
+    comparison = _saying(comparison, *session.remarks)
     session.keep(lambda store: store.put_comparison(run.id, comparison))
     return run, comparison
 
 
-def _decided(decision: Decision, comparison: Comparison) -> Decision:
+def _decided(decision: Decision, comparison: Comparison, name: str) -> Decision:
     """What a comparison says of one of its arms, for a ledger."""
-    arm = next(arm for arm in comparison.arms if arm.recipe == decision.arm)
+    arm = next(arm for arm in comparison.arms if arm.recipe == name)
     own = [trial for trial in comparison.trials if trial.recipe == arm.recipe]
     sign = 1 if comparison.metric.goal == "max" else -1
     return msgspec.structs.replace(
@@ -190,21 +199,21 @@ def _saying(comparison: Comparison, *more: Remark) -> Comparison:
     return msgspec.structs.replace(comparison, remarks=(*comparison.remarks, *more))
 
 
-def _decision(comparison: Comparison, session: Session, margin: float | None) -> list[Remark]:
-    """What "same" means, and what would decide on the best arm that is undecided."""
+def _decision(comparison: Comparison, session: Session, margin: float | None, looked: int) -> list[Remark]:
+    """What "same" means, and what would decide on the best arm that is undecided; it was ``looked`` at for so many seeds at most."""
     said = []
     if same := [arm for arm in comparison.arms if arm.standing == "same"]:
         said.append(remark("same_within", margin=same[0].margin, seeds=len(comparison.seeds) if margin is None else 0))
     left = [arm for arm in comparison.arms if arm.standing == "unclear" and len(arm.differences) > 1]
     if left:
         arm = max(left, key=lambda arm: arm.effect)
-        seeds = seeds_to_decide(arm, len(comparison.arms))
-        runs = (seeds - len(arm.seeds)) * 2
-        if seeds:
+        seeds = seeds_to_decide(arm, len(comparison.arms), looking=True)
+        runs = (seeds - len(arm.seeds)) * (1 + len(left))
+        if seeds > looked:
             price = session.rounds(runs)
             said.append(remark("would_decide_on", arm=arm.recipe, seeds=seeds, runs=runs, seconds=price))
         else:
-            said.append(remark("would_decide_on_none", arm=arm.recipe))
+            said.append(remark("would_decide_on_none", arm=arm.recipe, seeds=looked or MOST_SEEDS))
     return said
 
 
@@ -245,7 +254,9 @@ def decide(
         trials |= session.trials([BASELINE, *left], seeds[:1], stages[0])
         reached |= dict.fromkeys(left, first)
         seen = summed_up(session, trials, seeds, reached, margin, risks)
-        left = [arm.recipe for arm in seen.arms if arm.effect > 0 or arm.standing == "rescued"]
+        if any(len(made) < 1 for made in trials.values()):
+            return _saying(seen, remark("looks_cut", seconds=session.budget, seeds=len(seen.seeds)))
+        left = [arm.recipe for arm in seen.arms if arm.effect > 0 or (arm.values and not arm.differences)]
     for look in looks:
         made = look.made[-1]
         trials |= session.trials([BASELINE, *left], seeds[:made], stages[look is not first]) if left else {}
@@ -268,6 +279,8 @@ def _settled(arm: Arm, most: int, last: Look, harm: bool, risks: Mapping[str, fl
         return True
     n = len(arm.differences)
     if risks is not None:
+        if not n:  # it alone trains, and fewer seeds have shown it than the risk asks for
+            return False
         return n > 1 and hopeless(arm.differences, most, last.level_at(2 * risks[arm.recipe]), POINTED)
     turned = -1 if harm and arm.effect < 0 else 1
     if n < 2 or not hopeless([turned * d for d in arm.differences], most, last.level):
@@ -343,7 +356,7 @@ def _beside(
 
 
 def _by_other(trial: Trial, name: str) -> Trial:
-    return msgspec.structs.replace(trial, value=trial.others.get(name, math.nan))
+    return msgspec.structs.replace(trial, value=trial.others.get(name, math.nan), predicted=None)
 
 
 def _shows(values: Sequence[float], other: Sequence[float]) -> bool:

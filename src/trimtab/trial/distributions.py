@@ -169,6 +169,8 @@ class DistributionReader:
         low, high = values
         if not all(-sys.float_info.max <= bound <= sys.float_info.max for bound in values):  # nor whole numbers beyond
             raise self.unreadable(f"the bounds of {quoted(text)[1:-1]} must be finite")
+        if not math.isfinite(high - low):
+            raise self.unreadable(f"the bounds of {quoted(text)[1:-1]} lie too far apart")
         if low >= high:
             raise self.unreadable(f"in {text} the first number must lie below the second")
         if "int" in kind and any(not float(v).is_integer() for v in values):

@@ -30,7 +30,7 @@ BASELINE = ""
 IN_VAIN = 3  # times that a script may take its end for an error
 WAIT = 5.0  # seconds, besides as long as it ran, that it may go on when the thread that trains has ended
 NAMED = 5  # numbers that are named where the one that judges is missing
-MOST_SAMPLES = 1_000_000  # of which predictions are kept
+SHOWN = 0.51e-3  # by which a share that is said with three digits may be off
 CURVE = 200  # points that a trial keeps of a series at most
 
 
@@ -151,7 +151,9 @@ def run_job(
         run = recorder.close()
         idle, acted = _idle(job, run, tried, refused)
         trial = _judge(job, run, idle, acted, recorder.guard.unheard, outcome.error if outcome.refused else "")
-        trial = replace(trial, step_seconds=pace.seconds, predicted=_predicted(trial, predicted))
+        trial = replace(
+            trial, step_seconds=pace.seconds, predicted=_predicted(trial, predicted, job.metric or run.metric)
+        )
         if trial.status != "ok":
             return Result(trial, run)
         stepped = [index for index, training in tried.items() if training.changes and run.trainings[index].steps]
@@ -244,15 +246,19 @@ def _idle(job: Job, run: RunRecord, tried: dict[int, Training], refused: list[st
     return idle, acted
 
 
-def _predicted(trial: Trial, made: Mapping[str, Predictions]) -> Predicted | None:
-    """The predictions of which the value of a trial is the share of those that are right, as it is or in percent."""
-    for one in made.values():
-        samples = len(one.right)
-        share = float(one.right.float().mean()) if 0 < samples <= MOST_SAMPLES else math.nan
-        if any(math.isclose(trial.value, times * share, abs_tol=0.51e-2 * times / 10) for times in (1, 100)):
-            bits = np.packbits(one.right.numpy())
-            return Predicted(samples=samples, right=bits.tobytes(), targets=one.targets)
-    return None
+def _predicted(trial: Trial, made: Mapping[str, Predictions], metric: Metric | None) -> Predicted | None:
+    """The predictions of which the value of a trial is the share of those that are right, as it is or in percent; none where those of
+    several evaluations may be meant."""
+
+    def shows(one: Predictions) -> bool:
+        share = float(one.right.float().mean()) if len(one.right) else math.nan
+        return any(math.isclose(trial.value, times * share, abs_tol=SHOWN * times) for times in (1, 100))
+
+    meant = {one.targets: one for one in made.values() if shows(one)}
+    if len(meant) != 1 or metric is None or metric.goal != "max":
+        return None
+    (one,) = meant.values()
+    return Predicted(samples=len(one.right), right=np.packbits(one.right.numpy()).tobytes(), targets=one.targets)
 
 
 def _beside(run: RunRecord, metric: Metric | None) -> list[int]:

@@ -354,7 +354,9 @@ class Session:
 
         def done(job: Job, result: Result) -> None:
             self._check_unchanged()
-            self._kept.put(self._job(job.name, job.seed, varies=varies).key, result.trial)  # what an edit reads is known by now
+            self._kept.put(
+                self._job(job.name, job.seed, varies=varies).key, result.trial
+            )  # what an edit reads is known by now
             found[job.name].append(result.trial)
             self._advance(result.trial)
 

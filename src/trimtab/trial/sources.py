@@ -100,9 +100,10 @@ class Sources:
         others = any(edit.fingerprint() != known for edit, known in self._texts.items())
         return others or self.subject.fingerprint() != self._prints[BASELINE]
 
-    def question(self, arm: str) -> str:
-        """Stands for the question whether an arm is better than the subject: for what both of them are."""
-        return hashlib.sha256(f"{self._prints[BASELINE]}|{self._prints.get(arm, arm)}".encode()).hexdigest()[:16]
+    def question(self, arm: str, how: str) -> str:
+        """Stands for the question whether an arm is better than the subject: for what both of them are, and how it is asked."""
+        asked = f"{self._prints[BASELINE]}|{self._prints.get(arm, arm)}|{how}"
+        return hashlib.sha256(asked.encode(errors="surrogateescape")).hexdigest()[:16]
 
     def _key(self, name: str) -> str:
         return f"{self._prints[name]}|{self._there(name)}read"

@@ -22,6 +22,7 @@ from trimtab.records import ERROR, Arm, Comparison, Metric, Remark, Trial, remar
 from trimtab.trial.looks import LEAST, Look
 
 EXACT = 16  # differences up to which all sign patterns are enumerated: 2^15 after symmetry, 4 MB
+LAST = 0.25  # part of the errors of all looks that the last one has, about
 MOST_SEEDS = 100  # that somebody is asked for
 DRAWS = 99_999  # random sign patterns above that; with the observed one they make 100,000
 # Differences of values 10^6 times their own size carry a relative rounding error of 10^6 * 2^-53, about 10^-10.
@@ -263,7 +264,8 @@ def compare_arms(
             hold at all looks together, and ``p`` is fair for all of them.
         margin: differences below it make none; by default the standard deviation of the baseline over its seeds, from three of them on.
         risks: with which probability each recipe may be called better falsely, in the place of one for all of them together: then ``p_holm``
-            is raised by that in the place of Holm's correction.
+            is raised by that in the place of Holm's correction, and ``p`` is never below that of the sign-flip test, of divergences of
+            McNemar's: so small ones do not rest on normal differences.
 
     Raises:
         ValueError: if a recipe or the baseline has two trials of one seed.
@@ -284,9 +286,8 @@ def compare_arms(
         beside = {
             seed: one for seed, one in untreated.items() if look is None or seed in treated
         }  # it may have ended before others
-        arm = _arm(
-            metric, beside, recipe, treated, level, random, look, among_others=len(arms) > 1 or risks is not None
-        )
+        strict = "" if len(arms) == 1 and risks is None else "shared" if risks is None else "all"
+        arm = _arm(metric, beside, recipe, treated, level, random, look, strict)
         found.append(msgspec.structs.replace(arm, margin=margin))
     if risks is None:
         corrected = holm([arm.p for arm in found])
@@ -298,13 +299,15 @@ def compare_arms(
 def _noise(baseline: Sequence[Trial]) -> float:
     """The standard deviation over seeds; 0 where it is not known."""
     values = [float(trial.value) for trial in baseline if trial.status == "ok" and math.isfinite(trial.value)]
-    return statistics.stdev(values) if len(values) >= LEAST else 0.0
+    largest = max(map(abs, values), default=0.0) or 1.0
+    return largest * statistics.stdev(value / largest for value in values) if len(values) >= LEAST else 0.0
 
 
-def seeds_to_decide(arm: Arm, arms: int = 1) -> int:
+def seeds_to_decide(arm: Arm, arms: int = 1, looking: bool = False) -> int:
     """How many seeds decide on an arm four times of five, if its effect and its spread are as they look; 0 if more than ``MOST_SEEDS``.
 
-    It is decided when the effect is proven, among so many arms, or when it is the same within the margin.
+    It is decided when the effect is proven, among so many arms, or when it is the same within the margin; at the last of several looks, which
+    has a quarter of all errors, with ``looking``.
 
     >>> arm = Arm(recipe="ema", seeds=(0, 1, 2), values=(1, 2, 3), differences=(0, 1, 2), mean=2, effect=1, low=-1.5, high=3.5, p=0.2,
     ...           p_sign=0.5, p_holm=0.2, wins=2)
@@ -316,16 +319,26 @@ def seeds_to_decide(arm: Arm, arms: int = 1) -> int:
     if len(arm.differences) < 2:
         return 0
     spread, size = statistics.stdev(arm.differences), abs(arm.effect)
-    if not spread:  # the sign-flip test answers
+    error = ERROR / arms * (LAST if looking else 1)
+    if _equal(np.array(arm.differences)):  # the sign-flip test answers
         return (
             next(n for n in range(len(arm.differences) + 1, MOST_SEEDS) if _reaches(n, 1 - ERROR / arms))
             if size or arm.margin
             else 0
         )
-    sure, powerful = -float(special.ndtri(ERROR / 2 / arms)), float(special.ndtri(0.8))
+    sure, powerful = -float(special.ndtri(error / 2)), float(special.ndtri(0.8))
     ways = [((sure + powerful) * spread / room) ** 2 for room in (size, arm.margin - size) if room > 0]
     wanted = min(ways, default=math.inf)
     return max(len(arm.differences) + 2, math.ceil(wanted) + 1) if wanted < MOST_SEEDS else 0
+
+
+def seeds_for(p: float) -> int:
+    """How many seeds a sign-flip test takes for a p as small as this.
+
+    >>> seeds_for(0.05), seeds_for(0.0005)
+    (6, 12)
+    """
+    return math.ceil(1 - math.log2(p))
 
 
 def limits(comparison: Comparison) -> tuple[Remark, ...]:
@@ -347,7 +360,7 @@ def limits(comparison: Comparison) -> tuple[Remark, ...]:
         if sizes[-1] > EXACT:
             said.append(remark("drawn_signs", above=EXACT, patterns=DRAWS))
         said.append(remark("normal_differences", level=comparison.level))
-    elif arms:
+    elif any(arm.no_effect < arm.tried for arm in arms):
         said.append(remark("no_pairs"))
     tested = sum(not math.isnan(arm.p) for arm in arms)
     if tested > 1:
@@ -402,7 +415,7 @@ def _arm(
     level: float,
     generator: np.random.Generator,
     look: Look | None,
-    among_others: bool,
+    strict: str,
 ) -> Arm:
     every = [*baseline, *(seed for seed in trials if seed not in baseline)]
     outcomes = {seed: (_outcome(baseline.get(seed)), _outcome(trials.get(seed))) for seed in every}
@@ -414,22 +427,33 @@ def _arm(
     seeds = pairs or [seed for seed in every if never and outcomes[seed][1] == "ok"]
     values = [float(trials[seed].value) for seed in seeds]
     sign = 1 if metric.goal == "max" else -1
-    seen = {seed: sign * float(trials[seed].value - baseline[seed].value) for seed in both}
+    most = np.finfo(float).max
+    gaps = {seed: float(trials[seed].value) - float(baseline[seed].value) for seed in both}
+    seen = {seed: sign * min(max(gap, -most), most) for seed, gap in gaps.items()}  # of 1e308 and -1e308
     largest = max(map(abs, seen.values()), default=0.0)
     differences = [seen.get(seed, largest) for seed in pairs]
     mean, low, high, p = paired_t(differences, look.level if look else level)
     p_sign = sign_flip(differences, generator) if len(pairs) >= 2 else math.nan
-    if among_others and len(pairs) > len(both) and p_sign > p:
+    if p_sign > p and (strict == "all" or (strict == "shared" and len(pairs) > len(both))):
         p = p_sign
-    correlation = _correlation([(float(baseline[seed].value), float(trials[seed].value)) for seed in both])
-    beyond, samples = _beyond([(baseline[seed], trials[seed]) for seed in pairs], look.level if look else level)
+    still = len(both) > 1 and all(
+        len({trials_of[seed].numbers for seed in both}) == 1 for trials_of in (baseline, trials)
+    )
+    still = still and differences[0] != 0 and bool(trials[both[0]].numbers) and bool(baseline[both[0]].numbers)
+    if still:  # one run decides
+        low, high, p = mean, mean, 0.0
+    if strict == "all" and seeds and not pairs:
+        p = mcnemar(len(seeds), 0)
+    together = np.array([(baseline[seed].value, trials[seed].value) for seed in both], dtype=float)
+    correlation, saved = _shared(together)
+    beyond, samples = _beyond([(baseline[seed], trials[seed]) for seed in pairs], sign, look.level if look else level)
     own = Counter(outcome for _, outcome in outcomes.values())
     return Arm(
         recipe=recipe,
         seeds=tuple(seeds),
         values=tuple(values),
         differences=tuple(differences),
-        mean=math.fsum(values) / len(values) if values else math.nan,
+        mean=_mean(values),
         effect=mean,
         low=low,
         high=high,
@@ -444,38 +468,50 @@ def _arm(
         correlation=correlation,
         beyond=beyond,
         samples=samples,
+        tried=len(trials),
         cost=_times(trials, baseline, "step_seconds"),
         memory=_times(trials, baseline, "memory"),
         remarks=(
             *_remarks(np.array(differences), list(outcomes.values()), low),
-            *_of_pairs(correlation, beyond, samples, len(pairs)),
+            *([remark("draws_nothing")] * still),
+            *_of_pairs(correlation, saved, beyond, samples, len(pairs)),
         ),
     )
 
 
-def _correlation(pairs: Sequence[tuple[float, float]]) -> float:
-    """How much the two runs of a seed have in common; NaN where that cannot be said."""
-    values = np.array(pairs)
-    if len(values) < LEAST or not values.std(0).all() or _equal(values[:, 1] - values[:, 0]):
-        return math.nan
-    return float(np.corrcoef(values.T)[0, 1])
+def _mean(values: Sequence[float]) -> float:
+    """NaN for nothing; numbers near the largest do not overflow."""
+    largest = max(map(abs, values), default=0.0) or 1.0
+    return largest * (math.fsum(value / largest for value in values) / len(values)) if values else math.nan
 
 
-def _of_pairs(correlation: float, beyond: Sequence[float], samples: int, seeds: int) -> Iterator[Remark]:
+def _shared(pairs: np.ndarray) -> tuple[float, float]:
+    """How much the two runs of a seed have in common, and how many times the runs it would have taken on seeds of their own; NaN where
+    that cannot be said."""
+    if len(pairs) < LEAST or _equal(pairs[:, 1] - pairs[:, 0]):
+        return math.nan, math.nan
+    scaled = pairs / np.abs(pairs).max()
+    of_both, of_difference = scaled.var(0, ddof=1), (scaled[:, 1] - scaled[:, 0]).var(ddof=1)
+    if not of_both.all():
+        return math.nan, math.nan
+    return float(np.corrcoef(scaled.T)[0, 1]), float(of_both.sum() / of_difference)
+
+
+def _of_pairs(correlation: float, saved: float, beyond: Sequence[float], samples: int, seeds: int) -> Iterator[Remark]:
     if math.isfinite(correlation):
-        yield remark("paired", correlation=correlation)
+        yield remark("paired", correlation=correlation, saved=saved)
     if beyond:
         yield remark("beyond", low=beyond[0], high=beyond[1], samples=samples, seeds=seeds)
 
 
-def _beyond(pairs: Sequence[tuple[Trial, Trial]], level: float) -> tuple[tuple[float, ...], int]:
+def _beyond(pairs: Sequence[tuple[Trial, Trial]], sign: int, level: float) -> tuple[tuple[float, ...], int]:
     """The bounds for other samples, too, and of how many those that were seen are; none where not all runs have predicted the same ones."""
     made = [(untreated.predicted, treated.predicted) for untreated, treated in pairs]
     known = [(ours, theirs) for ours, theirs in made if ours is not None and theirs is not None]
     if len(known) < max(2, len(pairs) - 1) or len({one.targets for pair in known for one in pair}) > 1:
         return (), 0
-    times = 100 if max(untreated.value for untreated, _ in pairs) > 1 else 1  # the metric may be in percent
-    d = times * np.stack([theirs.bits.astype(np.float64) - ours.bits for ours, theirs in known])
+    times = 100 if any(trial.value > 1 for pair in pairs for trial in pair) else 1  # the metric may be in percent
+    d = sign * times * np.stack([theirs.bits.astype(np.float64) - ours.bits for ours, theirs in known])
     _, low, high, _ = two_way(d, level)
     return ((low, high), d.shape[1]) if math.isfinite(high - low) else ((), 0)
 

@@ -31,14 +31,20 @@ class KnownData:
 
 
 def known_data(decisions: Sequence[Decision]) -> KnownData | None:
-    """Of the decisions that have ended; ``None`` where there is none."""
+    """Of the decisions that have ended on the script, and by the number, that the last one was on; ``None`` where there is none."""
     ended = [decision for decision in decisions if decision.ended]
+    ended = [one for one in ended if (one.subject, one.metric) == (ended[-1].subject, ended[-1].metric)]
     if not ended:
         return None
     known: list[tuple[float, float, float]] = []
     for decision in ended:
         before = known[-1] if known else (decision.before,) * 3
-        known.append(levels_of(decision) if decision.kept and np.isfinite(decision.effect) else before)
+        now = levels_of(decision)
+        sign = 1 if decision.goal == "max" else -1
+        better = (
+            decision.kept and np.isfinite(now[0]) and not sign * (now[0] - before[0]) < 0
+        )  # not beside what is known to be better
+        known.append(now if better else before)
     level, low, high = np.array(known).T
     return KnownData(
         metric=ended[-1].metric,
