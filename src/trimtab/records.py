@@ -473,7 +473,7 @@ class Arm(Record):
     ``low``/``high`` bound the mean paired difference (t interval at ``Comparison.level``), ``p_sign`` is the exact two-sided
     sign-flip probability, ``p_holm`` the t-test probability after Holm's correction over the arms. Differences below ``margin`` count as none
     (0: every difference counts). ``tried`` are the seeds that it was run on. ``correlation``
-    is that of the untreated and the treated run of a seed. ``beyond`` are the bounds of the
+    is that of the untreated and the treated run of a seed, 0 where that is not known. ``beyond`` are the bounds of the
     interval that holds for other ``samples`` of the same kind, too, and not for those held out alone; none where they were not seen. ``remarks`` are what no number says;
     ``lines`` keep the recipe of an arm that is proven; of an ``edit``, which is another version of the subject and no recipe, they are the
     difference. ``cost`` is how many times as long as untreated a step takes, ``memory`` how many
@@ -502,7 +502,7 @@ class Arm(Record):
     memory: float = 0.0
     edit: bool = False
     margin: float = 0.0
-    correlation: float = math.nan
+    correlation: float = 0.0
     beyond: tuple[float, ...] = ()
     samples: int = 0
     tried: int = 0

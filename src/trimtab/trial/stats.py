@@ -486,19 +486,19 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def _shared(pairs: np.ndarray) -> tuple[float, float]:
-    """How much the two runs of a seed have in common, and how many times the runs it would have taken on seeds of their own; NaN where
+    """How much the two runs of a seed have in common, and how many times the runs it would have taken on seeds of their own; 0 and 1 where
     that cannot be said."""
     if len(pairs) < LEAST or _equal(pairs[:, 1] - pairs[:, 0]):
-        return math.nan, math.nan
+        return 0.0, 1.0
     scaled = pairs / np.abs(pairs).max()
     of_both, of_difference = scaled.var(0, ddof=1), (scaled[:, 1] - scaled[:, 0]).var(ddof=1)
     if not of_both.all():
-        return math.nan, math.nan
+        return 0.0, 1.0
     return float(np.corrcoef(scaled.T)[0, 1]), float(of_both.sum() / of_difference)
 
 
 def _of_pairs(correlation: float, saved: float, beyond: Sequence[float], samples: int, seeds: int) -> Iterator[Remark]:
-    if math.isfinite(correlation):
+    if correlation:
         yield remark("paired", correlation=correlation, saved=saved)
     if beyond:
         yield remark("beyond", low=beyond[0], high=beyond[1], samples=samples, seeds=seeds)
