@@ -23,7 +23,7 @@ def main(script: str, edits: int) -> None:
         changed = f"{value:.3g}" if re.search(r"[.e]", found[0]) else str(max(1, round(value)))
         edited = folder / f"edit_{number}.py"
         edited.write_text(source[: found.start()] + changed + source[found.end() :])
-        arm = tt.compare(best, against=edited, seeds=12, until_decided=True, log=folder / "night.jsonl").arms[0]
+        arm = tt.compare(best, against=edited, log=folder / "night.jsonl").arms[0]
         print(
             f"{number:3d}  {found[0]} -> {changed}: {arm.verdict}, {arm.effect:+.4g} over {len(arm.seeds)} seeds",
             flush=True,

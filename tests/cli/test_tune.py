@@ -21,6 +21,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 SLOW = clusters(rate=0.0005)
 
 
+@pytest.mark.slow
 def test_a_rate_that_is_a_hundred_times_too_low_is_found(train):
     """The answer is known: examples/README.md has x100 and x1000 as its best."""
     text = (EXAMPLES / "wrong_learning_rate.py").read_text()

@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import Any
 
 from trimtab.trial.engines import Engine
-from trimtab.trial.engines.engine import Verdict, Written, ended, stopped
+from trimtab.trial.engines.engine import OnReport, Written, ended, stopped
 from trimtab.trial.live import Report
 from trimtab.trial.run import Job, Result
 
@@ -43,7 +43,7 @@ class RemoteEngine(Engine):
         jobs: Iterable[Job],
         done: Callable[[Job, Result], None],
         stop_at: float = float("inf"),
-        report: Verdict = lambda job, report: "",
+        report: OnReport = lambda job, report: "",
         keep: Callable[[Written], None] = lambda written: None,
     ) -> None:
         for job in jobs:
@@ -51,7 +51,7 @@ class RemoteEngine(Engine):
                 return
             done(job, self._one(job, report, keep))
 
-    def _one(self, job: Job, report: Verdict, keep: Callable[[Written], None]) -> Result:
+    def _one(self, job: Job, report: OnReport, keep: Callable[[Written], None]) -> Result:
         sent, began, reports = (
             pickle.dumps(replace(job, subject=job.subject.packed())),
             time.monotonic(),
