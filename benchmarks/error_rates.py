@@ -19,8 +19,8 @@ import msgspec
 import numpy as np
 
 from trimtab.records import Metric, Trial
+from trimtab.trial.arms import compare_arms, seeds_to_decide
 from trimtab.trial.looks import hopeless, looks_up_to, plan
-from trimtab.trial.stats import compare_arms, seeds_to_decide
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "error_rates.json"

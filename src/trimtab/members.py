@@ -187,11 +187,13 @@ def _misfit(kind: Kind, thing: Any) -> str:
         return f"it must be {_MUST[kind]}, and is {given}"
     if kind == "techniques" and "__dataclass_fields__" not in vars(thing):
         return "it must be a dataclass; put @dataclass(frozen=True) above the class"
-    if kind == "outcomes" and not _derives(getattr(thing, "record", None), "trimtab.records.Outcome"):
+    if kind == "outcomes" and not _derives(getattr(thing, "record", None), "trimtab.records.outcomes.Outcome"):
         return "its record must be a class derived from trimtab.records.Outcome"
     if kind == "signals":
         measures = thing.measures
-        if not isinstance(measures, tuple) or any(_called(type(one)) != "trimtab.records.Measured" for one in measures):
+        if not isinstance(measures, tuple) or any(
+            _called(type(one)) != "trimtab.records.runs.Measured" for one in measures
+        ):
             return f"its measures must be a tuple of trimtab.records.Measured, and are {measures!r}"
         try:
             inspect.signature(thing).bind()

@@ -9,10 +9,11 @@ import pytest
 
 from trimtab.records import Metric, Trial
 from trimtab.report.sentences import sentences
+from trimtab.trial.arms import compare_arms
 from trimtab.trial.compare import decide
 from trimtab.trial.confirm import confirm_until_decided
 from trimtab.trial.looks import ERRORS, FIRST, hopeless, levels, looks_up_to, plan
-from trimtab.trial.stats import compare_arms, paired_t
+from trimtab.trial.stats import paired_t
 
 CONFIRM = importlib.import_module("trimtab.trial.confirm")
 ACCURACY = Metric(name="accuracy", goal="max")

@@ -11,7 +11,8 @@ import pytest
 import trimtab as tt
 from tests.trial.conftest import DEEP, clusters
 from trimtab.records import Metric, Predicted, Trial
-from trimtab.trial.stats import compare_arms, paired_t, two_way
+from trimtab.trial.arms import compare_arms
+from trimtab.trial.stats import paired_t, two_way
 
 ACCURACY = Metric(name="printed val accuracy", goal="max")
 

@@ -14,12 +14,13 @@ from trimtab.ledger import Decision, Ledger
 from trimtab.quantities import Quantity, of_other
 from trimtab.recipe import Recipe, RecipeError, Technique
 from trimtab.records import Arm, Beside, Comparison, Metric, Remark, RunRecord, Trial, remark
+from trimtab.trial.arms import LAST, MOST_SEEDS, compare_arms, limits, seeds_to_decide
 from trimtab.trial.edits import Edited, difference, version_of
 from trimtab.trial.looks import Look, hopeless, looks_up_to, plan
 from trimtab.trial.permanent import permanent_lines
 from trimtab.trial.run import BASELINE
 from trimtab.trial.session import Session
-from trimtab.trial.stats import LAST, MOST_SEEDS, compare_arms, limits, seeds_for, seeds_to_decide
+from trimtab.trial.stats import seeds_for
 from trimtab.trial.subjects import Script, Subject, SubjectError, subject_of
 from trimtab.trial.terms import Terms, with_terms
 

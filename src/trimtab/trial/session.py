@@ -453,7 +453,7 @@ class Session:
             seen.update(now := self._losses_at(factors, seed, steps))
             return now
 
-        found = climb(losses_at, Series(losses.steps[:steps], losses.values[:steps]))
+        found = climb(losses_at, Series(steps=losses.steps[:steps], values=losses.values[:steps]))
         if found != 1 or len(seen) > 1:  # else the time was over
             self.say(remark("best_rate", steps=steps, factor=found))
         return found

@@ -14,6 +14,7 @@ import msgspec
 from trimtab.doctor import diagnose
 from trimtab.recipe import Recipe, RecipeError
 from trimtab.records import Arm, Comparison, Finding, Findings, Metric, Remark, RunRecord, Treatment, remark
+from trimtab.trial.arms import seeds_to_decide
 from trimtab.trial.compare import of_trials
 from trimtab.trial.confirm import confirm_until_decided, doubts_of_effect, lines_of
 from trimtab.trial.live import Live
@@ -22,7 +23,6 @@ from trimtab.trial.pace import pace_of
 from trimtab.trial.race import RATE, SEED, WORTH, Race, expected, leaves_something, race, winner
 from trimtab.trial.rates import rounded
 from trimtab.trial.session import Session
-from trimtab.trial.stats import seeds_to_decide
 from trimtab.trial.subjects import Script, Subject
 from trimtab.trial.successes import Successes, by_promise, known, remember
 from trimtab.trial.terms import Terms, with_terms
