@@ -18,7 +18,8 @@ from pathlib import Path
 import numpy as np
 
 from trimtab.ledger import Decision, allowance
-from trimtab.trial.compare import LOOKED, POINTED
+from trimtab.trial.compare import LOOKED
+from trimtab.trial.deciding import POINTED
 from trimtab.trial.looks import hopeless, looks_up_to, plan
 from trimtab.trial.stats import paired_t, sign_flip
 

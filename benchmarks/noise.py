@@ -16,6 +16,7 @@ import tempfile
 from pathlib import Path
 
 from scipy import stats
+from small import SCRIPT
 
 import trimtab as tt
 from trimtab.trial.engines import LocalEngine
@@ -23,30 +24,6 @@ from trimtab.trial.engines import LocalEngine
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "noise.json"
 SEEDS, OTHERS, RUNS = 10, range(10, 30), 5
-SCRIPT = """import torch
-from sklearn.datasets import load_{data}
-from torch import nn
-
-torch.manual_seed(0)
-x, y = load_{data}(return_X_y=True)
-x = torch.tensor(x, dtype=torch.float32)
-y = torch.tensor(y)
-x = (x - x.mean(0)) / (x.std(0) + 1e-6)
-order = torch.randperm(len(x), generator=torch.Generator().manual_seed(1))
-train = order[: len(x) // 3]
-held_out = order[len(x) // 3 :]
-model = nn.Sequential(nn.Linear(x.shape[1], {width}), nn.ReLU(), nn.Linear({width}, int(y.max()) + 1))
-criterion = nn.CrossEntropyLoss()
-optimizer = torch.optim.SGD(model.parameters(), lr={rate}, momentum=0.9)
-for epoch in range(4):
-    for batch in train[torch.randperm(len(train))].split(16):
-        optimizer.zero_grad()
-        loss = criterion(model(x[batch]), y[batch])
-        loss.backward()
-        optimizer.step()
-with torch.no_grad():
-    print("val loss", criterion(model(x[held_out]), y[held_out]).item())
-"""
 SCRIPTS = {
     f"{data}_{width}": SCRIPT.format(data=data, width=width, rate=rate)
     for data in ("digits", "wine", "breast_cancer")

@@ -585,7 +585,7 @@ def test_of_two_outcomes_of_one_kind_the_later_is_left_out(tmp_path):
     done = subprocess.run([sys.executable, "-c", OUTCOMES, str(tmp_path)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     refused, ours, later = done.stdout.splitlines()
-    assert "keeps no first.Comparison: its kind 'comparison' is that of trimtab.records.Comparison" in refused
+    assert "keeps no first.Comparison: its kind 'comparison' is that of trimtab.records.outcomes.Comparison" in refused
     assert ours.startswith(
         "MemberWarning: first:Telling0 of first is left out of trimtab's outcomes: the kind 'comparison'"
     )

@@ -340,14 +340,14 @@ def test_a_number_that_is_counted_is_known_to_a_step():
     """An accuracy that stands still has no noise of its own, and is not known without error for it."""
     counted = [80, 84, 88, 90, 90, 84] + [80] * 24
     series = {
-        "printed val accuracy": Series(tuple(range(1, 31)), tuple(n / 128 for n in counted)),
-        "loss": Series(tuple(range(1, 31)), tuple(1 / step for step in range(1, 31))),
+        "printed val accuracy": Series(steps=tuple(range(1, 31)), values=tuple(n / 128 for n in counted)),
+        "loss": Series(steps=tuple(range(1, 31)), values=tuple(1 / step for step in range(1, 31))),
     }
     training = TrainingRecord(name="training", model="Net", steps=30, series=series)
     (finding,) = overfitting(training)
     assert "10% lower and 20 standard errors away" in finding.evidence[0].text
     jitter = tuple(n / 128 + 1e-12 * (-1) ** step for step, n in enumerate(counted))
-    series["printed val accuracy"] = Series(tuple(range(1, 31)), jitter)
+    series["printed val accuracy"] = Series(steps=tuple(range(1, 31)), values=jitter)
     (finding,) = overfitting(training)
     assert "10% lower and more than 100 standard errors away" in finding.evidence[0].text
 

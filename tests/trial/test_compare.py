@@ -17,11 +17,11 @@ import trimtab as tt
 from tests.trial.conftest import DEEP, clusters, mark
 from trimtab.records import Metric, Trial
 from trimtab.store import Store
-from trimtab.trial.compare import summed_up
 from trimtab.trial.kept import StoreWarning
 from trimtab.trial.progress import TrialBar
 from trimtab.trial.session import Session, TrialError
 from trimtab.trial.subjects import Script, SubjectError, Task
+from trimtab.trial.summary import summed_up
 
 COUNTED = "import os\nwith open(os.environ['MARKS'] + '/runs.txt', 'a') as f:\n    print(torch.initial_seed(), file=f)"
 

@@ -10,8 +10,8 @@ import pytest
 from trimtab.records import Metric, Trial
 from trimtab.report.sentences import sentences
 from trimtab.trial.arms import compare_arms
-from trimtab.trial.compare import decide
 from trimtab.trial.confirm import confirm_until_decided
+from trimtab.trial.deciding import decide
 from trimtab.trial.looks import ERRORS, FIRST, hopeless, levels, looks_up_to, plan
 from trimtab.trial.stats import paired_t
 

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 
 from trimtab.recipe import Recipe
 from trimtab.records import Arm, Comparison, Remark, remark
-from trimtab.trial.compare import decide, of_trials
+from trimtab.trial.deciding import decide
 from trimtab.trial.permanent import permanent_lines
 from trimtab.trial.session import Session
+from trimtab.trial.summary import of_trials
 
 FRESH = 1000  # confirming seeds start here: they play no part in the search
 

@@ -15,7 +15,6 @@ from trimtab.doctor import diagnose
 from trimtab.recipe import Recipe, RecipeError
 from trimtab.records import Arm, Comparison, Finding, Findings, Metric, Remark, RunRecord, Treatment, remark
 from trimtab.trial.arms import seeds_to_decide
-from trimtab.trial.compare import of_trials
 from trimtab.trial.confirm import confirm_until_decided, doubts_of_effect, lines_of
 from trimtab.trial.live import Live
 from trimtab.trial.looks import LEAST
@@ -25,6 +24,7 @@ from trimtab.trial.rates import rounded
 from trimtab.trial.session import Session
 from trimtab.trial.subjects import Script, Subject
 from trimtab.trial.successes import Successes, by_promise, known, remember
+from trimtab.trial.summary import of_trials
 from trimtab.trial.terms import Terms, with_terms
 
 SEARCH_SEEDS = 3
