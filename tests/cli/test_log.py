@@ -1,5 +1,6 @@
 """The ledger of decisions: what each may risk, what a crash leaves, several writers, and how it is told."""
 
+import importlib
 import json
 import math
 import subprocess
@@ -12,8 +13,12 @@ import pytest
 import trimtab as tt
 from tests.trial.conftest import DEEP, clusters
 from trimtab.ledger import Ledger, LedgerError, allowance, read
-from trimtab.records import ERROR
+from trimtab.records import ERROR, remark
 from trimtab.report.decisions import said, write_decisions
+from trimtab.report.plots.known import known_data
+from trimtab.trial.summary import of_trials, saying
+
+COMPARE = importlib.import_module("trimtab.trial.compare")  # the name is also that of its function
 
 
 @pytest.fixture
@@ -94,9 +99,14 @@ def test_other_files_are_left_alone(tmp_path, trimtab, monkeypatch):
         Ledger(newer)
 
 
-def test_compare_decides_more_strictly_for_a_log_and_gives_up_early(trimtab, train, tmp_path):
+def test_compare_decides_more_strictly_for_a_log_and_gives_up_early(trimtab, train, tmp_path, monkeypatch):
     train.write_text(clusters(DEEP, epochs=12))
     log = tmp_path / "night.jsonl"
+    with monkeypatch.context() as patch:  # the time is over before it is decided
+        cut = remark("looks_cut", seconds=1.0, seeds=1)
+        patch.setattr(COMPARE, "decide", lambda session, arms, *_, **__: saying(of_trials(session, arms, [0], ""), cut))
+        tt.compare(train, ["batch_norm", "lr_scale(factor=0.5)"], seeds=5, log=log)
+    assert [(one.number, one.ended) for one in Ledger(log).decisions()] == [(1, 0.0), (2, 0.0)]
     found = tt.compare(train, ["batch_norm", "lr_scale(factor=0.5)"], seeds=5, log=log)
     better, idle = found.arms
     first, second = Ledger(log).decisions()
@@ -137,3 +147,23 @@ def test_an_empty_ledger_and_what_terminals_obey_are_shown(ledger, tmp_path):
     decided(ledger, "<b>\x1b[31m", effect=0.1)
     page = write_decisions(tmp_path / "a.html", "night.jsonl", ledger.decisions()).read_text()
     assert "\x1b" not in page and "&lt;b&gt;" in page
+
+
+def test_the_picture_is_of_one_script_and_what_is_best_of_it(ledger):
+    def kept(subject: str, before: float, effect: float, metric: str = "accuracy", goal: str = "max") -> None:
+        (one,) = ledger.begin(subject, {"a": f"{subject} {before} {effect} {metric}"})
+        bounds = {"low": effect - 0.01, "high": effect + 0.01}
+        ledger.end(
+            msgspec.structs.replace(
+                one, verdict="better", metric=metric, goal=goal, before=before, effect=effect, **bounds
+            )
+        )
+
+    kept("a.py", 0.5, 0.2)
+    kept("b.py", 3.0, 1.0, "loss", "min")
+    kept("a.py", 0.5, 0.1)  # beside the first, which is better
+    kept("a.py", 0.7, 0.1)
+    assert known_data(ledger.decisions()).known == pytest.approx([0.7, 0.7, 0.8])
+    kept("b.py", 2.0, 0.5, "loss", "min")
+    data = known_data(ledger.decisions())
+    assert data.known == pytest.approx([2.0, 1.5]) and data.low == pytest.approx([1.99, 1.49])

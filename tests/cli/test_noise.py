@@ -27,7 +27,12 @@ def test_noise_of_all_and_of_parts(trimtab, train):
         assert spread["sd"] == pytest.approx(np.std(spread["values"], ddof=1)) and len(spread["others"]) == 3
     assert list(found["smallest"]) == ["3", "5", "10"]
     assert f" a difference of {found['smallest']['5']:.2g} can be seen" in shown.stdout
-    assert "Of other 64 samples of the same kind" in " ".join(shown.stdout.split())
+    mean = parts["all"]["mean"]
+    error = np.sqrt(mean * (1 - mean) / 64)
+    assert (
+        f"Of other 64 samples of the same kind, as many as are held out, the metric of one and the same network would move by {error:.2g}"
+        in " ".join(shown.stdout.split())
+    )
     with Session(train) as session:
         _, again = noise_watched(session, 2, parts=True)
         assert session.reused == 6

@@ -491,3 +491,35 @@ def test_sums_over_positions_are_per_position():
         F.cross_entropy(x, y, reduction="sum")
 
     assert told(*small(), evaluate)["loss"] == pytest.approx(F.cross_entropy(x, y).item())
+
+
+def test_predictions_of_samples_are_kept_where_they_are_asked_for_and_those_of_pixels_are_not():
+    def evaluated(*batches, keeps=True):
+        evaluations = Evaluations()
+        evaluations.keeps = keeps
+        for output, target in batches:
+            value = torch.nn.functional.cross_entropy(output, target)
+            evaluations.add("cross_entropy", output, target, value, {}, sys._getframe(), lambda: False)
+            target.zero_()  # the script goes on with it
+        list(evaluations.close(over=True))
+        return list(evaluations.predictions.values())
+
+    def batch(*shape):
+        return torch.randn(shape[0], 3, *shape[1:]), torch.randint(3, shape)
+
+    with torch.no_grad():
+        one, two = batch(4), batch(3)
+        right = torch.cat([output.argmax(1) == target for output, target in (one, two)])
+        together = torch.cat([one[0], two[0]]), torch.cat([one[1], two[1]])
+        ignored = batch(5)
+        ignored[1][2] = -100
+        (made,) = evaluated(one, two)
+        assert torch.equal(made.right, right)
+        assert evaluated(together)[0].targets == made.targets  # whatever the batches
+        assert evaluated(batch(7))[0].targets != made.targets
+        assert len(evaluated(ignored)[0].right) == 4
+        assert (
+            evaluated(batch(2, 5, 5)) == []
+            and evaluated(batch(4), batch(2, 5)) == []
+            and evaluated(batch(4), keeps=False) == []
+        )

@@ -15,7 +15,7 @@ from torch import nn
 
 import trimtab as tt
 from tests.trial.conftest import DEEP, clusters, mark
-from trimtab.records import Metric, Trial
+from trimtab.records import Metric, Predicted, Trial
 from trimtab.store import Store
 from trimtab.trial.kept import StoreWarning
 from trimtab.trial.progress import TrialBar
@@ -479,7 +479,8 @@ def test_the_other_numbers_of_the_trials_are_told_once_each():
         }  # fmt: skip
         if seed == 1:
             del others["logged val/f1"]
-        return Trial(subject="s", recipe=recipe, seed=seed, status="ok", value=value, others=others)
+        seen = Predicted(samples=4, right=bytes([16 * (2 + 5 * bool(recipe) + seed)]), targets="a")
+        return Trial(subject="s", recipe=recipe, seed=seed, status="ok", value=value, others=others, predicted=seen)
 
     trials = {recipe: [run(recipe, seed, better) for seed in range(4)] for recipe, better in (("", 0.0), ("adam", 0.1))}
     trials["adam"][3] = Trial(subject="s", recipe="adam", seed=3, status="diverged")
@@ -495,5 +496,8 @@ def test_the_other_numbers_of_the_trials_are_told_once_each():
     best, loss, training = found.beside
     for other in (best, loss):
         assert other.arms[0].differences == pytest.approx(found.arms[0].differences)
+    assert found.arms[0].samples == 4 and not any(
+        other.arms[0].samples for other in found.beside
+    )  # what was predicted is of the number that judges
     assert best.arms[0].seeds == (0, 1, 2) and best.arms[0].diverged == 1
     assert training.arms[0].effect == 0 and training.arms[0].verdict == "undecided"

@@ -7,11 +7,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from trimtab.records import Metric, Trial
+from trimtab.records import Comparison, Metric, Trial
 from trimtab.report.sentences import sentences
 from trimtab.trial.arms import compare_arms
 from trimtab.trial.confirm import confirm_until_decided
-from trimtab.trial.deciding import decide
+from trimtab.trial.deciding import decide, what_decides
 from trimtab.trial.looks import ERRORS, FIRST, hopeless, levels, looks_up_to, plan
 from trimtab.trial.stats import paired_t
 
@@ -158,6 +158,7 @@ def test_each_arm_ends_when_it_is_decided_and_the_others_go_on():
         "ema": noise + 0.02 * (-1.0) ** np.arange(20),
         "dropout": noise + 1.2 + np.random.default_rng(5).standard_normal(20),
     }
+    values["l2"] = 2 * noise - values["dropout"]  # as much worse as that is better
     asked = []
 
     def run(recipes, wanted, stage):
@@ -167,12 +168,32 @@ def test_each_arm_ends_when_it_is_decided_and_the_others_go_on():
     found = decide(session_of(run), list(values)[1:], range(20), ("first", "further"))
     by = {arm.recipe: arm for arm in found.arms}
     assert {name: arm.verdict for name, arm in by.items()} == {
-        "adam": "better", "sgd": "worse", "ema": "same", "dropout": "better",
+        "adam": "better", "sgd": "worse", "ema": "same", "dropout": "better", "l2": "worse",
     }  # fmt: skip
-    assert asked[0] == list(values) and asked[-1] == ["", "dropout"]
+    assert asked[0] == list(values) and asked[-1] == ["", "dropout", "l2"]
     assert [len(by[name].seeds) for name in ("adam", "sgd", "ema")] == [3, 3, 3] and 5 < len(by["dropout"].seeds) <= 20
     assert len(found.seeds) == len(by["dropout"].seeds) == found.looks[-1]
     assert by["dropout"].p_holm <= 0.05 and by["ema"].margin == pytest.approx(np.std(noise[: len(found.seeds)], ddof=1))
+
+
+def test_what_would_decide_is_beyond_what_was_looked_at():
+    session = SimpleNamespace(rounds=lambda trials: 2.0 * trials)
+    base = trials("", [0.0] * 6)
+    arms = compare_arms(
+        ACCURACY,
+        base,
+        {
+            "adam": trials("adam", [0.3, -0.1, 0.2, 0.4, -0.2, 0.1]),
+            "sgd": trials("sgd", [0.001, -0.3, 0.2, 0.1, -0.1, 0.1]),
+        },
+        margin=0.0,
+    )
+    found = Comparison(subject="s", metric=ACCURACY, seeds=tuple(range(6)), baseline=(0.0,) * 6, arms=arms)
+    (said,) = what_decides(found, session, 0.0, 0)
+    assert said.code == "would_decide_on" and said.values["arm"] == "adam" and said.values["seeds"] > 10
+    assert said.values["runs"] == 3 * (said.values["seeds"] - 6) and said.values["seconds"] == 2.0 * said.values["runs"]
+    (none,) = what_decides(found, session, 0.0, said.values["seeds"])
+    assert (none.code, none.values["seeds"]) == ("would_decide_on_none", said.values["seeds"])
 
 
 def test_among_many_decisions_an_arm_is_given_up_early_and_a_kept_one_does_not_rest_on_normal_differences():

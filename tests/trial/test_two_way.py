@@ -7,11 +7,15 @@ import math
 import msgspec
 import numpy as np
 import pytest
+import torch
+from scipy import stats
 
 import trimtab as tt
 from tests.trial.conftest import DEEP, clusters
-from trimtab.records import Metric, Predicted, Trial
-from trimtab.trial.arms import compare_arms
+from trimtab.records import Comparison, Metric, Predicted, Trial, to_bytes
+from trimtab.training.evaluations import Predictions
+from trimtab.trial.arms import compare_arms, limits
+from trimtab.trial.run import _predicted
 from trimtab.trial.stats import paired_t, two_way
 
 ACCURACY = Metric(name="printed val accuracy", goal="max")
@@ -41,6 +45,32 @@ def test_where_samples_do_not_matter_it_is_that_of_the_seeds():
     assert math.isinf(two_way(np.ones((1, 4))).high) and math.isinf(two_way(np.ones((4, 1))).high)
 
 
+def test_of_sums_of_seeds_and_samples_the_error_is_the_sum_of_both():
+    seeds, samples = np.array([0.1, -0.2, 0.4, 0.0]), np.array([0.5, -0.5, 0.3, -0.3, 0.9, 0.1])
+    found = two_way(np.add.outer(seeds, samples))
+    error = math.sqrt(seeds.var(ddof=1) / 4 + samples.var(ddof=1) / 6)
+    freedom = error**4 / ((seeds.var(ddof=1) / 4) ** 2 / 3 + (samples.var(ddof=1) / 6) ** 2 / 5)
+    assert (found.high - found.low) / 2 == pytest.approx(error * stats.t.ppf(0.975, freedom))
+    assert found.p == pytest.approx(2 * stats.t.sf(abs(found.mean) / error, freedom))
+
+
+def test_predictions_are_those_of_the_evaluation_that_judges():
+    bits = torch.tensor([True, True, False, True])
+    val, other = Predictions(bits, "a"), Predictions(bits.flip(0), "b")
+    told = Trial(subject="s", recipe="", seed=0, status="ok", value=75.0)
+    assert _predicted(told, {"val accuracy": val}, ACCURACY) == Predicted(samples=4, right=b"\xd0", targets="a")
+    assert _predicted(told, {"val accuracy": val, "test accuracy": val}, ACCURACY) is not None  # one and the same
+    assert _predicted(told, {"train accuracy": other, "val accuracy": val}, ACCURACY) is None  # it may be either
+    assert _predicted(msgspec.structs.replace(told, value=0.7), {"val accuracy": val}, ACCURACY) is None
+    assert _predicted(told, {"val accuracy": val}, Metric(name="error", goal="min")) is None
+    assert _predicted(told, {"val accuracy": val}, None) is None
+
+
+def test_predictions_survive_a_store_that_has_to_mend_a_name():
+    told = trial("r\udcff", 0, np.array([True, False, True]))
+    assert msgspec.msgpack.decode(to_bytes(told), type=Trial).predicted == told.predicted
+
+
 def trial(recipe: str, seed: int, bits: np.ndarray, targets: str = "a", times: float = 1) -> Trial:
     predicted = Predicted(samples=len(bits), right=np.packbits(bits).tobytes(), targets=targets)
     return Trial(
@@ -65,6 +95,9 @@ def test_an_arm_has_the_interval_of_other_samples_where_all_runs_predicted_the_s
     assert said == ["paired", "beyond"] and arm.correlation == pytest.approx(
         np.corrcoef([[one.mean() for one in bits[name]] for name in bits])[0, 1]
     )
+    less = Metric(name="printed error", goal="min")
+    (turned,) = compare_arms(less, runs[""], {"adam": runs["adam"]})
+    assert turned.beyond == pytest.approx((-expected[2], -expected[1])) and turned.effect == pytest.approx(-arm.effect)
     other = [
         trial("adam", seed, one, targets="b" if seed else "a", times=times) for seed, one in enumerate(bits["adam"])
     ]
@@ -72,6 +105,9 @@ def test_an_arm_has_the_interval_of_other_samples_where_all_runs_predicted_the_s
     assert (arm.beyond, arm.samples) == ((), 0)
     blind = [msgspec.structs.replace(one, predicted=None) for one in runs["adam"]]
     assert compare_arms(ACCURACY, runs[""], {"adam": blind})[0].beyond == ()
+    told = [limits(Comparison(subject="s", metric=ACCURACY, seeds=(0,), baseline=(0.5,), arms=(arm,), trials=tuple(of)))[-1].code
+            for of in (runs["adam"], other)]  # fmt: skip
+    assert told == ["one_data_set", "own_splits"]
 
 
 def test_trials_keep_the_predictions_that_their_metric_is_the_share_of(train, engine):

@@ -83,26 +83,24 @@ class _Sum:
     counts: list[int] = field(default_factory=list)
     doubtful: bool = False  # it was made with gradients, and one may come back yet
     steps: int = 0  # that it has waited for that
-    keeps: bool = False  # whether each prediction is kept, and what stands for the targets
-    right: list[torch.Tensor] = field(default_factory=list)
-    targets: Any = None
+    keeps: bool = False  # whether each prediction is kept, and its target
+    made: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = field(default_factory=list)
 
     def keep(self, hits: Hits, target: torch.Tensor) -> None:
-        """The predictions of one batch."""
-        right, counts = hits
-        if right.ndim != 1 or sum(self.counts) > MOST:  # pixels and words are no samples
+        """The predictions of one batch, where they are: an accelerator is not waited for."""
+        if hits[0].ndim != 1 or sum(self.counts) > MOST:  # pixels and words are no samples
             self.keeps = False
-            self.right.clear()
-            return
-        self.right.append(right[counts].cpu())
-        self.targets = self.targets or hashlib.sha256()
-        self.targets.update(target.detach().to("cpu", torch.float32).numpy().tobytes())
+            self.made.clear()
+        else:
+            self.made.append((*hits, target.detach().clone()))
 
     def predictions(self) -> Predictions | None:
         """All of them; ``None`` where they are not kept, or not of every batch."""
         if not self.keeps or self.judged != len(self.counts):
             return None
-        return Predictions(torch.cat(self.right), self.targets.hexdigest()[:16])
+        right, counts, targets = (torch.cat(parts).cpu() for parts in zip(*self.made, strict=True))
+        digest = hashlib.sha256(targets.to(torch.float32).numpy().tobytes())
+        return Predictions(right[counts], digest.hexdigest()[:16])
 
     def add(self, value: torch.Tensor, count: int, hits: Hits | None) -> None:
         """One batch, of ``count`` samples."""
