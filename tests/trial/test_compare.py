@@ -501,3 +501,11 @@ def test_the_other_numbers_of_the_trials_are_told_once_each():
     )  # what was predicted is of the number that judges
     assert best.arms[0].seeds == (0, 1, 2) and best.arms[0].diverged == 1
     assert training.arms[0].effect == 0 and training.arms[0].verdict == "undecided"
+
+
+def test_what_cannot_be_compared_is_refused_before_anything_runs(train):
+    train.write_text("raise SystemExit('it ran')")
+    with pytest.raises(ValueError, match=r"margin must be a difference of the metric, 0 or more, and is -1"):
+        tt.compare(train, "adam", margin=-1)
+    with pytest.raises(SubjectError, match="Other versions are those of a script, and blobs is none"):
+        tt.compare(Task("blobs", model=dict, data=dict), against="HEAD~1")

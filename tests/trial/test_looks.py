@@ -193,6 +193,9 @@ def test_what_would_decide_is_beyond_what_was_looked_at():
     assert said.code == "would_decide_on" and said.values["arm"] == "adam" and said.values["seeds"] > 10
     assert said.values["runs"] == 3 * (said.values["seeds"] - 6) and said.values["seconds"] == 2.0 * said.values["runs"]
     (none,) = what_decides(found, session, 0.0, said.values["seeds"])
+    assert sentences((none,))[0].startswith(
+        f"No number of seeds up to {none.values['seeds']} is likely to decide on adam"
+    )
     assert (none.code, none.values["seeds"]) == ("would_decide_on_none", said.values["seeds"])
 
 

@@ -49,6 +49,7 @@ def test_spaces_read_and_their_text_reads_back(search, axes, size):
     ("search", "message"),
     [
         ("dropout(p=unifrom(0, 1))", "There is no distribution called 'unifrom'. Did you mean uniform? There are: choice, int, log, log_int, uniform."),
+        ("lr=uniform(-1.7e308, 1.7e308)", "The search 'lr=uniform(-1.7e308, 1.7e308)' does not read: the bounds of uniform(-1.7e+308, 1.7e+308) lie too far apart. Write it like \"dropout(p=uniform(0, 0.6)) | none\" or \"lr=log(1e-4, 1)\"."),
         ("dropout(p=uniform(0.6, 0))", "The search 'dropout(p=uniform(0.6, 0))' does not read: in uniform(0.6, 0) the first number must lie below the second. Write it like \"dropout(p=uniform(0, 0.6)) | none\" or \"lr=log(1e-4, 1)\"."),
         ("lr=log(0, 1)", "in log(0, 1) both numbers must be positive: there is no logarithm of 0."),
         ("lr=log(-1, 1)", "in log(-1, 1) both numbers must be positive"),
